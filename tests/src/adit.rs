@@ -1,0 +1,430 @@
+//! Adit's own programs in the lab, set up as an administrator would: keys, files, the three daemons.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::deadline::until_some;
+use crate::lab::{Host, Lab, address};
+use crate::process::Process;
+use crate::run::Run;
+use crate::users::User;
+
+/// Where the helper of the lab listens.
+pub(crate) const CAPTURE_SOCKET: &str = "/run/adit/capture.sock";
+const GATEWAY_HOME: &str = "/run/lab/gateway";
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// What answers at port 443 of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayKind {
+    /// `adit-server --config`.
+    AditServer,
+    /// OpenSSH's `sshd` with `adit-server --stdio` as a subsystem, renewing keys every `rekey_mib` MiB.
+    Sshd {
+        /// MiB after which `sshd` asks for new keys.
+        rekey_mib: u32,
+    },
+}
+
+/// The Secure Shell server at the zone's edge.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The daemon.
+    pub process: Process,
+    kind: GatewayKind,
+    allow: Vec<String>,
+}
+
+impl Gateway {
+    /// `USER@HOST:PORT` of it for `user`.
+    #[must_use]
+    pub fn for_user(user: User) -> String {
+        format!("{}@{}:443", user.name(), address::GATEWAY)
+    }
+
+    /// Starts `adit-server` that allows the whole zone, and gives Alice and Bob keys for it.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start(lab: &Lab) -> Result<Gateway> {
+        Gateway::allowing(
+            lab,
+            GatewayKind::AditServer,
+            &["198.51.100.0/24:*", "[2001:db8:2::/64]:*"],
+        )
+    }
+
+    /// Starts a gateway that allows `allow` and nothing else.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn allowing(lab: &Lab, kind: GatewayKind, allow: &[&str]) -> Result<Gateway> {
+        make_keys(lab)?;
+        let allow: Vec<String> = allow.iter().map(|entry| (*entry).to_owned()).collect();
+        let process = start_gateway(lab, kind, &allow)?;
+        Ok(Gateway {
+            process,
+            kind,
+            allow,
+        })
+    }
+
+    /// Starts it again after it was killed.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+        if self.process.running()? {
+            self.process.kill()?;
+        }
+        self.process = start_gateway(lab, self.kind, &self.allow)?;
+        Ok(())
+    }
+}
+
+/// The capture helper.
+#[derive(Debug)]
+pub struct Capture {
+    /// The daemon.
+    pub process: Process,
+}
+
+impl Capture {
+    /// Starts `adit-capture` as root on the client.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start(lab: &Lab) -> Result<Capture> {
+        let command = lab.client().user(User::Root);
+        let mut process =
+            command.start("capture", &["adit-capture", "--socket", CAPTURE_SOCKET])?;
+        process.ready_when("the helper's socket", SETTLE, || {
+            let line = format!("ss -Hlx src {CAPTURE_SOCKET} | grep -q .");
+            Ok(lab.client().user(User::Root).sh(&line)?.success())
+        })?;
+        Ok(Capture { process })
+    }
+}
+
+/// A user's broker.
+#[derive(Debug)]
+pub struct Broker {
+    /// The daemon.
+    pub process: Process,
+    /// Whose programs it serves.
+    pub user: User,
+}
+
+impl Broker {
+    /// Writes `rules` to a file of the user and starts `adit broker` with it; returns once it captures.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start(lab: &Lab, user: User, rules: &str) -> Result<Broker> {
+        let file = format!("{}/rules.yaml", user.home());
+        lab.write(user, &file, rules)?;
+        let control = control_socket(user);
+        let command = lab.client().user(user).env("RUST_LOG", "info,adit=debug");
+        let words = [
+            "adit",
+            "broker",
+            "--rules",
+            &file,
+            "--capture",
+            CAPTURE_SOCKET,
+        ];
+        let argv = [&words[..], &["--control", &control]].concat();
+        let process = command.start(&format!("broker-{}", user.name()), &argv)?;
+        let mut broker = Broker { process, user };
+        broker.wait_capturing(lab)?;
+        Ok(broker)
+    }
+
+    /// Waits until it says that it captures.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_capturing(&mut self, lab: &Lab) -> Result<()> {
+        let user = self.user;
+        self.process
+            .ready_when("the broker to capture", SETTLE, || {
+                let status = adit(lab, user, &["status", "--json"])?;
+                if !status.success() {
+                    return Ok(false);
+                }
+                let status: Value = serde_json::from_str(&status.stdout)
+                    .with_context(|| format!("`adit status --json` said {}", status.stdout))?;
+                Ok(status["state"] == "capturing")
+            })
+    }
+
+    /// Runs `adit` with these words and this broker's control socket.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn adit(&self, lab: &Lab, words: &[&str]) -> Result<crate::Ended> {
+        adit(lab, self.user, words)
+    }
+
+    /// `adit status --json`.
+    ///
+    /// # Errors
+    /// When it fails or is no JSON.
+    pub fn status(&self, lab: &Lab) -> Result<Value> {
+        let text = self.adit(lab, &["status", "--json"])?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("`adit status --json` said {text}"))
+    }
+
+    /// `adit flows --json`.
+    ///
+    /// # Errors
+    /// When it fails or is not as documented.
+    pub fn flows(&self, lab: &Lab) -> Result<Vec<Flow>> {
+        let text = self.adit(lab, &["flows", "--json"])?.ok()?;
+        let flows: Flows = serde_json::from_str(&text)
+            .with_context(|| format!("`adit flows --json` is not as documented: {text}"))?;
+        Ok(flows.flows)
+    }
+
+    /// Waits for a flow that is as `wanted` says.
+    ///
+    /// # Errors
+    /// When there is none in time, with those that there were.
+    pub fn flow(&self, lab: &Lab, what: &str, wanted: impl Fn(&Flow) -> bool) -> Result<Flow> {
+        let mut seen = Vec::new();
+        let found = until_some(what, Duration::from_secs(5), || {
+            seen = self.flows(lab)?;
+            Ok(seen.iter().rev().find(|flow| wanted(flow)).cloned())
+        });
+        found.with_context(|| format!("among {seen:#?}"))
+    }
+}
+
+/// A line of `adit flows --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Flow {
+    /// What `adit close` takes.
+    pub id: Value,
+    /// Path of the binary, when known.
+    pub application: Option<String>,
+    /// `address:port` that the application asked for.
+    pub destination: String,
+    /// Name of the rule that decided.
+    pub rule: Option<String>,
+    /// Zone, when tunnelled.
+    pub zone: Option<String>,
+    /// tunnel, pass or block.
+    pub action: Option<String>,
+    /// deciding, opening, open, closed, refused, failed.
+    pub state: String,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Bytes from the application.
+    pub up: u64,
+    /// Bytes to the application.
+    pub down: u64,
+    /// Milliseconds since its connect.
+    pub age_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Flows {
+    flows: Vec<Flow>,
+}
+
+/// All three daemons, Alice's broker among them.
+#[derive(Debug)]
+pub struct RunningAdit {
+    /// At the zone's edge.
+    pub gateway: Gateway,
+    /// As root on the client.
+    pub capture: Capture,
+    /// As Alice on the client.
+    pub broker: Broker,
+}
+
+impl RunningAdit {
+    /// Starts everything; Alice's programs reach the whole zone through the gateway.
+    ///
+    /// # Errors
+    /// When one of the daemons is not ready in time.
+    pub fn start(lab: &Lab) -> Result<RunningAdit> {
+        let rules = rules_for_networks(User::Alice, &[address::ZONE, address::ZONE6]);
+        RunningAdit::with(lab, Gateway::start(lab)?, &rules)
+    }
+
+    /// Starts the helper and Alice's broker beside a gateway that runs.
+    ///
+    /// # Errors
+    /// When one of the daemons is not ready in time.
+    pub fn with(lab: &Lab, gateway: Gateway, rules: &str) -> Result<RunningAdit> {
+        let capture = Capture::start(lab)?;
+        let broker = Broker::start(lab, User::Alice, rules)?;
+        Ok(RunningAdit {
+            gateway,
+            capture,
+            broker,
+        })
+    }
+}
+
+/// A rule file that tunnels `networks` for `user` and passes the rest.
+#[must_use]
+pub fn rules_for_networks(user: User, networks: &[&str]) -> String {
+    let to = networks
+        .iter()
+        .map(|network| format!("\"{network}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    rules_with(
+        user,
+        &format!("  - {{name: the zone, to: [{to}], action: tunnel, zone: lab}}\n"),
+    )
+}
+
+/// A rule file with the lab's zone and these lines under `rules:`; what none matches is passed.
+#[must_use]
+pub fn rules_with(user: User, lines: &str) -> String {
+    let gateway = Gateway::for_user(user);
+    format!(
+        "version: 1
+zones:
+  lab:
+    gateways: [\"{gateway}\"]
+    identity: ~/.ssh/id_ed25519
+    known_hosts: ~/.ssh/known_hosts
+rules:
+{lines}default: pass
+"
+    )
+}
+
+/// Runs `adit` as `user` on the client, with the control socket of that user's broker.
+///
+/// # Errors
+/// When it could not be run.
+pub fn adit(lab: &Lab, user: User, words: &[&str]) -> Result<crate::Ended> {
+    let control = control_socket(user);
+    lab.client()
+        .user(user)
+        .argv(&[&["adit"], words, &["--control", &control]].concat())
+}
+
+/// Where the broker of `user` listens for commands in the lab.
+#[must_use]
+pub fn control_socket(user: User) -> String {
+    format!("{}/control.sock", user.home())
+}
+
+/// Keys of the gateway and of its users, made once for each lab.
+fn make_keys(lab: &Lab) -> Result<()> {
+    let service = User::Service;
+    if lab.outside(GATEWAY_HOME).is_dir() {
+        return Ok(());
+    }
+    lab.make_dir(service, GATEWAY_HOME)?;
+    lab.make_dir(service, format!("{GATEWAY_HOME}/keys"))?;
+    let host_key = format!("{GATEWAY_HOME}/host_ed25519");
+    let on_gateway = lab.gateway().user(service);
+    keygen(&on_gateway, &host_key)?;
+    let public = lab.read(&format!("{host_key}.pub"))?;
+    for user in [User::Alice, User::Bob] {
+        let home = user.home();
+        lab.make_dir(user, format!("{home}/.ssh"))?;
+        keygen(&lab.client().user(user), &format!("{home}/.ssh/id_ed25519"))?;
+        let key = lab.read(&format!("{home}/.ssh/id_ed25519.pub"))?;
+        lab.write(
+            service,
+            &format!("{GATEWAY_HOME}/keys/{}", user.name()),
+            &key,
+        )?;
+        lab.write(user, &format!("{home}/.ssh/authorized_keys"), &key)?;
+        let (v4, v6) = (address::GATEWAY, address::GATEWAY6);
+        lab.write(
+            user,
+            &format!("{home}/.ssh/known_hosts"),
+            format!("[{v4}]:443,[{v6}]:443 {public}"),
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn keygen(run: &Run<'_>, file: &str) -> Result<()> {
+    run.argv(&[
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        "lab",
+        "-f",
+        file,
+    ])?
+    .ok()?;
+    Ok(())
+}
+
+fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Process> {
+    let allow = allow
+        .iter()
+        .map(|entry| format!("\"{entry}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let config = format!("{GATEWAY_HOME}/server.yaml");
+    let text = format!(
+        "version: 1
+listen: [\"[::]:443\"]
+host_keys: [{GATEWAY_HOME}/host_ed25519]
+authorized_keys: {GATEWAY_HOME}/keys/%u
+policy:
+  - name: lab
+    users: [{}, {}]
+    allow: [{allow}]
+",
+        User::Alice.name(),
+        User::Bob.name(),
+    );
+    lab.write(User::Service, &config, text)?;
+    let mut process = match kind {
+        GatewayKind::AditServer => {
+            let command = lab.gateway().user(User::Service).env("RUST_LOG", "info");
+            command.start("gateway", &["adit-server", "--config", &config])?
+        }
+        GatewayKind::Sshd { rekey_mib } => start_sshd(lab, rekey_mib)?,
+    };
+    process.ready_when("the gateway to listen", SETTLE, || {
+        lab.listening(Host::Gateway, 443)
+    })?;
+    Ok(process)
+}
+
+fn start_sshd(lab: &Lab, rekey_mib: u32) -> Result<Process> {
+    let root = User::Root.home();
+    // sshd accepts a host key only if it belongs to the user it runs as.
+    let key = lab.read(&format!("{GATEWAY_HOME}/host_ed25519"))?;
+    lab.write(User::Root, &format!("{root}/gateway_ed25519"), key)?;
+    let stdio = format!("/run/lab/bin/adit-server --stdio --config {GATEWAY_HOME}/server.yaml");
+    let config = format!(
+        "Port 443
+HostKey {root}/gateway_ed25519
+PidFile none
+UsePAM no
+PasswordAuthentication no
+StrictModes no
+RekeyLimit {rekey_mib}M
+Subsystem adit-link {stdio}
+"
+    );
+    lab.write(User::Root, &format!("{root}/gateway_sshd_config"), config)?;
+    let file = format!("{root}/gateway_sshd_config");
+    let sshd = lab
+        .gateway()
+        .start("gateway-sshd", &["/usr/sbin/sshd", "-D", "-e", "-f", &file])?;
+    ensure!(sshd.pid() != 0, "{}", sshd.tale());
+    Ok(sshd)
+}

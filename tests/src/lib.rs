@@ -1,0 +1,26 @@
+//! The network lab of Adit: three hosts in namespaces, real programs in them, and what is needed to watch
+//! them. The end-to-end tests, the benches and the demo are written with it; docs/TESTING.md explains it.
+//!
+//! Nothing here knows Adit from the inside: the binaries are run as an administrator or a user runs them.
+
+#![forbid(unsafe_code)]
+
+mod adit;
+mod deadline;
+mod lab;
+mod process;
+mod run;
+mod sandbox;
+mod users;
+mod witness;
+
+pub use adit::{
+    Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
+    rules_for_networks, rules_with,
+};
+pub use deadline::{until, until_some};
+pub use lab::{Host, Lab, Routing, address};
+pub use process::Process;
+pub use run::{Ended, Run};
+pub use users::User;
+pub use witness::{Seen, Witness};
