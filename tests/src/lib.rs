@@ -5,12 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor;
 mod adit;
+mod content;
+mod conversation;
 mod deadline;
 mod lab;
 mod process;
 mod run;
 mod sandbox;
+pub mod script;
 mod users;
 mod witness;
 
@@ -18,6 +22,8 @@ pub use adit::{
     Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
     rules_for_networks, rules_with,
 };
+pub use content::Content;
+pub use conversation::{Conversation, Exchange, sights};
 pub use deadline::{until, until_some};
 pub use lab::{Host, Lab, Routing, address};
 pub use process::Process;
