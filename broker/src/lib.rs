@@ -1,1 +1,18 @@
-//! Stub.
+//! The broker of Adit: accepts captured flows, decides, dispatches, relays; and the command line `adit`.
+//!
+//! [`daemon`] composes the rest. The way of one connection is in [`dispatch`].
+#![forbid(unsafe_code)]
+
+pub mod attribution;
+pub mod capture_session;
+pub mod control;
+pub mod daemon;
+pub mod dispatch;
+pub mod flow_table;
+pub mod gateway;
+pub mod listeners;
+pub mod original_destination;
+pub mod session_note;
+pub mod user;
+pub mod zone;
+pub mod zone_targets;

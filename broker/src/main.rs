@@ -1,2 +1,38 @@
-//! Stub.
-fn main() {}
+//! `adit`: the command line, and the session daemon behind `adit broker` and `adit up`.
+#![forbid(unsafe_code)]
+
+mod command_line;
+mod commands;
+mod default_paths;
+mod log;
+mod output;
+mod privileges;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use command_line::{Adit, Command};
+
+fn main() -> ExitCode {
+    let adit = Adit::parse();
+    match dispatch(adit.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure.error);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), commands::Failure> {
+    match command {
+        Command::Up(options) => commands::up::run(options),
+        Command::Broker(options) => commands::broker::run(options),
+        Command::Status(options) => commands::status::run(options),
+        Command::Flows(options) => commands::flows::run(options),
+        Command::Close(options) => commands::close::run(options),
+        Command::Down(options) => commands::down::run(options),
+        Command::Check(options) => commands::check::run(options),
+        Command::Explain(options) => commands::explain::run(options),
+    }
+}

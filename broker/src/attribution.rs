@@ -1,0 +1,103 @@
+//! Attribution beside the data path: looking through /proc takes a millisecond on a bad day, so a thread of its own does it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use adit_capture::attribution::{Attributor, Owner};
+use tokio::sync::oneshot;
+
+/// Questions that may wait; one more is answered "unknown" at once.
+const QUEUE: usize = 1024;
+
+/// What is known of who opened a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attributed {
+    /// A process of this user.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// Path of its binary.
+        path: PathBuf,
+    },
+    /// The socket or its process could not be found.
+    Unknown,
+    /// The socket belongs to another user: not ours to carry.
+    Foreign {
+        /// That user.
+        uid: u32,
+    },
+}
+
+struct Question {
+    source: SocketAddr,
+    destination: SocketAddr,
+    answer: oneshot::Sender<Attributed>,
+}
+
+/// Asks the attribution thread.
+#[derive(Debug, Clone)]
+pub struct Attribution {
+    questions: SyncSender<Question>,
+}
+
+impl Attribution {
+    /// Starts the thread; it ends with the last clone.
+    pub fn start() -> std::io::Result<Self> {
+        let attributor = Attributor::new()?;
+        let uid = nix::unistd::geteuid().as_raw();
+        let (questions, queue) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("attribution".to_owned())
+            .spawn(move || answer_all(attributor, uid, queue))?;
+        Ok(Self { questions })
+    }
+
+    /// Who holds the socket that connects `source` to `destination`.
+    pub async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
+        let (answer, answered) = oneshot::channel();
+        if self.questions.try_send(Question { source, destination, answer }).is_err() {
+            return Attributed::Unknown;
+        }
+        answered.await.unwrap_or(Attributed::Unknown)
+    }
+}
+
+fn answer_all(mut attributor: Attributor, uid: u32, queue: Receiver<Question>) {
+    for question in queue {
+        if question.answer.is_closed() {
+            continue;
+        }
+        let attributed = look_up(&mut attributor, uid, question.source, question.destination);
+        // The flow may have ended meanwhile.
+        let _ = question.answer.send(attributed);
+    }
+}
+
+fn look_up(
+    attributor: &mut Attributor,
+    uid: u32,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Attributed {
+    let owner = match attributor.owner(source, destination) {
+        Ok(Some(owner)) => owner,
+        Ok(None) => return Attributed::Unknown,
+        Err(error) => {
+            tracing::warn!("sock_diag failed: {error}");
+            return Attributed::Unknown;
+        }
+    };
+    // A socket that its program closed has no inode any more, and no owner to speak of.
+    let Owner { uid: owner_uid, inode } = owner;
+    if inode == 0 {
+        return Attributed::Unknown;
+    }
+    if owner_uid != uid {
+        return Attributed::Foreign { uid: owner_uid };
+    }
+    match attributor.process(&owner) {
+        Some(process) => Attributed::Process { pid: process.pid, path: process.path },
+        None => Attributed::Unknown,
+    }
+}

@@ -1,0 +1,192 @@
+//! The broker's session with the capture helper: kept alive, claimed again after the helper was restarted.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_capture::{Claim, Client, ClientError, Family};
+use tokio::sync::watch;
+
+use crate::listeners::Listeners;
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// How long a flow or a gateway's connection waits for a helper that is being restarted.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaptureState {
+    /// The helper does not answer; what it put into the kernel stays there meanwhile.
+    Waiting {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Greeted, nothing claimed yet.
+    Connected,
+    /// The claim is in the kernel.
+    Capturing,
+    /// The helper will not have us: trying again can't help.
+    Refused {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// No socket that the capture rules let through.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSocket {
+    /// The helper is gone, and did not come back in time.
+    #[error("the capture helper does not answer, so there is no socket to dial with")]
+    HelperGone,
+    /// The helper said no.
+    #[error("the capture helper gave no socket: {0}")]
+    Helper(#[from] ClientError),
+}
+
+/// Gets sockets that are never captured.
+#[derive(Debug, Clone)]
+pub struct MarkedSockets {
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl MarkedSockets {
+    /// An unconnected stream socket; waits a moment for a helper that is being restarted.
+    pub async fn get(&self, family: Family) -> Result<OwnedFd, NoSocket> {
+        let mut client = self.client.clone();
+        let waited = tokio::time::timeout(SOCKET_PATIENCE, client.wait_for(Option::is_some)).await;
+        let client = match waited {
+            Ok(Ok(client)) => client.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let client = client.ok_or(NoSocket::HelperGone)?;
+        Ok(client.marked_socket(family).await?)
+    }
+}
+
+/// The session's two faces: what asks of it, and the task that keeps it.
+#[derive(Debug)]
+pub struct CaptureSession {
+    /// Sockets for our own connections.
+    pub sockets: MarkedSockets,
+    /// Where it stands.
+    pub state: watch::Receiver<CaptureState>,
+    claim: watch::Sender<Option<Arc<Claim>>>,
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl CaptureSession {
+    /// Starts the keeper. Nothing is claimed before [`CaptureSession::claim`].
+    pub fn start(socket: PathBuf, listeners: Arc<Listeners>) -> Self {
+        let (client_sender, client) = watch::channel(None);
+        let reason = format!("connecting to {}", socket.display());
+        let (state_sender, state) = watch::channel(CaptureState::Waiting { reason });
+        let (claim, claimed) = watch::channel(None);
+        let keeper = Keeper {
+            socket,
+            listeners,
+            claim: claimed,
+            client: client_sender,
+            state: state_sender,
+        };
+        tokio::spawn(keeper.keep());
+        Self { sockets: MarkedSockets { client: client.clone() }, state, claim, client }
+    }
+
+    /// From now on this is what the helper should hand over, also after it was restarted.
+    pub fn claim(&self, claim: Claim) {
+        self.claim.send_replace(Some(Arc::new(claim)));
+    }
+
+    /// Says goodbye: nothing of this user's is left in the kernel.
+    pub async fn release(&self) -> Result<(), ClientError> {
+        self.claim.send_replace(None);
+        let client = self.client.borrow().clone();
+        match client {
+            Some(client) => client.release().await,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Keeper {
+    socket: PathBuf,
+    listeners: Arc<Listeners>,
+    claim: watch::Receiver<Option<Arc<Claim>>>,
+    client: watch::Sender<Option<Client>>,
+    state: watch::Sender<CaptureState>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let mut delay = FIRST_RETRY;
+        loop {
+            let reason = match Client::connect(&self.socket).await {
+                Ok(client) => {
+                    delay = FIRST_RETRY;
+                    match self.serve(client).await {
+                        Some(reason) => reason,
+                        None => return,
+                    }
+                }
+                Err(error) => error.to_string(),
+            };
+            self.client.send_replace(None);
+            self.report(CaptureState::Waiting { reason });
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.client.closed() => return,
+            }
+            delay = (delay * 2).min(LONGEST_RETRY);
+        }
+    }
+
+    /// Holds one session with the helper; returns why it ended, or `None` to stop for good.
+    async fn serve(&mut self, client: Client) -> Option<String> {
+        self.client.send_replace(Some(client.clone()));
+        self.report(CaptureState::Connected);
+        loop {
+            let wanted = self.claim.borrow_and_update().clone();
+            if let Some(claim) = wanted
+                && let Err(error) = self.put(&client, &claim).await
+            {
+                if error.is_refusal() {
+                    self.report(CaptureState::Refused { reason: error.to_string() });
+                    return None;
+                }
+                return Some(error.to_string());
+            }
+            tokio::select! {
+                () = client.gone() => return Some("the helper went away".to_owned()),
+                changed = self.claim.changed() => if changed.is_err() { return None },
+            }
+        }
+    }
+
+    async fn put(&self, client: &Client, claim: &Claim) -> Result<(), ClientError> {
+        let listeners: Vec<_> = self.listeners.sockets().map(|socket| socket.as_fd()).collect();
+        client.claim(claim, &listeners).await?;
+        self.report(CaptureState::Capturing);
+        Ok(())
+    }
+
+    fn report(&self, state: CaptureState) {
+        let changed = self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            if changed {
+                *current = state.clone();
+            }
+            changed
+        });
+        if !changed {
+            return;
+        }
+        match state {
+            CaptureState::Waiting { reason } => tracing::warn!("waiting for the capture helper: {reason}"),
+            CaptureState::Connected => tracing::debug!("the capture helper answers"),
+            CaptureState::Capturing => tracing::info!("capturing"),
+            CaptureState::Refused { reason } => tracing::error!("the capture helper refuses: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What can be said to `adit`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::default_paths;
+
+/// Reach services inside secured zones over SSH; programs need not know.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, propagate_version = true)]
+pub(crate) struct Adit {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tunnel networks through a gateway at once, without a rule file or a service
+    Up(Up),
+    /// Run the session daemon with a rule file
+    Broker(Broker),
+    /// How the broker stands: helper, zones, flows
+    Status(Ask),
+    /// The flows: who goes where, by which rule, how far, how many bytes
+    Flows(Ask),
+    /// End one flow
+    Close(Close),
+    /// End the broker and leave nothing behind, also after it was killed
+    Down(Down),
+    /// Check a rule file
+    Check(Check),
+    /// Which rule a connection would match, and why
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "As root (sudo) it starts the capture helper itself, and drops to the calling user for everything \
+    else. As an ordinary user it needs a running helper.\n\nExample: sudo adit up alice@gw.example 198.51.100.0/24")]
+pub(crate) struct Up {
+    /// The gateway: USER@HOST[:PORT]
+    pub(crate) gateway: adit_rules::Gateway,
+    /// Networks or addresses behind it
+    #[arg(required = true, value_parser = network)]
+    pub(crate) networks: Vec<IpNet>,
+    /// Capture this user's connections instead of the caller's (root only when named here)
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Private key file [default: the agent's keys, then ~/.ssh/id_*]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Known hosts file [default: ~/.ssh/known_hosts, /etc/ssh/ssh_known_hosts]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known_hosts: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) session: Session,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Broker {
+    /// The rule file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: PathBuf,
+    #[command(flatten)]
+    pub(crate) session: Session,
+}
+
+/// What `up` and `broker` share.
+#[derive(Debug, Args)]
+pub(crate) struct Session {
+    /// The capture helper's socket
+    #[arg(long, value_name = "SOCKET", default_value = adit_capture::DEFAULT_SOCKET)]
+    pub(crate) capture: PathBuf,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    /// What becomes of tunnelled destinations when the broker is gone without a goodbye
+    #[arg(long, value_enum, default_value_t = OnBrokerGone::Block)]
+    pub(crate) on_broker_gone: OnBrokerGone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnBrokerGone {
+    /// Their connections are refused: nothing leaves in clear
+    Block,
+    /// Their connections go direct again
+    Release,
+}
+
+impl From<OnBrokerGone> for adit_capture::OnBrokerGone {
+    fn from(word: OnBrokerGone) -> Self {
+        match word {
+            OnBrokerGone::Block => Self::Block,
+            OnBrokerGone::Release => Self::Release,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Control {
+    /// The broker's control socket [default: $XDG_RUNTIME_DIR/adit/control.sock]
+    #[arg(long = "control", value_name = "SOCKET")]
+    path: Option<PathBuf>,
+}
+
+impl Control {
+    /// As given, or the user's usual one.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.clone().unwrap_or_else(default_paths::control_socket)
+    }
+}
+
+/// A question to the broker.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    pub(crate) control: Control,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Form {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Close {
+    /// The flow's id, as `adit flows` shows it
+    pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// The capture helper's socket, for what a killed broker left [default: the one it noted]
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) capture: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The rule file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The rule file [default: the running broker's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Path of the application's binary, or `unknown`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) app: String,
+    /// Where it wants to go: ADDRESS:PORT or NAME:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) control: Control,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+/// A network, or an address as the network that holds it alone.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<std::net::IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(|_| "not a network like 198.51.100.0/24".to_owned())?,
+    };
+    if network.trunc() != network {
+        return Err(format!("has bits set after its prefix: meant {}?", network.trunc()));
+    }
+    Ok(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Adit::command().debug_assert();
+    }
+
+    #[test]
+    fn networks_as_people_write_them() {
+        let check = |text: &str, expected: Result<&str, &str>| {
+            let parsed = network(text).map(|network| network.to_string());
+            assert_eq!(parsed, expected.map(str::to_owned).map_err(str::to_owned), "{text}");
+        };
+        check("198.51.100.0/24", Ok("198.51.100.0/24"));
+        check("198.51.100.7", Ok("198.51.100.7/32"));
+        check("2001:db8::/32", Ok("2001:db8::/32"));
+        check("0.0.0.0/0", Ok("0.0.0.0/0"));
+        check("198.51.100.7/24", Err("has bits set after its prefix: meant 198.51.100.0/24?"));
+        check("gw.example", Err("not a network like 198.51.100.0/24"));
+    }
+}

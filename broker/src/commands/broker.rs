@@ -1,0 +1,28 @@
+//! `adit broker`: the session daemon with a rule file.
+
+use anyhow::Context;
+
+use adit_broker::daemon::{self, Attended, Settings};
+use adit_broker::user::User;
+
+use super::{Failure, check::read_rules, runtime};
+use crate::command_line::Broker;
+
+pub(crate) fn run(options: Broker) -> Result<(), Failure> {
+    crate::log::start("info");
+    let checked = read_rules(&options.rules)?;
+    if !checked.warnings.is_empty() {
+        tracing::warn!("{}", checked.warnings);
+    }
+    let rules = std::path::absolute(&options.rules).context("the rule file's path")?;
+    let settings = Settings {
+        policy: checked.policy,
+        rules: Some(rules),
+        capture: options.session.capture,
+        control: options.session.control.path(),
+        on_broker_gone: options.session.on_broker_gone.into(),
+        user: User::current()?,
+        attended: Attended::No,
+    };
+    Ok(runtime()?.block_on(daemon::run(settings, || {}))?)
+}

@@ -1,0 +1,52 @@
+//! `adit status`.
+
+use adit_broker::control::protocol::{Answer, Request, Status, ZoneStatus};
+use anyhow::anyhow;
+
+use super::{Failure, ask_broker};
+use crate::command_line::Ask;
+use crate::output;
+
+pub(crate) fn run(options: Ask) -> Result<(), Failure> {
+    let Answer::Status(status) = ask_broker(&options.control, &Request::Status {})? else {
+        return Err(anyhow!("the broker's answer makes no sense").into());
+    };
+    if options.form.json {
+        output::json(&status)?;
+    } else {
+        show(&status);
+    }
+    Ok(())
+}
+
+fn show(status: &Status) {
+    let rules = match &status.rules {
+        Some(file) => file.display().to_string(),
+        None => "adit up".to_owned(),
+    };
+    output::line(format_args!("broker   {}, pid {}, user {}, rules: {rules}", status.state, status.pid, status.user));
+    let helper = match (&status.capture.reason, status.capture.connected) {
+        (Some(reason), _) => reason.clone(),
+        (None, true) => "connected".to_owned(),
+        (None, false) => "not connected".to_owned(),
+    };
+    output::line(format_args!("helper   {helper}, {}", status.capture.socket.display()));
+    for zone in &status.zones {
+        output::line(format_args!("zone     {}", describe(zone)));
+    }
+    output::line(format_args!("flows    {} active, {} since {}", status.flows.active, status.flows.total, status.since));
+}
+
+fn describe(zone: &ZoneStatus) -> String {
+    let mut text = format!("{}: {}", zone.name, zone.state);
+    if let Some(gateway) = &zone.gateway {
+        text.push_str(&format!(" through {gateway}, {} streams", zone.streams));
+    }
+    if let Some(reason) = &zone.reason {
+        text.push_str(&format!(" ({reason})"));
+    }
+    if let Some(milliseconds) = zone.retry_in_ms {
+        text.push_str(&format!(", tries again in {:.1} s", milliseconds as f64 / 1000.0));
+    }
+    text
+}

@@ -1,0 +1,185 @@
+//! `adit up`: the main job at once. As root it starts the capture helper, then becomes the user for good.
+
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use adit_broker::daemon::{self, Attended, Settings};
+use adit_broker::user::User;
+use adit_rules::{Engine, Identity, OnDown, Policy, Zone};
+use anyhow::{Context, anyhow, bail};
+use nix::unistd::{Uid, geteuid};
+
+use super::{Failure, runtime};
+use crate::command_line::Up;
+use crate::default_paths::sudo_uid;
+use crate::{log, output, privileges};
+
+const HELPER_PATIENCE: Duration = Duration::from_secs(10);
+/// The only zone that `adit up` knows.
+const ZONE: &str = "up";
+
+pub(crate) fn run(options: Up) -> Result<(), Failure> {
+    let user = captured_user(&options).map_err(Failure::usage)?;
+    if geteuid().is_root() {
+        start_helper(&options, &user)?;
+        if !user.uid.is_root() {
+            return Err(go_on_as(&user).into());
+        }
+    }
+    log::start("warn");
+    let line = announcement(&options, &user);
+    let settings = settings(options, user);
+    Ok(runtime()?.block_on(daemon::run(settings, || output::line(format_args!("{line}"))))?)
+}
+
+/// Whose connections: the one named; under sudo the caller; else whoever runs it. Root only when named.
+fn captured_user(options: &Up) -> anyhow::Result<User> {
+    let own = geteuid();
+    if let Some(name) = &options.user {
+        let user = User::by_name(name)?;
+        if !own.is_root() && user.uid != own {
+            bail!("--as another user needs root: sudo adit up --as {name} …");
+        }
+        return Ok(user);
+    }
+    if !own.is_root() {
+        return Ok(User::current()?);
+    }
+    let caller = sudo_uid().ok_or_else(|| {
+        anyhow!("root's own connections are captured only with `--as root`; name a user with --as USER")
+    })?;
+    Ok(User::by_uid(caller)?)
+}
+
+fn announcement(options: &Up, user: &User) -> String {
+    let networks: Vec<_> = options.networks.iter().map(ToString::to_string).collect();
+    format!(
+        "adit: connections of {} to {} now go through {} (Ctrl-C ends it)",
+        user.name,
+        networks.join(", "),
+        options.gateway
+    )
+}
+
+fn settings(options: Up, user: User) -> Settings {
+    let zone = Zone {
+        name: ZONE.to_owned(),
+        gateways: vec![options.gateway],
+        identity: options.identity.map(Identity::File),
+        known_hosts: options.known_hosts,
+        engine: Engine::Auto,
+        on_down: OnDown::Reject,
+    };
+    Settings {
+        policy: Policy::for_networks(zone, options.networks),
+        rules: None,
+        capture: options.session.capture,
+        control: options.session.control.path(),
+        on_broker_gone: options.session.on_broker_gone.into(),
+        user,
+        attended: Attended::Yes,
+    }
+}
+
+/// The helper: the one that runs already, or one of our own that ends when nothing is claimed any more.
+fn start_helper(options: &Up, user: &User) -> anyhow::Result<()> {
+    let socket = &options.session.capture;
+    if UnixStream::connect(socket).is_ok() {
+        return Ok(());
+    }
+    let binary = helper_binary();
+    let mut command = Command::new(&binary);
+    command.arg("--socket").arg(socket).arg("--until-idle");
+    if options.user.is_some() && user.uid.as_raw() < 1000 {
+        command.arg("--allow-uid").arg(user.uid.to_string());
+    }
+    // A process group of its own: Ctrl-C is for the broker, which then says goodbye to the helper.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+    await_helper(child, socket)
+}
+
+fn await_helper(mut child: Child, socket: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + HELPER_PATIENCE;
+    while UnixStream::connect(socket).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("the capture helper ended at once ({status})");
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("the capture helper did not start within {} s", HELPER_PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// `adit-capture`, as installed beside this program, else from the PATH.
+pub(crate) fn helper_binary() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("adit-capture"));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("adit-capture"))
+}
+
+/// Becomes the user and starts over with the same arguments; returns only when that failed.
+fn go_on_as(user: &User) -> anyhow::Error {
+    let agent = callers_agent();
+    if let Err(error) = privileges::become_user(user) {
+        return error.into();
+    }
+    let own = match std::env::current_exe() {
+        Ok(own) => own,
+        Err(error) => return anyhow::Error::new(error).context("cannot find myself"),
+    };
+    let mut command = Command::new(&own);
+    command.args(std::env::args_os().skip(1));
+    command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
+    command.env_remove("XDG_RUNTIME_DIR");
+    if let Some(socket) = agent {
+        command.env("SSH_AUTH_SOCK", socket);
+    }
+    let error = command.exec();
+    anyhow::Error::new(error)
+        .context(format!("{} cannot run {}", user.name, own.display()))
+}
+
+/// sudo hides SSH_AUTH_SOCK from us but has it in its own environment; it is used as the user only.
+fn callers_agent() -> Option<std::ffi::OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    if let Some(given) = std::env::var_os("SSH_AUTH_SOCK") {
+        return Some(given);
+    }
+    sudo_uid()?;
+    let mut process = nix::unistd::getppid();
+    // With a terminal of its own (use_pty) sudo stands twice above us.
+    for _ in 0..3 {
+        let environment = std::fs::read(format!("/proc/{process}/environ")).ok()?;
+        let found = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"SSH_AUTH_SOCK="));
+        if let Some(path) = found {
+            return Some(std::ffi::OsString::from_vec(path.to_vec()));
+        }
+        process = parent_of(process)?;
+    }
+    None
+}
+
+fn parent_of(process: nix::unistd::Pid) -> Option<nix::unistd::Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok().map(nix::unistd::Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_the_kernels() {
+        let own = nix::unistd::getpid();
+        assert_eq!(parent_of(own), Some(nix::unistd::getppid()));
+        assert!(Uid::current().as_raw() == geteuid().as_raw());
+    }
+}

@@ -1,0 +1,59 @@
+//! The command line's end of the control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::protocol::{Answer, MAX_ANSWER, Request};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a broker did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens there.
+    #[error("no broker answers on {}", path.display())]
+    NoBroker {
+        /// The control socket.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The conversation broke off.
+    #[error("the broker hung up")]
+    Broken(#[source] std::io::Error),
+    /// It took too long.
+    #[error("the broker did not answer within {} s", PATIENCE.as_secs())]
+    TimedOut,
+    /// What it said is not an answer.
+    #[error("the broker's answer makes no sense")]
+    Nonsense(#[source] serde_json::Error),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks the broker behind `path`. An [`Answer::Error`] comes as [`AskError::Refused`].
+pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+    let connected = UnixStream::connect(path).await;
+    let stream =
+        connected.map_err(|source| AskError::NoBroker { path: path.to_owned(), source })?;
+    let text = timeout(PATIENCE, exchange(stream, request)).await;
+    let text = text.map_err(|_| AskError::TimedOut)?.map_err(AskError::Broken)?;
+    match serde_json::from_slice(&text).map_err(AskError::Nonsense)? {
+        Answer::Error(why) => Err(AskError::Refused(why)),
+        answer @ (Answer::Status(_) | Answer::Flows(_) | Answer::Done) => Ok(answer),
+    }
+}
+
+async fn exchange(mut stream: UnixStream, request: &Request) -> std::io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut text = Vec::new();
+    stream.take(MAX_ANSWER as u64).read_to_end(&mut text).await?;
+    Ok(text)
+}

@@ -1,0 +1,5 @@
+//! The broker's control socket: what `adit status`, `flows`, `close` and `down` talk to. See docs/PROTOCOL.control.md.
+
+pub mod client;
+pub mod protocol;
+pub mod server;

@@ -1,0 +1,157 @@
+//! What goes over the control socket: one request a connection, one line of JSON each way.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow_table::FlowView;
+
+/// A longer request is refused unread.
+pub const MAX_REQUEST: usize = 4096;
+/// A longer answer is not believed: a thousand remembered flows and twenty thousand live ones fit.
+pub const MAX_ANSWER: usize = 32 << 20;
+
+/// What is asked of a broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How it stands.
+    Status {},
+    /// The flows.
+    Flows {},
+    /// End one flow.
+    Close {
+        /// Its id.
+        id: u64,
+    },
+    /// End the broker, leaving nothing behind.
+    Down {},
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// To `status`.
+    Status(Box<Status>),
+    /// To `flows`.
+    Flows(Vec<FlowView>),
+    /// To `close` and `down`: done.
+    Done,
+    /// It could not be done; why.
+    Error(String),
+}
+
+/// How a broker stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// `capturing`, or what it waits for.
+    pub state: String,
+    /// The broker's version.
+    pub version: String,
+    /// The broker's process.
+    pub pid: u32,
+    /// The user whose connections it carries.
+    pub uid: u32,
+    /// That user's name.
+    pub user: String,
+    /// When it was started.
+    pub since: jiff::Timestamp,
+    /// The rule file; null for `adit up`.
+    pub rules: Option<PathBuf>,
+    /// The session with the capture helper.
+    pub capture: Capture,
+    /// Every zone.
+    pub zones: Vec<ZoneStatus>,
+    /// How many flows.
+    pub flows: FlowCounts,
+}
+
+/// How the session with the capture helper stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Capture {
+    /// The helper's socket.
+    pub socket: PathBuf,
+    /// Whether the helper answers.
+    pub connected: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// How a zone stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ZoneStatus {
+    /// Its name in the rules.
+    pub name: String,
+    /// `up`, `connecting` or `down`.
+    pub state: String,
+    /// The gateway in use.
+    pub gateway: Option<String>,
+    /// What is wrong, or was with the last attempt.
+    pub reason: Option<String>,
+    /// Milliseconds until the next attempt.
+    pub retry_in_ms: Option<u64>,
+    /// Streams on the link.
+    pub streams: usize,
+}
+
+/// How many flows.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// Now.
+    pub active: usize,
+    /// Since the start.
+    pub total: u64,
+}
+
+/// Reads a request. Pure: what arrives is not trusted.
+pub fn parse_request(line: &[u8]) -> Result<Request, String> {
+    if line.len() > MAX_REQUEST {
+        return Err(format!("a request has at most {MAX_REQUEST} bytes"));
+    }
+    serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: Option<Request>) {
+        assert_eq!(parse_request(line.as_bytes()).ok(), expected, "{line}");
+    }
+
+    #[test]
+    fn requests_as_documented() {
+        check(r#"{"request":"status"}"#, Some(Request::Status {}));
+        check(r#"{"request":"flows"}"#, Some(Request::Flows {}));
+        check(r#"{"request":"close","id":7}"#, Some(Request::Close { id: 7 }));
+        check(r#"{"request":"down"}"#, Some(Request::Down {}));
+        check(r#"{"request":"close"}"#, None);
+        check(r#"{"request":"close","id":-1}"#, None);
+        check(r#"{"request":"status","more":1}"#, None);
+        check(r#"{"request":"reboot"}"#, None);
+        check("", None);
+        check(&format!(r#"{{"request":"status"}}{}"#, " ".repeat(MAX_REQUEST)), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            let _ = parse_request(&bytes);
+        }
+
+        #[test]
+        fn a_request_comes_back(id in proptest::num::u64::ANY) {
+            let text = serde_json::to_vec(&Request::Close { id }).unwrap();
+            proptest::prop_assert_eq!(parse_request(&text), Ok(Request::Close { id }));
+        }
+
+        /// One byte changed: another request or none, never a panic.
+        #[test]
+        fn mutated_requests_are_survived(at in 0..24usize, byte in proptest::num::u8::ANY) {
+            let mut line = br#"{"request":"close","id":7}"#.to_vec();
+            line[at] = byte;
+            let _ = parse_request(&line);
+        }
+    }
+}

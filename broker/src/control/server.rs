@@ -1,0 +1,121 @@
+//! The broker's end of the control socket.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::protocol::{Answer, MAX_REQUEST, Request, parse_request};
+
+/// Connections served at once; more wait in the backlog.
+const AT_ONCE: usize = 16;
+/// A client that asks or listens more slowly is hung up on.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another broker serves it.
+    #[error("another broker already answers on {}: end it with `adit down` first", .0.display())]
+    InUse(PathBuf),
+    /// It could not be made.
+    #[error("cannot make the control socket {}: {source}", path.display())]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+/// The control socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Someone may have removed it already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl ControlSocket {
+    /// Binds `path`, replacing the socket of a broker that is gone. Only its user (and root) may connect.
+    pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Bind { path: path.to_owned(), source };
+        match UnixStream::connect(path).await {
+            Ok(_) => return Err(ControlError::InUse(path.to_owned())),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(_) => {}
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(failed)?;
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let socket = Self { listener, path: path.to_owned() };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// Answers requests until dropped.
+    pub async fn serve(&self, answer: impl Fn(Request) -> Answer + Clone + Send + 'static) {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("control socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                if let Err(error) = converse(stream, answer).await {
+                    tracing::debug!("control connection: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    answer: impl Fn(Request) -> Answer,
+) -> std::io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let own = nix::unistd::geteuid().as_raw();
+    if peer != own && peer != 0 {
+        tracing::warn!("uid {peer} may not control this broker");
+        return Ok(());
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64 + 1));
+    timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let answered = match parse_request(&line) {
+        Ok(request) => answer(request),
+        Err(error) => Answer::Error(error),
+    };
+    let mut text = serde_json::to_vec(&answered)?;
+    text.push(b'\n');
+    timeout(PATIENCE, writer.write_all(&text)).await??;
+    Ok(())
+}

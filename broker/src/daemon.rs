@@ -1,0 +1,356 @@
+//! The session daemon: composes listeners, helper, zones, dispatch and control, and ends them in order.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
+use adit_rules::{KernelProgram, KernelVerdict, Policy};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::attribution::Attribution;
+use crate::capture_session::{CaptureSession, CaptureState};
+use crate::control::protocol::{Answer, Capture, FlowCounts, Request, Status, ZoneStatus};
+use crate::control::server::{ControlError, ControlSocket};
+use crate::dispatch::Dispatcher;
+use crate::flow_table::FlowTable;
+use crate::listeners::{ListenError, Listeners};
+use crate::original_destination::Captured;
+use crate::session_note::SessionNote;
+use crate::user::User;
+use crate::zone::{Zone, ZoneState};
+use crate::zone_targets::targets_of;
+
+/// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// What a broker is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The rules.
+    pub policy: Policy,
+    /// Where they came from; `None` for `adit up`.
+    pub rules: Option<PathBuf>,
+    /// The helper's socket.
+    pub capture: PathBuf,
+    /// Our own socket.
+    pub control: PathBuf,
+    /// What happens to the user's connections when we are gone without a goodbye.
+    pub on_broker_gone: OnBrokerGone,
+    /// Whose connections they are.
+    pub user: User,
+    /// How much of it a person is waiting for.
+    pub attended: Attended,
+}
+
+/// Whether someone sits in front of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attended {
+    /// A service: captures at once, waits for whatever is not there yet.
+    No,
+    /// `adit up`: captures once the gateway let us in; what can't work ends it, as does a helper that dies.
+    Yes,
+}
+
+/// Why a broker ended other than as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// No attribution.
+    #[error("cannot look sockets up: {0}")]
+    Attribution(std::io::Error),
+    /// No signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The helper will not have us.
+    #[error("the capture helper refuses: {0}")]
+    CaptureRefused(String),
+    /// The helper is gone and nobody will start it again.
+    #[error("the capture helper is gone ({0}): the tunnelled destinations stay closed until the next `adit up`, or `adit down`")]
+    HelperGone(String),
+    /// The first connection to the gateway can't work.
+    #[error("{0}")]
+    Gateway(String),
+}
+
+/// Runs a broker until it is asked to end. `ready` is called once connections are captured.
+pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let mut signals = Signals::new().map_err(DaemonError::Signals)?;
+    let control = ControlSocket::bind(&settings.control).await?;
+    let broker = Arc::new(Broker::start(settings)?);
+    let _note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
+    let ended = broker.clone();
+    let outcome = tokio::select! {
+        () = control.serve(move |request| ended.answer(request)) => Ok(()),
+        outcome = broker.capture(ready) => outcome,
+        () = broker.asked_down.notified() => Ok(()),
+        name = signals.end() => {
+            tracing::info!("ending on {name}");
+            Ok(())
+        }
+    };
+    let released = tokio::time::timeout(Duration::from_secs(5), broker.session.release()).await;
+    match released {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("the capture helper did not take the goodbye: {error}"),
+        Err(_) => tracing::warn!("the capture helper did not take the goodbye in time"),
+    }
+    outcome
+}
+
+struct Broker {
+    settings: Settings,
+    since: jiff::Timestamp,
+    listeners: Arc<Listeners>,
+    session: CaptureSession,
+    dispatcher: Arc<Dispatcher>,
+    asked_down: Notify,
+}
+
+impl Broker {
+    fn start(settings: Settings) -> Result<Self, DaemonError> {
+        let listeners = Arc::new(Listeners::bind()?);
+        let session = CaptureSession::start(settings.capture.clone(), listeners.clone());
+        let attribution = Attribution::start().map_err(DaemonError::Attribution)?;
+        let mut zones = HashMap::new();
+        for zone in settings.policy.zones() {
+            let targets = targets_of(zone, &settings.user, settings.rules.as_deref());
+            let kept = Zone::start(zone.name.clone(), targets, session.sockets.clone());
+            zones.insert(zone.name.clone(), Arc::new(kept));
+        }
+        let dispatcher = Arc::new(Dispatcher {
+            policy: Arc::new(settings.policy.clone()),
+            zones,
+            sockets: session.sockets.clone(),
+            attribution,
+            flows: Arc::new(FlowTable::default()),
+        });
+        let since = jiff::Timestamp::now();
+        Ok(Self { settings, since, listeners, session, dispatcher, asked_down: Notify::new() })
+    }
+
+    async fn capture(&self, ready: impl FnOnce()) -> Result<(), DaemonError> {
+        let attended = self.settings.attended == Attended::Yes;
+        if attended {
+            self.gateways_let_us_in().await?;
+        }
+        let program = self.settings.policy.kernel_program();
+        self.session.claim(claim_of(program, self.settings.on_broker_gone));
+        tokio::select! {
+            outcome = self.watch_helper(ready, attended) => outcome,
+            () = self.accept_flows() => Ok(()),
+        }
+    }
+
+    /// Waits for the first link of every zone; a failure that lasts is ours.
+    async fn gateways_let_us_in(&self) -> Result<(), DaemonError> {
+        for zone in self.dispatcher.zones.values() {
+            let mut state = zone.state();
+            let decided = state
+                .wait_for(|state| match state {
+                    ZoneState::Connecting { .. } => false,
+                    ZoneState::Up { .. } | ZoneState::Down { .. } => true,
+                })
+                .await;
+            let decided = decided.map_err(|_| DaemonError::Gateway("ending".to_owned()))?;
+            if let ZoneState::Down { reason, .. } = &*decided {
+                return Err(DaemonError::Gateway(reason.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn watch_helper(
+        &self,
+        ready: impl FnOnce(),
+        attended: bool,
+    ) -> Result<(), DaemonError> {
+        let mut state = self.session.state.clone();
+        let mut ready = Some(ready);
+        loop {
+            let now = state.borrow_and_update().clone();
+            match now {
+                CaptureState::Capturing => {
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
+                CaptureState::Refused { reason } => {
+                    return Err(DaemonError::CaptureRefused(reason));
+                }
+                CaptureState::Waiting { reason } if attended && ready.is_none() => {
+                    return self.helper_gone(&mut state, reason).await;
+                }
+                CaptureState::Waiting { .. } | CaptureState::Connected => {}
+            }
+            if state.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A service manager may start the helper again at once; nobody else will.
+    async fn helper_gone(
+        &self,
+        state: &mut watch::Receiver<CaptureState>,
+        reason: String,
+    ) -> Result<(), DaemonError> {
+        let back = state.wait_for(|state| *state == CaptureState::Capturing);
+        match tokio::time::timeout(Duration::from_secs(3), back).await {
+            Ok(Ok(_)) => Box::pin(self.watch_helper(|| {}, true)).await,
+            Ok(Err(_)) | Err(_) => Err(DaemonError::HelperGone(reason)),
+        }
+    }
+
+    async fn accept_flows(&self) {
+        let places = Arc::new(Semaphore::new(flow_limit()));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let (tcp, peer, own) = match self.listeners.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("accept: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let captured = match Captured::identify(tcp, peer, own) {
+                Ok(captured) => captured,
+                Err(error) => {
+                    tracing::warn!("closed a connection that was not captured: {error}");
+                    continue;
+                }
+            };
+            let dispatcher = self.dispatcher.clone();
+            tokio::spawn(async move {
+                dispatcher.carry(captured).await;
+                drop(place);
+            });
+        }
+    }
+
+    fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Status {} => Answer::Status(Box::new(self.status())),
+            Request::Flows {} => Answer::Flows(self.dispatcher.flows.views()),
+            Request::Close { id } if self.dispatcher.flows.close(id) => Answer::Done,
+            Request::Close { id } => Answer::Error(format!("no live flow has the id {id}")),
+            Request::Down {} => {
+                self.asked_down.notify_one();
+                Answer::Done
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let (state, connected, reason) = match self.session.state.borrow().clone() {
+            CaptureState::Capturing => ("capturing", true, None),
+            CaptureState::Connected => ("waiting for the gateway", true, None),
+            CaptureState::Waiting { reason } => {
+                ("waiting for the capture helper", false, Some(reason))
+            }
+            CaptureState::Refused { reason } => ("refused by the capture helper", true, Some(reason)),
+        };
+        let mut zones: Vec<_> =
+            self.dispatcher.zones.values().map(|zone| zone_status(zone)).collect();
+        zones.sort_by(|a, b| a.name.cmp(&b.name));
+        let (active, total) = self.dispatcher.flows.counts();
+        Status {
+            state: state.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uid: self.settings.user.uid.as_raw(),
+            user: self.settings.user.name.clone(),
+            since: self.since,
+            rules: self.settings.rules.clone(),
+            capture: Capture { socket: self.settings.capture.clone(), connected, reason },
+            zones,
+            flows: FlowCounts { active, total },
+        }
+    }
+}
+
+fn zone_status(zone: &Zone) -> ZoneStatus {
+    let mut status = ZoneStatus {
+        name: zone.name.clone(),
+        state: "connecting".to_owned(),
+        gateway: None,
+        reason: None,
+        retry_in_ms: None,
+        streams: 0,
+    };
+    match &*zone.state().borrow() {
+        ZoneState::Connecting { last } => status.reason.clone_from(last),
+        ZoneState::Up { link, gateway } => {
+            status.state = "up".to_owned();
+            status.gateway = Some(gateway.to_string());
+            status.streams = link.streams();
+        }
+        ZoneState::Down { reason, retry_at, .. } => {
+            status.state = "down".to_owned();
+            status.reason = Some(reason.clone());
+            let left = retry_at.saturating_duration_since(tokio::time::Instant::now());
+            status.retry_in_ms = u64::try_from(left.as_millis()).ok();
+        }
+    }
+    status
+}
+
+/// What the helper is asked for: the kernel's part of the rules.
+fn claim_of(program: KernelProgram, on_broker_gone: OnBrokerGone) -> Claim {
+    let verdict = |verdict| match verdict {
+        KernelVerdict::HandOver => Verdict::HandOver,
+        KernelVerdict::Pass => Verdict::Pass,
+        KernelVerdict::Block => Verdict::Block,
+    };
+    let steps = program
+        .steps
+        .into_iter()
+        .map(|step| Step { to: step.to, ports: step.ports, verdict: verdict(step.verdict) })
+        .collect();
+    Claim { steps, default: verdict(program.default), on_broker_gone }
+}
+
+/// As many flows as there are descriptors for, with the soft limit raised to the hard one.
+fn flow_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+        }
+        Err(_) => 1024,
+    };
+    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(1024).clamp(64, 65_536)
+}
+
+/// The signals that end a broker.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}

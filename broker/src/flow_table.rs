@@ -1,0 +1,284 @@
+//! The flows of this session: the live ones, and the most recent of those that ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use adit_link::Counters;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::original_destination::{ClientAddress, OriginalDestination};
+
+/// How many ended flows are remembered.
+const REMEMBERED: usize = 1000;
+
+/// What the rules gave for a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Through a zone.
+    Tunnel,
+    /// Directly.
+    Pass,
+    /// Not at all.
+    Block,
+}
+
+/// How far a flow got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The rules are being asked.
+    Deciding,
+    /// The gateway, or the destination, has not answered yet.
+    Opening,
+    /// Bytes go both ways.
+    Open,
+    /// Ended after it had been open.
+    Closed,
+    /// Someone said no: a rule, the gateway's policy, or the destination.
+    Refused,
+    /// Something broke: no gateway, the link, the helper.
+    Failed,
+}
+
+impl State {
+    /// Whether nothing more happens to the flow.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Deciding | Self::Opening | Self::Open => false,
+            Self::Closed | Self::Refused | Self::Failed => true,
+        }
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Deciding => "deciding",
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// What is learnt of a flow on its way.
+#[derive(Debug, Clone)]
+struct Details {
+    application: Option<PathBuf>,
+    pid: Option<u32>,
+    rule: Option<String>,
+    zone: Option<String>,
+    action: Option<Action>,
+    state: State,
+    reason: Option<String>,
+    ended: Option<Instant>,
+}
+
+/// One flow, shared between the task that carries it and whoever asks about it.
+#[derive(Debug)]
+pub struct Flow {
+    /// Unique within this broker's life, counted from 1.
+    pub id: u64,
+    /// Bytes relayed so far.
+    pub counters: Counters,
+    source: SocketAddr,
+    destination: SocketAddr,
+    opened_at: jiff::Timestamp,
+    started: Instant,
+    closing: Notify,
+    details: Mutex<Details>,
+}
+
+/// What `adit flows` shows of a flow: its JSON form.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FlowView {
+    /// For `adit close`.
+    pub id: u64,
+    /// Path of the binary; null when it could not be found (yet).
+    pub application: Option<PathBuf>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Where the application wanted to go.
+    pub destination: SocketAddr,
+    /// The application's own end.
+    pub source: SocketAddr,
+    /// The rule that matched.
+    pub rule: Option<String>,
+    /// The zone it goes through.
+    pub zone: Option<String>,
+    /// What the rule gives.
+    pub action: Option<Action>,
+    /// How far it got.
+    pub state: State,
+    /// Why it was refused, failed or ended early.
+    pub reason: Option<String>,
+    /// Bytes from the application.
+    pub up: u64,
+    /// Bytes to the application.
+    pub down: u64,
+    /// Milliseconds since it was opened, until its end.
+    pub age_ms: u64,
+    /// When it was opened.
+    pub opened_at: jiff::Timestamp,
+}
+
+impl Flow {
+    /// Notes who opened it.
+    pub fn attributed(&self, pid: u32, application: PathBuf) {
+        let mut details = self.details();
+        details.application = Some(application);
+        details.pid = Some(pid);
+    }
+
+    /// Notes what the rules gave.
+    pub fn decided(&self, action: Action, rule: &str, zone: Option<&str>) {
+        let mut details = self.details();
+        details.action = Some(action);
+        details.rule = Some(rule.to_owned());
+        details.zone = zone.map(str::to_owned);
+        details.state = State::Opening;
+    }
+
+    /// Notes that the way is open.
+    pub fn opened(&self) {
+        self.details().state = State::Open;
+    }
+
+    /// Whether it got as far as being open.
+    pub fn was_open(&self) -> bool {
+        self.details().state == State::Open || self.counters.down.load(Ordering::Relaxed) > 0
+    }
+
+    /// Asks the task that carries it to stop.
+    pub fn close(&self) {
+        // One permit is kept: the task hears of it also when it asks later.
+        self.closing.notify_one();
+    }
+
+    /// Resolves when someone asked to close it.
+    pub async fn closing(&self) {
+        self.closing.notified().await;
+    }
+
+    /// As shown to people and programs.
+    pub fn view(&self) -> FlowView {
+        let details = self.details().clone();
+        let end = details.ended.unwrap_or_else(Instant::now);
+        let age = end.duration_since(self.started).as_millis();
+        FlowView {
+            id: self.id,
+            application: details.application,
+            pid: details.pid,
+            destination: self.destination,
+            source: self.source,
+            rule: details.rule,
+            zone: details.zone,
+            action: details.action,
+            state: details.state,
+            reason: details.reason,
+            up: self.counters.up.load(Ordering::Relaxed),
+            down: self.counters.down.load(Ordering::Relaxed),
+            age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+            opened_at: self.opened_at,
+        }
+    }
+
+    fn end(&self, state: State, reason: Option<String>) {
+        let mut details = self.details();
+        details.state = state;
+        details.reason = reason;
+        details.ended = Some(Instant::now());
+    }
+
+    fn details(&self) -> MutexGuard<'_, Details> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Flows {
+    last_id: u64,
+    live: HashMap<u64, Arc<Flow>>,
+    ended: VecDeque<Arc<Flow>>,
+}
+
+/// All flows of this session.
+#[derive(Debug, Default)]
+pub struct FlowTable {
+    flows: Mutex<Flows>,
+}
+
+impl FlowTable {
+    /// Enters a new flow.
+    pub fn begin(&self, source: ClientAddress, destination: OriginalDestination) -> Arc<Flow> {
+        let mut flows = self.flows();
+        flows.last_id += 1;
+        let flow = Arc::new(Flow {
+            id: flows.last_id,
+            counters: Counters::default(),
+            source: source.address(),
+            destination: destination.address(),
+            opened_at: jiff::Timestamp::now(),
+            started: Instant::now(),
+            closing: Notify::new(),
+            details: Mutex::new(Details {
+                application: None,
+                pid: None,
+                rule: None,
+                zone: None,
+                action: None,
+                state: State::Deciding,
+                reason: None,
+                ended: None,
+            }),
+        });
+        flows.live.insert(flow.id, flow.clone());
+        flow
+    }
+
+    /// Notes how a flow ended; the oldest ended one is forgotten.
+    pub fn end(&self, flow: &Flow, state: State, reason: Option<String>) {
+        flow.end(state, reason);
+        let mut flows = self.flows();
+        if let Some(flow) = flows.live.remove(&flow.id) {
+            if flows.ended.len() == REMEMBERED {
+                flows.ended.pop_front();
+            }
+            flows.ended.push_back(flow);
+        }
+    }
+
+    /// Asks a live flow to close; whether there is one.
+    pub fn close(&self, id: u64) -> bool {
+        let flow = self.flows().live.get(&id).cloned();
+        flow.inspect(|flow| flow.close()).is_some()
+    }
+
+    /// All that is remembered, oldest first.
+    pub fn views(&self) -> Vec<FlowView> {
+        let mut flows: Vec<_> = {
+            let flows = self.flows();
+            flows.ended.iter().chain(flows.live.values()).cloned().collect()
+        };
+        flows.sort_by_key(|flow| flow.id);
+        flows.iter().map(|flow| flow.view()).collect()
+    }
+
+    /// How many live, and how many ever.
+    pub fn counts(&self) -> (usize, u64) {
+        let flows = self.flows();
+        (flows.live.len(), flows.last_id)
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,251 @@
+//! One connection to a gateway, from its name to a link that opens streams.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_capture::Family;
+use adit_link::{HandshakeError, Limits, Link, LinkEnd};
+use adit_rules::{Gateway, Identity};
+use russh::ChannelMsg;
+use russh::client::{self, Handle, Msg};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::authentication::{AuthenticationError, authenticate};
+use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
+use super::known_hosts::{KnownHost, KnownHostsError};
+use crate::capture_session::{MarkedSockets, NoSocket};
+
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A gateway and how to get into it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where it is.
+    pub gateway: Gateway,
+    /// The name to log in with, when the gateway's line has none.
+    pub login: String,
+    /// What to authenticate with; `None`: the agent, then the usual files.
+    pub identity: Option<Identity>,
+    /// Files of known hosts, absolute.
+    pub known_hosts: Vec<PathBuf>,
+    /// The user's home.
+    pub home: PathBuf,
+}
+
+/// Why there is no link to a gateway. What happened is in the variant; the source says more.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The gateway's name has no address.
+    #[error("cannot resolve {host}: {reason}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The capture helper gave no socket to dial with.
+    #[error(transparent)]
+    Socket(#[from] NoSocket),
+    /// TCP did not get through.
+    #[error("cannot reach {address}: {source}")]
+    Dial {
+        /// The last address tried.
+        address: SocketAddr,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A step took too long.
+    #[error("no answer from the gateway in {} s while {step}", after.as_secs())]
+    TimedOut {
+        /// What was being done.
+        step: &'static str,
+        /// The bound.
+        after: Duration,
+    },
+    /// The known hosts could not be read.
+    #[error(transparent)]
+    KnownHosts(#[from] KnownHostsError),
+    /// The host key is not to be trusted.
+    #[error(transparent)]
+    HostKey(#[from] HostKeyRejection),
+    /// The SSH handshake failed.
+    #[error("SSH with the gateway failed: {0}")]
+    Ssh(#[from] russh::Error),
+    /// Not let in.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// The server does not know our subsystem.
+    #[error("the gateway has no `adit-link` subsystem: neither adit-server nor `adit-server --stdio` runs there")]
+    NoSubsystem,
+    /// The link's own greeting failed.
+    #[error("the link could not be opened: {0}")]
+    Link(#[from] HandshakeError),
+}
+
+impl ConnectError {
+    /// Whether trying again can't help before someone changes something.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::KnownHosts(_) | Self::HostKey(_) | Self::NoSubsystem => true,
+            Self::Authentication(error) => !matches!(error, AuthenticationError::Ssh(_)),
+            Self::Resolve { .. }
+            | Self::Socket(_)
+            | Self::Dial { .. }
+            | Self::TimedOut { .. }
+            | Self::Ssh(_)
+            | Self::Link(_) => false,
+        }
+    }
+}
+
+impl From<SessionError> for ConnectError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Ssh(error) => Self::Ssh(error),
+            SessionError::HostKey(rejection) => Self::HostKey(rejection),
+        }
+    }
+}
+
+/// An authenticated SSH connection with a link in it.
+pub struct Connection {
+    /// Opens streams.
+    pub link: Link,
+    driver: adit_link::Driver,
+    // Dropping the handle would end the SSH session.
+    ssh: Handle<HostKeyCheck>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Carries the link until it ends.
+    pub async fn run(self) -> LinkEnd {
+        let end = self.driver.run().await;
+        let goodbye =
+            self.ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
+        // The peer may be gone already; a goodbye that can't be said changes nothing.
+        let _ = timeout(Duration::from_secs(1), goodbye).await;
+        end
+    }
+}
+
+/// Dials, checks the host key, authenticates and opens the link.
+pub async fn connect(target: &Target, sockets: &MarkedSockets) -> Result<Connection, ConnectError> {
+    let tcp = dial(&target.gateway, sockets).await?;
+    let (mut ssh, step) = (handshake(target, tcp).await?, "authenticating");
+    let user = target.gateway.user.as_deref().unwrap_or(&target.login);
+    let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
+    timeout(HANDSHAKE_TIMEOUT, entered)
+        .await
+        .map_err(|_| ConnectError::TimedOut { step, after: HANDSHAKE_TIMEOUT })??;
+    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh)).await;
+    let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
+        step: "opening the link",
+        after: HANDSHAKE_TIMEOUT,
+    })??;
+    Ok(Connection { link, driver, ssh })
+}
+
+async fn dial(gateway: &Gateway, sockets: &MarkedSockets) -> Result<TcpStream, ConnectError> {
+    let mut last = None;
+    for address in resolve(gateway).await? {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let socket = sockets.get(family).await?;
+        match dial_address(socket, address).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| ConnectError::Resolve {
+        host: gateway.host.clone(),
+        reason: "the name has no address".to_owned(),
+    }))
+}
+
+async fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>, ConnectError> {
+    let failed = |reason: String| ConnectError::Resolve { host: gateway.host.clone(), reason };
+    let looked_up = tokio::net::lookup_host((gateway.host.as_str(), gateway.port));
+    match timeout(RESOLVE_TIMEOUT, looked_up).await {
+        Ok(Ok(addresses)) => Ok(addresses.take(8).collect()),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no answer in {} s", RESOLVE_TIMEOUT.as_secs()))),
+    }
+}
+
+async fn dial_address(
+    socket: std::os::fd::OwnedFd,
+    address: SocketAddr,
+) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Dial { address, source };
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    let connected = timeout(DIAL_TIMEOUT, socket.connect(address)).await;
+    let timed_out = |_| failed(std::io::ErrorKind::TimedOut.into());
+    let tcp = connected.map_err(timed_out)?.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    Ok(tcp)
+}
+
+async fn handshake(
+    target: &Target,
+    tcp: TcpStream,
+) -> Result<Handle<HostKeyCheck>, ConnectError> {
+    let gateway = &target.gateway;
+    let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
+    let config = Arc::new(client_config(&known));
+    let check = HostKeyCheck {
+        host: if gateway.port == 22 {
+            gateway.host.clone()
+        } else {
+            format!("[{}]:{}", gateway.host, gateway.port)
+        },
+        files: target.known_hosts.clone(),
+        known,
+    };
+    let stream = adit_link::ssh::BufferedSocket::new(tcp);
+    let connecting = client::connect_stream(config, stream, check);
+    let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
+    let timed_out = ConnectError::TimedOut { step: "exchanging keys", after: HANDSHAKE_TIMEOUT };
+    Ok(connected.map_err(|_| timed_out)??)
+}
+
+fn client_config(known: &KnownHost) -> client::Config {
+    let mut config = client::Config::default();
+    adit_link::ssh::tune_client(&mut config);
+    let offered = config.preferred.key.to_vec();
+    let (mut first, rest): (Vec<_>, Vec<_>) =
+        offered.into_iter().partition(|algorithm| known.algorithms().contains(algorithm));
+    first.extend(rest);
+    config.preferred.key = first.into();
+    config
+}
+
+async fn open_link(
+    ssh: &Handle<HostKeyCheck>,
+) -> Result<(Link, adit_link::Driver), ConnectError> {
+    let mut channel = ssh.channel_open_session().await?;
+    channel.request_subsystem(true, adit_link::ssh::SUBSYSTEM).await?;
+    accepted(&mut channel).await?;
+    let (reader, writer) = adit_link::ssh::split(channel);
+    Ok(adit_link::initiate(reader, writer, Limits::default()).await?)
+}
+
+/// Waits for the answer to the subsystem request. The gateway's side of the link speaks after it.
+async fn accepted(channel: &mut russh::Channel<Msg>) -> Result<(), ConnectError> {
+    loop {
+        match channel.wait().await {
+            Some(ChannelMsg::Success) => return Ok(()),
+            Some(ChannelMsg::WindowAdjusted { .. }) => {}
+            Some(_) | None => return Err(ConnectError::NoSubsystem),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The way to a gateway: dial, trust its host key, authenticate, open the link.
+
+mod authentication;
+mod connection;
+mod host_key;
+pub mod known_hosts;
+
+pub use authentication::AuthenticationError;
+pub use connection::{ConnectError, Connection, Target, connect};
+pub use host_key::HostKeyRejection;

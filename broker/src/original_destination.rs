@@ -1,0 +1,75 @@
+//! Where a redirected connection wanted to go: SO_ORIGINAL_DST (Linux, netfilter_ipv4.h, netfilter_ipv6/ip6_tables.h).
+
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+/// The address that the application asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OriginalDestination(SocketAddr);
+
+/// The application's own end of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddress(SocketAddr);
+
+/// A connection that the kernel redirected to us.
+#[derive(Debug)]
+pub struct Captured {
+    /// The accepted socket.
+    pub tcp: TcpStream,
+    /// The application's end.
+    pub source: ClientAddress,
+    /// Where it wanted to go.
+    pub destination: OriginalDestination,
+}
+
+/// Why an accepted connection is not a captured one. It is closed, never guessed at.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCaptured {
+    /// Someone connected to the listener itself.
+    #[error("{0} connected to the listener itself")]
+    Direct(SocketAddr),
+    /// The kernel does not know.
+    #[error("the kernel knows no original destination for {peer}")]
+    Unknown {
+        /// The peer.
+        peer: SocketAddr,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+impl OriginalDestination {
+    /// The address and port.
+    pub fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl ClientAddress {
+    /// The address and port.
+    pub fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl Captured {
+    /// Asks the kernel. `own` is the address of the listener that accepted.
+    pub fn identify(tcp: TcpStream, peer: SocketAddr, own: SocketAddr) -> Result<Self, NotCaptured> {
+        let unknown = |source| NotCaptured::Unknown { peer, source };
+        let socket = SockRef::from(&tcp);
+        let asked = if own.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        let destination = asked.map_err(unknown)?.as_socket().ok_or_else(|| {
+            unknown(std::io::Error::new(std::io::ErrorKind::InvalidData, "not an IP address"))
+        })?;
+        if destination == own {
+            return Err(NotCaptured::Direct(peer));
+        }
+        Ok(Self {
+            tcp,
+            source: ClientAddress(peer),
+            destination: OriginalDestination(destination),
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! The user whose connections a broker carries.
+
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Uid};
+
+/// Name, ids and home, from the user database (getpwuid(3)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The id.
+    pub uid: Uid,
+    /// The primary group.
+    pub gid: Gid,
+    /// The login name; `uid N` for one the database does not know.
+    pub name: String,
+    /// The home directory; `/` for one the database does not know.
+    pub home: PathBuf,
+}
+
+/// Why a user could not be found.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    /// The database could not be read.
+    #[error("cannot read the user database: {0}")]
+    Database(#[from] nix::Error),
+    /// Nobody has that name.
+    #[error("there is no user {0}")]
+    Unknown(String),
+}
+
+impl User {
+    /// The one who runs this process.
+    pub fn current() -> Result<Self, UserError> {
+        Self::by_uid(nix::unistd::geteuid())
+    }
+
+    /// By id. An id that the database does not know still is a user, without a home.
+    pub fn by_uid(uid: Uid) -> Result<Self, UserError> {
+        Ok(match nix::unistd::User::from_uid(uid)? {
+            Some(entry) => entry.into(),
+            None => Self {
+                uid,
+                gid: Gid::from_raw(uid.as_raw()),
+                name: format!("uid {uid}"),
+                home: PathBuf::from("/"),
+            },
+        })
+    }
+
+    /// By name, or by number.
+    pub fn by_name(name: &str) -> Result<Self, UserError> {
+        if let Some(entry) = nix::unistd::User::from_name(name)? {
+            return Ok(entry.into());
+        }
+        match name.parse() {
+            Ok(uid) => Self::by_uid(Uid::from_raw(uid)),
+            Err(_) => Err(UserError::Unknown(name.to_owned())),
+        }
+    }
+}
+
+impl From<nix::unistd::User> for User {
+    fn from(entry: nix::unistd::User) -> Self {
+        Self { uid: entry.uid, gid: entry.gid, name: entry.name, home: entry.dir }
+    }
+}

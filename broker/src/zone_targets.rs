@@ -1,0 +1,61 @@
+//! From a zone as written to gateways that can be dialled: paths made absolute, defaults filled in.
+
+use std::path::{Path, PathBuf};
+
+use adit_rules::{Identity, Zone};
+
+use crate::gateway::Target;
+use crate::user::User;
+
+/// The gateways of `zone` in order, as `user` reaches them. `rules` is the file that relative paths are beside.
+pub fn targets_of(zone: &Zone, user: &User, rules: Option<&Path>) -> Vec<Target> {
+    let beside = rules.and_then(Path::parent).unwrap_or(Path::new("."));
+    let absolute = |path: &Path| beside.join(expand_home(path, &user.home));
+    let known_hosts = match &zone.known_hosts {
+        Some(file) => vec![absolute(file)],
+        None => default_known_hosts(&user.home),
+    };
+    let identity = zone.identity.as_ref().map(|identity| match identity {
+        Identity::Agent => Identity::Agent,
+        Identity::File(file) => Identity::File(absolute(file)),
+    });
+    zone.gateways
+        .iter()
+        .map(|gateway| Target {
+            gateway: gateway.clone(),
+            login: user.name.clone(),
+            identity: identity.clone(),
+            known_hosts: known_hosts.clone(),
+            home: user.home.clone(),
+        })
+        .collect()
+}
+
+/// Where OpenSSH looks (ssh_config(5), UserKnownHostsFile and GlobalKnownHostsFile).
+fn default_known_hosts(home: &Path) -> Vec<PathBuf> {
+    vec![home.join(".ssh/known_hosts"), PathBuf::from("/etc/ssh/ssh_known_hosts")]
+}
+
+/// `~/` at the start of a path is the user's home.
+fn expand_home(path: &Path, home: &Path) -> PathBuf {
+    match path.strip_prefix("~") {
+        Ok(rest) => home.join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_is_expanded_only_at_the_start() {
+        let home = Path::new("/home/alice");
+        let check = |written: &str, expected: &str| {
+            assert_eq!(expand_home(Path::new(written), home), Path::new(expected));
+        };
+        check("~/.ssh/id_ed25519", "/home/alice/.ssh/id_ed25519");
+        check("/etc/adit/key", "/etc/adit/key");
+        check("/srv/~/key", "/srv/~/key");
+    }
+}
