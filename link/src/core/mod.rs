@@ -1,0 +1,524 @@
+//! The multiplexer as a state machine: frames in, frames out, what streams may do meanwhile.
+//!
+//! No socket, clock, task or lock in here. Wakers are kept for who waits, and collected in
+//! [`Core::take_woken`] for the caller to wake once it has let go of the core.
+
+mod inbox;
+mod receive;
+mod state;
+mod transmit;
+mod window;
+
+use std::collections::{HashMap, VecDeque};
+use std::task::{Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::end::{LinkEnd, OpenError, StreamError, Violation};
+use crate::frame::{self, FLAG_LIMITED, HEADER, Header, Kind};
+use crate::header::{OpenHeader, Refusal, RefusalReason, put_text};
+use crate::hello::Hello;
+use crate::limits::Limits;
+use state::{Phase, ReceiveEnd, SendEnd, State, Turn, park};
+pub(crate) use transmit::Output;
+use window::Budget;
+
+/// Credit of one direction of a stream never exceeds this.
+pub(crate) const MAX_CREDIT: u32 = 0x7fff_ffff;
+/// Answers (refusals, pongs) that wait for a peer that does not read; bytes. Beyond, it is cut off.
+const MAX_ANSWERS: usize = 4 << 20;
+/// Pieces handed to a reader at once.
+const BATCH: usize = 16;
+
+/// Which side of the link this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The broker: opens streams.
+    Initiator,
+    /// The gateway: answers them.
+    Acceptor,
+}
+
+/// What a reader finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// At least one piece.
+    Data,
+    /// Everything was read, and the peer finished.
+    Fin,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    role: Role,
+    limits: Limits,
+    /// Credit that a new stream has towards the peer.
+    peer_early_window: u32,
+    peer_max_streams: u32,
+    max_payload: usize,
+    streams: HashMap<u32, State>,
+    /// The highest id used so far; ids are never used twice.
+    highest: u32,
+    budget: Budget,
+    /// Payload waiting in all outboxes.
+    queued: usize,
+    decoder: frame::Decoder,
+    /// Encoded frames that go before any data.
+    control: BytesMut,
+    /// Streams that have just begun to send, and those that had a turn already.
+    fresh: VecDeque<u32>,
+    rotation: VecDeque<u32>,
+    /// Bytes that fresh streams sent since the last turn of one in rotation.
+    fresh_sent: usize,
+    credit_due: VecDeque<u32>,
+    waiting_for_room: VecDeque<u32>,
+    requests: VecDeque<(u32, OpenHeader)>,
+    takes_requests: bool,
+    /// The peer opens nothing more, and goes once the last stream has ended.
+    peer_drains: bool,
+    /// We take nothing more, and go once the last stream has ended.
+    drains: bool,
+    said_goodbye: bool,
+    ended: Option<LinkEnd>,
+    driver_waker: Option<Waker>,
+    requests_waker: Option<Waker>,
+    ended_wakers: Vec<Waker>,
+    woken: Vec<Waker>,
+}
+
+impl Core {
+    pub(crate) fn new(role: Role, limits: Limits, peer: &Hello) -> Self {
+        Self {
+            role,
+            peer_early_window: peer.early_window,
+            peer_max_streams: peer.max_streams,
+            max_payload: limits.max_payload(peer.max_frame),
+            streams: HashMap::new(),
+            highest: 0,
+            budget: Budget::new(limits.window_budget),
+            limits,
+            queued: 0,
+            decoder: frame::Decoder::new(),
+            control: BytesMut::new(),
+            fresh: VecDeque::new(),
+            rotation: VecDeque::new(),
+            fresh_sent: 0,
+            credit_due: VecDeque::new(),
+            waiting_for_room: VecDeque::new(),
+            requests: VecDeque::new(),
+            takes_requests: role == Role::Acceptor,
+            peer_drains: false,
+            drains: false,
+            said_goodbye: false,
+            ended: None,
+            driver_waker: None,
+            requests_waker: None,
+            ended_wakers: Vec::new(),
+            woken: Vec::new(),
+        }
+    }
+
+    /// Whom the caller has to wake.
+    pub(crate) fn take_woken(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.woken)
+    }
+
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    pub(crate) fn end(&self) -> Option<&LinkEnd> {
+        self.ended.as_ref()
+    }
+
+    /// No stream can be opened any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.ended.is_some() || self.drains || self.peer_drains || self.highest == u32::MAX
+    }
+
+    /// Asks for a stream. The broker's.
+    pub(crate) fn open(&mut self, header: &OpenHeader) -> Result<u32, OpenError> {
+        debug_assert_eq!(self.role, Role::Initiator);
+        let body = header.encode().map_err(OpenError::Header)?;
+        if let Some(end) = &self.ended {
+            return Err(OpenError::Ended(end.clone()));
+        }
+        if self.is_closing() {
+            return Err(OpenError::Draining);
+        }
+        let most = self.limits.max_streams.min(self.peer_max_streams);
+        if self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+            return Err(OpenError::TooMany);
+        }
+        self.highest += 1;
+        let id = self.highest;
+        let state = State::new(
+            Phase::Opening,
+            self.peer_early_window,
+            self.limits.early_window,
+        );
+        self.streams.insert(id, state);
+        frame::put(&mut self.control, Kind::Open, id, &body);
+        self.raise_window(id);
+        self.wake_driver();
+        Ok(id)
+    }
+
+    /// The next stream that the peer asked for; `None` once there will be none. The gateway's.
+    pub(crate) fn poll_request(&mut self, waker: &Waker) -> Poll<Option<(u32, OpenHeader)>> {
+        if let Some(request) = self.requests.pop_front() {
+            return Poll::Ready(Some(request));
+        }
+        if self.ended.is_some() || self.drains || !self.takes_requests {
+            return Poll::Ready(None);
+        }
+        park(&mut self.requests_waker, waker);
+        Poll::Pending
+    }
+
+    /// Says yes to a request.
+    pub(crate) fn accept(&mut self, id: u32) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        state.phase = Phase::Open;
+        if !state.receive_end.is_broken() {
+            frame::put(&mut self.control, Kind::Opened, id, &[]);
+            self.raise_window(id);
+        }
+        self.wake_driver();
+    }
+
+    /// Says no to a request; the stream is gone.
+    pub(crate) fn refuse(&mut self, id: u32, refusal: &Refusal) {
+        let Some(state) = self.streams.get(&id) else {
+            return;
+        };
+        if !state.receive_end.is_broken() && self.ended.is_none() {
+            frame::put(&mut self.control, Kind::Refused, id, &refusal.encode());
+        }
+        self.remove(id);
+        self.wake_driver();
+    }
+
+    /// No one takes requests any more; those that wait are refused.
+    pub(crate) fn stop_requests(&mut self) {
+        self.takes_requests = false;
+        for (id, _) in std::mem::take(&mut self.requests) {
+            let detail = String::from("the gateway stops");
+            self.refuse(
+                id,
+                &Refusal {
+                    reason: RefusalReason::Busy,
+                    detail,
+                },
+            );
+        }
+        self.woken.extend(self.requests_waker.take());
+    }
+
+    /// Resolves with the answer to an opening.
+    pub(crate) fn poll_opened(&mut self, id: u32, waker: &Waker) -> Poll<Result<(), StreamError>> {
+        if let Err(error) = self.check(id) {
+            return Poll::Ready(Err(error));
+        }
+        match self.streams.get_mut(&id) {
+            Some(state) if state.phase == Phase::Opening => {
+                park(&mut state.status_waker, waker);
+                Poll::Pending
+            }
+            Some(_) | None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Resolves when the stream has ended by violence: reset, refused, or with the link.
+    pub(crate) fn poll_broken(&mut self, id: u32, waker: &Waker) -> Poll<StreamError> {
+        if let Err(error) = self.check(id) {
+            return Poll::Ready(error);
+        }
+        if let Some(state) = self.streams.get_mut(&id) {
+            park(&mut state.status_waker, waker);
+        }
+        Poll::Pending
+    }
+
+    /// How much may be sent now, in one frame; at least one byte.
+    pub(crate) fn poll_room(&mut self, id: u32, waker: &Waker) -> Poll<Result<usize, StreamError>> {
+        if let Err(error) = self.check(id) {
+            return Poll::Ready(Err(error));
+        }
+        let Some(state) = self.streams.get_mut(&id) else {
+            return Poll::Ready(Err(StreamError::Reset));
+        };
+        let own = if state.queued == 0 {
+            self.max_payload
+        } else {
+            self.limits.send_queue.saturating_sub(state.queued)
+        };
+        let credit = usize::try_from(state.credit).unwrap_or(usize::MAX);
+        let room = own.min(credit).min(self.max_payload);
+        let shared = self.queued < self.limits.send_budget;
+        if room > 0 && shared {
+            return Poll::Ready(Ok(room));
+        }
+        park(&mut state.send_waker, waker);
+        if !shared && !state.waits_for_room {
+            state.waits_for_room = true;
+            self.waiting_for_room.push_back(id);
+        }
+        Poll::Pending
+    }
+
+    /// Queues a DATA frame: `frame` is [`HEADER`] bytes of any value, then payload of at most what
+    /// [`Self::poll_room`] gave.
+    pub(crate) fn send(&mut self, id: u32, mut frame: BytesMut) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let payload = frame.len().saturating_sub(HEADER);
+        if payload == 0 || state.send_end != SendEnd::Open || state.receive_end.is_broken() {
+            return;
+        }
+        let length = u16::try_from(payload).unwrap_or(u16::MAX);
+        debug_assert!(state.credit >= u32::from(length), "sent beyond the credit");
+        state.credit = state.credit.saturating_sub(u32::from(length));
+        let mut header = Header::new(Kind::Data, id, length);
+        if state.credit == 0 {
+            header.flags |= FLAG_LIMITED;
+        }
+        frame[..HEADER].copy_from_slice(&header.to_bytes());
+        state.outbox.push_back(frame.freeze());
+        state.queued += payload;
+        self.queued += payload;
+        self.schedule(id);
+    }
+
+    /// FIN after what is queued.
+    pub(crate) fn finish(&mut self, id: u32) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if state.send_end == SendEnd::Open && !state.receive_end.is_broken() {
+            state.send_end = SendEnd::FinDue;
+            self.schedule(id);
+        }
+    }
+
+    /// Takes what has arrived.
+    pub(crate) fn poll_receive(
+        &mut self,
+        id: u32,
+        out: &mut VecDeque<Bytes>,
+        waker: &Waker,
+    ) -> Poll<Result<Received, StreamError>> {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return Poll::Ready(Err(self.check(id).err().unwrap_or(StreamError::Reset)));
+        };
+        if state.inbox.len() > 0 {
+            state.inbox.take(out, BATCH);
+            return Poll::Ready(Ok(Received::Data));
+        }
+        if state.receive_end == ReceiveEnd::Fin {
+            return Poll::Ready(Ok(Received::Fin));
+        }
+        if let Err(error) = self.check(id) {
+            return Poll::Ready(Err(error));
+        }
+        if let Some(state) = self.streams.get_mut(&id) {
+            park(&mut state.receive_waker, waker);
+        }
+        Poll::Pending
+    }
+
+    /// `bytes` of what was received are done with; the peer may send as many more.
+    pub(crate) fn consumed(&mut self, id: u32, bytes: usize) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if state.receive_end != ReceiveEnd::Open {
+            return;
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let unread = u32::try_from(state.inbox.len()).unwrap_or(u32::MAX);
+        let most = self.limits.max_window;
+        let due = state.window.consumed(bytes, unread, most, &mut self.budget);
+        if due && !state.credit_queued {
+            state.credit_queued = true;
+            self.credit_due.push_back(id);
+            self.wake_driver();
+        }
+    }
+
+    /// The holder lets go of a stream. One that has not finished both ways is reset: at once, or,
+    /// with `ordered`, after what it has queued.
+    pub(crate) fn release(&mut self, id: u32, ordered: bool) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let finished = matches!(state.send_end, SendEnd::FinDue | SendEnd::FinSent)
+            && state.receive_end == ReceiveEnd::Fin;
+        if state.receive_end.is_broken() || self.ended.is_some() {
+            self.remove(id);
+        } else if finished && state.send_end == SendEnd::FinDue {
+            state.held = false;
+        } else if finished {
+            self.remove(id);
+        } else if ordered && state.has_output() {
+            state.held = false;
+            state.send_end = SendEnd::ResetDue;
+            self.schedule(id);
+        } else {
+            frame::put(&mut self.control, Kind::Reset, id, &[]);
+            self.remove(id);
+            self.wake_driver();
+        }
+    }
+
+    /// Ends the link from our side: goodbye, then nothing more.
+    pub(crate) fn close(&mut self, text: &str) {
+        self.say_goodbye(false, text);
+        self.finish_link(LinkEnd::Closed);
+    }
+
+    /// Takes no new streams; the link ends with its last stream.
+    pub(crate) fn drain(&mut self, text: &str) {
+        if self.ended.is_none() && !self.drains {
+            self.say_goodbye(true, text);
+            self.drains = true;
+            self.stop_requests();
+            self.end_if_drained();
+        }
+    }
+
+    /// The transport is gone, the peer broke the rules, or the driver was dropped.
+    pub(crate) fn fail(&mut self, end: LinkEnd) {
+        if let LinkEnd::Protocol(violation) = &end {
+            self.say_goodbye(false, &violation.to_string());
+        }
+        self.finish_link(end);
+    }
+
+    pub(crate) fn poll_ended(&mut self, waker: &Waker) -> Poll<LinkEnd> {
+        if let Some(end) = &self.ended {
+            return Poll::Ready(end.clone());
+        }
+        if !self
+            .ended_wakers
+            .iter()
+            .any(|parked| parked.will_wake(waker))
+        {
+            self.ended_wakers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    fn say_goodbye(&mut self, drains: bool, text: &str) {
+        if self.ended.is_some() || self.said_goodbye {
+            return;
+        }
+        self.said_goodbye = !drains;
+        let mut body = BytesMut::new();
+        bytes::BufMut::put_u8(&mut body, u8::from(drains));
+        put_text(&mut body, text);
+        frame::put(&mut self.control, Kind::Goodbye, 0, &body);
+        self.wake_driver();
+    }
+
+    fn finish_link(&mut self, end: LinkEnd) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(end);
+        for state in self.streams.values_mut() {
+            state.outbox.clear();
+            state.queued = 0;
+            self.woken.extend(state.take_wakers());
+        }
+        self.queued = 0;
+        self.fresh.clear();
+        self.rotation.clear();
+        self.credit_due.clear();
+        self.waiting_for_room.clear();
+        self.woken.extend(self.requests_waker.take());
+        self.woken.append(&mut self.ended_wakers);
+        self.wake_driver();
+    }
+
+    fn end_if_drained(&mut self) {
+        if (self.drains || self.peer_drains) && self.streams.is_empty() && self.ended.is_none() {
+            self.close("drained");
+        }
+    }
+
+    /// Whether the stream still works.
+    fn check(&self, id: u32) -> Result<(), StreamError> {
+        match self.streams.get(&id).map(|state| &state.receive_end) {
+            Some(ReceiveEnd::Refused(refusal)) => Err(StreamError::Refused(refusal.clone())),
+            Some(ReceiveEnd::Reset) => Err(StreamError::Reset),
+            Some(ReceiveEnd::Open | ReceiveEnd::Fin) | None => match &self.ended {
+                Some(end) => Err(StreamError::LinkEnded(end.clone())),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Lifts a stream's window from its early size to the usual one.
+    fn raise_window(&mut self, id: u32) {
+        let Some(state) = self.streams.get_mut(&id) else {
+            return;
+        };
+        state
+            .window
+            .raise(self.limits.initial_window, &mut self.budget);
+        let credit = state.window.take_credit();
+        if credit > 0 {
+            frame::put(&mut self.control, Kind::Window, id, &credit.to_be_bytes());
+        }
+    }
+
+    /// Forgets a stream; whoever still waits on it learns so.
+    fn remove(&mut self, id: u32) {
+        let Some(mut state) = self.streams.remove(&id) else {
+            return;
+        };
+        self.budget.give_back(state.window.borrowed());
+        self.queued -= state.queued;
+        self.woken.extend(state.take_wakers());
+        self.offer_room();
+        self.end_if_drained();
+    }
+
+    fn schedule(&mut self, id: u32) {
+        if let Some(state) = self.streams.get_mut(&id)
+            && state.turn == Turn::Idle
+            && self.ended.is_none()
+        {
+            state.turn = Turn::Queued;
+            self.fresh.push_back(id);
+            self.wake_driver();
+        }
+    }
+
+    fn wake_driver(&mut self) {
+        self.woken.extend(self.driver_waker.take());
+    }
+
+    /// Lets streams go on that waited for the send budget, first come first served.
+    fn offer_room(&mut self) {
+        let mut room = self.limits.send_budget.saturating_sub(self.queued);
+        while room > 0 {
+            let Some(id) = self.waiting_for_room.pop_front() else {
+                return;
+            };
+            if let Some(state) = self.streams.get_mut(&id) {
+                state.waits_for_room = false;
+                self.woken.extend(state.send_waker.take());
+                room = room.saturating_sub(self.max_payload);
+            }
+        }
+    }
+
+    fn violate<T>(violation: Violation) -> Result<T, Violation> {
+        Err(violation)
+    }
+}

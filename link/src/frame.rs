@@ -1,0 +1,282 @@
+//! Frames on the wire: their header, and the incremental decoder. See docs/PROTOCOL.link.md.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Length of a frame's header: type, flags, length (u16), stream (u32), in network byte order.
+pub(crate) const HEADER: usize = 8;
+/// The longest body of a frame other than DATA.
+pub(crate) const MAX_CONTROL_BODY: usize = 8192;
+/// The longest body of a DATA frame.
+pub(crate) const MAX_DATA_BODY: u32 = 65_535;
+/// On DATA: the sender's credit is used up by this frame.
+pub(crate) const FLAG_LIMITED: u8 = 1;
+/// Unknown types from here on are skipped; unknown types below end the link.
+const FIRST_SKIPPABLE: u8 = 0x80;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Open,
+    Opened,
+    Refused,
+    Data,
+    Window,
+    Fin,
+    Reset,
+    Ping,
+    Pong,
+    Goodbye,
+    /// Unknown, but marked as one that may be skipped.
+    Skipped,
+}
+
+impl Kind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Open => 0x01,
+            Self::Opened => 0x02,
+            Self::Refused => 0x03,
+            Self::Data => 0x04,
+            Self::Window => 0x05,
+            Self::Fin => 0x06,
+            Self::Reset => 0x07,
+            Self::Ping => 0x08,
+            Self::Pong => 0x09,
+            Self::Goodbye => 0x0a,
+            Self::Skipped => FIRST_SKIPPABLE,
+        }
+    }
+
+    fn from_code(code: u8) -> Result<Self, FrameError> {
+        Ok(match code {
+            0x01 => Self::Open,
+            0x02 => Self::Opened,
+            0x03 => Self::Refused,
+            0x04 => Self::Data,
+            0x05 => Self::Window,
+            0x06 => Self::Fin,
+            0x07 => Self::Reset,
+            0x08 => Self::Ping,
+            0x09 => Self::Pong,
+            0x0a => Self::Goodbye,
+            FIRST_SKIPPABLE.. => Self::Skipped,
+            unknown => return Err(FrameError::UnknownType(unknown)),
+        })
+    }
+
+    fn belongs_to_stream(self) -> bool {
+        !matches!(self, Self::Ping | Self::Pong | Self::Goodbye)
+    }
+}
+
+/// A frame that can't be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A type that we don't know and that must not be skipped.
+    #[error("unknown frame type {0:#04x}")]
+    UnknownType(u8),
+    /// A body longer than its type may have.
+    #[error("a frame of type {kind:#04x} with {length} bytes")]
+    TooLong {
+        /// The frame's type.
+        kind: u8,
+        /// The length that it announced.
+        length: u32,
+    },
+    /// A frame of a stream without a stream, or one of the link with one.
+    #[error("a frame of type {kind:#04x} on stream {stream}")]
+    WrongStream {
+        /// The frame's type.
+        kind: u8,
+        /// The stream that it named.
+        stream: u32,
+    },
+}
+
+/// A decoded frame header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) flags: u8,
+    pub(crate) length: u16,
+    pub(crate) stream: u32,
+}
+
+impl Header {
+    pub(crate) fn new(kind: Kind, stream: u32, length: u16) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            length,
+            stream,
+        }
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; HEADER] {
+        let [l0, l1] = self.length.to_be_bytes();
+        let [s0, s1, s2, s3] = self.stream.to_be_bytes();
+        [self.kind.code(), self.flags, l0, l1, s0, s1, s2, s3]
+    }
+
+    fn parse(bytes: [u8; HEADER]) -> Result<Self, FrameError> {
+        let [code, flags, l0, l1, s0, s1, s2, s3] = bytes;
+        let kind = Kind::from_code(code)?;
+        let length = u16::from_be_bytes([l0, l1]);
+        let stream = u32::from_be_bytes([s0, s1, s2, s3]);
+        let limited = !matches!(kind, Kind::Data | Kind::Skipped);
+        if limited && usize::from(length) > MAX_CONTROL_BODY {
+            return Err(FrameError::TooLong {
+                kind: code,
+                length: u32::from(length),
+            });
+        }
+        if kind != Kind::Skipped && kind.belongs_to_stream() != (stream != 0) {
+            return Err(FrameError::WrongStream { kind: code, stream });
+        }
+        Ok(Self {
+            kind,
+            flags,
+            length,
+            stream,
+        })
+    }
+}
+
+/// Appends a whole frame with a short body.
+pub(crate) fn put(out: &mut BytesMut, kind: Kind, stream: u32, body: &[u8]) {
+    debug_assert!(body.len() <= MAX_CONTROL_BODY);
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+    out.put_slice(&Header::new(kind, stream, length).to_bytes());
+    out.put_slice(&body[..usize::from(length)]);
+}
+
+/// What the decoder found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// A whole frame other than DATA.
+    Control {
+        kind: Kind,
+        stream: u32,
+        body: Bytes,
+    },
+    /// A piece of a DATA frame; `limited` is the frame's flag, set on its last piece.
+    Data {
+        stream: u32,
+        bytes: Bytes,
+        limited: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Stage {
+    Header,
+    Control(Header, BytesMut),
+    Data { header: Header, left: usize },
+    Skip { left: usize },
+}
+
+/// Takes the byte stream apart. DATA is handed out in slices of what came in, without waiting for
+/// the rest of its frame; other frames are gathered (at most [`MAX_CONTROL_BODY`]).
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    stage: Stage,
+    head: [u8; HEADER],
+    have: usize,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> Self {
+        Self {
+            stage: Stage::Header,
+            head: [0; HEADER],
+            have: 0,
+        }
+    }
+
+    /// The next item in `input`, which is advanced; `None` when all of it is taken.
+    pub(crate) fn next(&mut self, input: &mut Bytes) -> Result<Option<Item>, FrameError> {
+        loop {
+            match &mut self.stage {
+                Stage::Header => {
+                    let Some(header) = self.take_header(input)? else {
+                        return Ok(None);
+                    };
+                    self.begin(header);
+                }
+                Stage::Control(header, gathered) => {
+                    let header = *header;
+                    let missing = usize::from(header.length) - gathered.len();
+                    if input.len() < missing {
+                        gathered.extend_from_slice(input);
+                        input.clear();
+                        return Ok(None);
+                    }
+                    let body = if gathered.is_empty() {
+                        input.split_to(missing)
+                    } else {
+                        gathered.extend_from_slice(&input.split_to(missing));
+                        std::mem::take(gathered).freeze()
+                    };
+                    self.stage = Stage::Header;
+                    let Header { kind, stream, .. } = header;
+                    return Ok(Some(Item::Control { kind, stream, body }));
+                }
+                Stage::Data { header, left } => {
+                    let limited = header.flags & FLAG_LIMITED != 0;
+                    let stream = header.stream;
+                    if *left > 0 && input.is_empty() {
+                        return Ok(None);
+                    }
+                    let bytes = input.split_to(input.len().min(*left));
+                    *left -= bytes.len();
+                    let last = *left == 0;
+                    if last {
+                        self.stage = Stage::Header;
+                    }
+                    return Ok(Some(Item::Data {
+                        stream,
+                        bytes,
+                        limited: limited && last,
+                    }));
+                }
+                Stage::Skip { left } => {
+                    let skipped = input.len().min(*left);
+                    input.advance(skipped);
+                    *left -= skipped;
+                    if *left > 0 {
+                        return Ok(None);
+                    }
+                    self.stage = Stage::Header;
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, header: Header) {
+        let left = usize::from(header.length);
+        self.stage = match header.kind {
+            Kind::Data => Stage::Data { header, left },
+            Kind::Skipped => Stage::Skip { left },
+            Kind::Open
+            | Kind::Opened
+            | Kind::Refused
+            | Kind::Window
+            | Kind::Fin
+            | Kind::Reset
+            | Kind::Ping
+            | Kind::Pong
+            | Kind::Goodbye => Stage::Control(header, BytesMut::new()),
+        };
+    }
+
+    fn take_header(&mut self, input: &mut Bytes) -> Result<Option<Header>, FrameError> {
+        let taken = input.len().min(HEADER - self.have);
+        input.copy_to_slice(&mut self.head[self.have..self.have + taken]);
+        self.have += taken;
+        if self.have < HEADER {
+            return Ok(None);
+        }
+        self.have = 0;
+        Header::parse(self.head).map(Some)
+    }
+}

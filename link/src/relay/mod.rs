@@ -1,0 +1,257 @@
+//! The relay: bytes, ends and resets between a TCP socket and a stream, or another socket.
+
+mod fault;
+mod sockets;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::core::Received;
+use crate::end::{LinkEnd, StreamError};
+use crate::frame::HEADER;
+use crate::header::Refusal;
+use crate::stream::Stream;
+use fault::{Fault, Guarded};
+
+pub use sockets::relay_tcp;
+
+/// Pieces written to a socket at once.
+const SLICES: usize = 16;
+
+/// Bytes relayed so far. `up`: read from the TCP side, `down`: written to it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// From the application towards the destination.
+    pub up: AtomicU64,
+    /// From the destination towards the application.
+    pub down: AtomicU64,
+}
+
+impl Counters {
+    fn count(counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum RelayEnd {
+    /// Both directions finished with FIN.
+    Finished,
+    /// The TCP side (for [`relay_tcp`]: the near one) reset, or failed with this error.
+    ResetHere(io::Error),
+    /// The other side reset.
+    ResetThere,
+    /// The gateway refused the stream.
+    Refused(Refusal),
+    /// The link under the stream ended.
+    LinkEnded(LinkEnd),
+}
+
+impl From<StreamError> for RelayEnd {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Refused(refusal) => Self::Refused(refusal),
+            StreamError::Reset => Self::ResetThere,
+            StreamError::LinkEnded(end) => Self::LinkEnded(end),
+        }
+    }
+}
+
+/// Relays until both directions are done. FIN stays FIN, reset stays reset, both ways; back-pressure
+/// end to end: the peer may send as much more as was written to the socket. A stream that is not
+/// answered yet is relayed already.
+///
+/// Dropping the future resets both sides.
+pub async fn relay(tcp: TcpStream, stream: Stream, counters: &Counters) -> RelayEnd {
+    let socket = Guarded::new(tcp);
+    let mut flow = Flow::new(&socket, &stream, counters);
+    let end = poll_fn(|cx| flow.poll(cx)).await;
+    drop(flow);
+    match &end {
+        RelayEnd::Finished => socket.close(),
+        RelayEnd::ResetHere(_) => stream.reset_after_data(),
+        RelayEnd::ResetThere | RelayEnd::Refused(_) | RelayEnd::LinkEnded(_) => {}
+    }
+    end
+}
+
+/// Closes with a reset (SO_LINGER 0).
+pub fn reset(tcp: TcpStream) {
+    drop(Guarded::new(tcp));
+}
+
+struct Flow<'a> {
+    tcp: &'a TcpStream,
+    stream: &'a Stream,
+    counters: &'a Counters,
+    /// The socket's reset is noticed by reading, so without reading someone else must look.
+    fault: Fault<'a>,
+    batch: VecDeque<Bytes>,
+    up: Direction,
+    down: Direction,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// Waits for its source.
+    Reading,
+    /// Waits for its sink.
+    Blocked,
+    Done,
+}
+
+type Step = Poll<Result<(), RelayEnd>>;
+
+impl<'a> Flow<'a> {
+    fn new(tcp: &'a TcpStream, stream: &'a Stream, counters: &'a Counters) -> Self {
+        let (up, down) = (Direction::Reading, Direction::Reading);
+        let fault = Fault::new(tcp);
+        Self {
+            tcp,
+            stream,
+            counters,
+            fault,
+            batch: VecDeque::new(),
+            up,
+            down,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        if let Poll::Ready(Err(end)) = self.poll_down(cx) {
+            if matches!(end, RelayEnd::ResetHere(_)) {
+                // The application closed altogether; what it sent before that still counts.
+                let _ = self.poll_up(cx);
+            }
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(Err(end)) = self.poll_up(cx) {
+            return Poll::Ready(end);
+        }
+        if self.up == Direction::Done && self.down == Direction::Done {
+            return Poll::Ready(RelayEnd::Finished);
+        }
+        // After `poll_down`: what came before a reset has been written, as far as that was
+        // possible without waiting.
+        if let Poll::Ready(error) = self.stream.poll_broken(cx) {
+            return Poll::Ready(error.into());
+        }
+        if self.up != Direction::Reading {
+            return self.fault.poll(cx).map(RelayEnd::ResetHere);
+        }
+        Poll::Pending
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Step {
+        while self.up != Direction::Done {
+            self.up = Direction::Blocked;
+            let Poll::Ready(room) = self.stream.poll_room(cx) else {
+                return Poll::Pending;
+            };
+            let room = room?;
+            self.up = Direction::Reading;
+            match self.tcp.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(RelayEnd::ResetHere)?,
+                Poll::Pending => return Poll::Pending,
+            }
+            match read_frame(self.tcp, room) {
+                Ok(frame) if frame.len() > HEADER => {
+                    Counters::count(&self.counters.up, frame.len() - HEADER);
+                    self.stream.send(frame);
+                }
+                Ok(_) => {
+                    self.stream.finish();
+                    self.up = Direction::Done;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(RelayEnd::ResetHere(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Step {
+        while self.down != Direction::Done {
+            if self.batch.is_empty() {
+                self.down = Direction::Reading;
+                match self.stream.poll_receive(cx, &mut self.batch) {
+                    Poll::Ready(Ok(Received::Data)) => {}
+                    Poll::Ready(Ok(Received::Fin)) => {
+                        // Fails only when the socket is dead already, which its next read tells.
+                        let _ = SockRef::from(self.tcp).shutdown(Shutdown::Write);
+                        self.down = Direction::Done;
+                        break;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            self.down = Direction::Blocked;
+            match self.tcp.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(RelayEnd::ResetHere)?,
+                Poll::Pending => return Poll::Pending,
+            }
+            self.write_batch().map_err(RelayEnd::ResetHere)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn write_batch(&mut self) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        for (slot, piece) in slices.iter_mut().zip(&self.batch) {
+            *slot = IoSlice::new(piece);
+            used += 1;
+        }
+        let written = match self.tcp.try_write_vectored(&slices[..used]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            other => other?,
+        };
+        Counters::count(&self.counters.down, written);
+        let mut left = written;
+        while let Some(piece) = self.batch.front_mut() {
+            if piece.len() > left {
+                piece.advance(left);
+                break;
+            }
+            left -= piece.len();
+            self.batch.pop_front();
+        }
+        self.stream.consumed(written);
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Read into before it is known how much there is, so that an idle flow holds no buffer.
+    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
+
+/// Reads up to `room` bytes behind room for a frame's header; nothing but the header at the end.
+fn read_frame(tcp: &TcpStream, room: usize) -> io::Result<BytesMut> {
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    scratch.reserve(HEADER + room);
+    scratch.put_bytes(0, HEADER);
+    let read = tcp.try_read_buf(&mut (&mut scratch).limit(room));
+    let frame = read.map(|_| {
+        // Short reads are copied, so that they don't keep a buffer many times their size.
+        if scratch.len() < scratch.capacity() / 2 {
+            BytesMut::from(&scratch[..])
+        } else {
+            scratch.split()
+        }
+    });
+    SCRATCH.set(scratch);
+    frame
+}

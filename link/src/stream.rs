@@ -1,0 +1,118 @@
+//! One relayed flow on a link, as its holder sees it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::core::Received;
+use crate::end::StreamError;
+use crate::header::Refusal;
+use crate::link::Shared;
+
+/// One relayed flow on a link. Dropped before both ends finished = reset.
+pub struct Stream {
+    shared: Shared,
+    id: u32,
+    /// What the drop does: nothing when the stream is gone already.
+    release: Release,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Release {
+    AtOnce,
+    AfterData,
+    Done,
+}
+
+impl Stream {
+    pub(crate) fn new(shared: Shared, id: u32) -> Self {
+        Self {
+            shared,
+            id,
+            release: Release::AtOnce,
+        }
+    }
+
+    /// Its number on the link, for logs.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Resolves when the gateway has answered. Needed by callers that must know before they accept
+    /// a connection.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or how else the stream ended.
+    pub async fn opened(&mut self) -> Result<(), StreamError> {
+        poll_fn(|cx| {
+            self.shared
+                .with(|core| core.poll_opened(self.id, cx.waker()))
+        })
+        .await
+    }
+
+    /// Resolves when the stream has ended other than by both sides finishing.
+    pub async fn broken(&self) -> StreamError {
+        poll_fn(|cx| self.poll_broken(cx)).await
+    }
+
+    pub(crate) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
+        self.shared
+            .with(|core| core.poll_broken(self.id, cx.waker()))
+    }
+
+    /// How many bytes of payload [`Self::send`] takes now.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
+        self.shared.with(|core| core.poll_room(self.id, cx.waker()))
+    }
+
+    /// Queues a frame: [`crate::frame::HEADER`] bytes of room, then the payload.
+    pub(crate) fn send(&self, frame: BytesMut) {
+        self.shared.with(|core| core.send(self.id, frame));
+    }
+
+    /// FIN after what was sent.
+    pub(crate) fn finish(&self) {
+        self.shared.with(|core| core.finish(self.id));
+    }
+
+    /// Adds what has arrived to `out`.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &Context<'_>,
+        out: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<Received, StreamError>> {
+        self.shared
+            .with(|core| core.poll_receive(self.id, out, cx.waker()))
+    }
+
+    /// Gives the peer credit for bytes that are done with.
+    pub(crate) fn consumed(&self, bytes: usize) {
+        self.shared.with(|core| core.consumed(self.id, bytes));
+    }
+
+    /// Resets the stream behind what was sent, as a TCP reset follows the data before it.
+    pub(crate) fn reset_after_data(mut self) {
+        self.release = Release::AfterData;
+    }
+
+    pub(crate) fn accept(&self) {
+        self.shared.with(|core| core.accept(self.id));
+    }
+
+    pub(crate) fn refuse(mut self, refusal: &Refusal) {
+        self.release = Release::Done;
+        self.shared.with(|core| core.refuse(self.id, refusal));
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let ordered = self.release == Release::AfterData;
+        if self.release != Release::Done {
+            self.shared.with(|core| core.release(self.id, ordered));
+        }
+    }
+}
