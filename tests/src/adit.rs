@@ -320,7 +320,7 @@ pub fn control_socket(user: User) -> String {
 }
 
 /// Keys of the gateway and of its users, made once for each lab.
-fn make_keys(lab: &Lab) -> Result<()> {
+pub(crate) fn make_keys(lab: &Lab) -> Result<()> {
     let service = User::Service;
     if lab.outside(GATEWAY_HOME).is_dir() {
         return Ok(());

@@ -15,6 +15,7 @@ mod process;
 mod run;
 mod sandbox;
 pub mod script;
+pub mod service;
 mod users;
 mod witness;
 
