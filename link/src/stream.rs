@@ -40,17 +40,22 @@ impl Stream {
         self.id
     }
 
+    /// Waits for the gateway's answer beside whoever holds the stream. One at a time: the latest
+    /// that asks is told.
+    pub fn answer(&self) -> Answer {
+        Answer {
+            shared: self.shared.clone(),
+            id: self.id,
+        }
+    }
+
     /// Resolves when the gateway has answered. Needed by callers that must know before they accept
     /// a connection.
     ///
     /// # Errors
     /// The gateway's refusal, or how else the stream ended.
     pub async fn opened(&mut self) -> Result<(), StreamError> {
-        poll_fn(|cx| {
-            self.shared
-                .with(|core| core.poll_opened(self.id, cx.waker()))
-        })
-        .await
+        self.answer().opened().await
     }
 
     /// Resolves when the stream has ended other than by both sides finishing.
@@ -105,6 +110,26 @@ impl Stream {
     pub(crate) fn refuse(mut self, refusal: &Refusal) {
         self.release = Release::Done;
         self.shared.with(|core| core.refuse(self.id, refusal));
+    }
+}
+
+/// The gateway's answer to one stream.
+pub struct Answer {
+    shared: Shared,
+    id: u32,
+}
+
+impl Answer {
+    /// Resolves when the gateway has answered, or the stream is gone.
+    ///
+    /// # Errors
+    /// The gateway's refusal, or how else the stream ended.
+    pub async fn opened(&self) -> Result<(), StreamError> {
+        poll_fn(|cx| {
+            self.shared
+                .with(|core| core.poll_opened(self.id, cx.waker()))
+        })
+        .await
     }
 }
 

@@ -224,7 +224,7 @@ impl Core {
         }
         match self.streams.get_mut(&id) {
             Some(state) if state.phase == Phase::Opening => {
-                park(&mut state.status_waker, waker);
+                park(&mut state.opened_waker, waker);
                 Poll::Pending
             }
             Some(_) | None => Poll::Ready(Ok(())),

@@ -128,7 +128,7 @@ impl Core {
             return Self::violate(Violation::SecondAnswer(id));
         }
         state.phase = Phase::Open;
-        let waker = state.status_waker.take();
+        let waker = state.opened_waker.take();
         self.woken.extend(waker);
         Ok(())
     }

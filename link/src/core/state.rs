@@ -85,6 +85,7 @@ pub(crate) struct State {
     pub(crate) receive_waker: Option<Waker>,
     /// Waits for the answer to an opening, or for the end of the stream by violence.
     pub(crate) status_waker: Option<Waker>,
+    pub(crate) opened_waker: Option<Waker>,
 }
 
 impl State {
@@ -105,6 +106,7 @@ impl State {
             send_waker: None,
             receive_waker: None,
             status_waker: None,
+            opened_waker: None,
         }
     }
 
@@ -119,6 +121,7 @@ impl State {
             self.send_waker.take(),
             self.receive_waker.take(),
             self.status_waker.take(),
+            self.opened_waker.take(),
         ]
         .into_iter()
         .flatten()
