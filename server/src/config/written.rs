@@ -1,0 +1,95 @@
+//! First stage: the file as it is written, with the place of every value that the second stage may object to.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::config_error::ConfigError;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) version: Spanned<u64>,
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) host_keys: Vec<PathBuf>,
+    pub(super) authorized_keys: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) groups: BTreeMap<String, Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) policy: Vec<Spanned<WrittenEntry>>,
+    pub(super) max_connections: Option<Spanned<u64>>,
+    pub(super) max_unauthenticated: Option<Spanned<u64>>,
+    pub(super) max_streams_per_user: Option<Spanned<u64>>,
+    pub(super) login_grace_seconds: Option<Spanned<u64>>,
+    pub(super) dial_timeout_seconds: Option<Spanned<u64>>,
+    pub(super) rekey_bytes: Option<Spanned<u64>>,
+    pub(super) threads: Option<Spanned<u64>>,
+    pub(super) log: Option<WrittenLog>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenEntry {
+    pub(super) name: Spanned<String>,
+    pub(super) users: Vec<Spanned<String>>,
+    pub(super) allow: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenLog {
+    #[serde(default)]
+    pub(super) format: LogFormat,
+    #[serde(default)]
+    pub(super) to: LogTo,
+    #[serde(default)]
+    pub(super) level: LogLevel,
+}
+
+/// Form of the lines on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTo {
+    /// The journal when systemd started us with it (and for `--stdio` whenever there is one), else stderr.
+    #[default]
+    Auto,
+    /// The journal, or it is an error.
+    Journal,
+    /// Standard error.
+    Stderr,
+}
+
+/// How much is logged beside the audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What broke.
+    Error,
+    /// And what may.
+    Warn,
+    /// And who comes and goes.
+    #[default]
+    Info,
+    /// And how it is done.
+    Debug,
+}
+
+impl Written {
+    pub(super) fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        serde_saphyr::from_str(text).map_err(|error| ConfigError::yaml(file, text, &error))
+    }
+}

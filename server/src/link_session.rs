@@ -1,0 +1,97 @@
+//! Serves one link: each stream that is asked for is opened and relayed in a task of its own.
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_link::{HandshakeError, Host, Incoming, LinkEnd, OpenHeader, ReadChunks, Request, WriteChunks};
+use tokio::task::JoinSet;
+use tokio::time::{error::Elapsed, timeout};
+
+use crate::asked::Asked;
+use crate::audit::Who;
+use crate::gateway::Gateway;
+
+/// Time for a goodbye to be sent when the gateway stops.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a link never began.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No hello in time.
+    #[error("the broker did not begin the link in time")]
+    Silent(#[from] Elapsed),
+    /// The hellos did not fit.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+}
+
+/// Serves a link until it ends, or until the gateway stops; no stream of it is left when this returns.
+///
+/// # Errors
+/// It never began.
+pub async fn serve<R: ReadChunks, W: WriteChunks>(
+    gateway: &Arc<Gateway>,
+    who: &Arc<Who>,
+    read: R,
+    write: W,
+) -> Result<LinkEnd, LinkError> {
+    let hello = adit_link::accept(read, write, adit_link::Limits::default());
+    let (mut incoming, driver) = timeout(gateway.limits().login_grace, hello).await??;
+    let mut driver = tokio::spawn(driver.run());
+    let mut flows = JoinSet::new();
+    take_streams(gateway, who, &mut incoming, &mut flows).await;
+    let ended = timeout(GOODBYE, &mut driver).await;
+    // Relays see the end of their link by themselves and say so in the audit; a dial that still waits is cut off.
+    let _ = timeout(GOODBYE, async { while flows.join_next().await.is_some() {} }).await;
+    flows.shutdown().await;
+    driver.abort();
+    Ok(ended.ok().and_then(Result::ok).unwrap_or(LinkEnd::Closed))
+}
+
+/// Returns when the link takes no more streams.
+async fn take_streams(gateway: &Arc<Gateway>, who: &Arc<Who>, incoming: &mut Incoming, flows: &mut JoinSet<()>) {
+    let stopped = gateway.stopped();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            request = incoming.next() => match request {
+                Some(request) => {
+                    flows.spawn(flow(Arc::clone(gateway), Arc::clone(who), request));
+                }
+                None => return,
+            },
+            // Only collects what has finished: a JoinSet keeps results until they are taken.
+            Some(_) = flows.join_next() => {}
+            () = &mut stopped => {
+                incoming.close();
+                return;
+            }
+        }
+    }
+}
+
+/// One stream, from its header to its end.
+async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
+    let header = request.header();
+    let asked = Asked::from_header(header);
+    let shown = match &asked {
+        Ok(asked) => asked.to_string(),
+        Err(_) => as_written(header),
+    };
+    match gateway.open(&who, asked, shown, header.application.as_deref()).await {
+        Err(refusal) => request.refuse(refusal),
+        Ok(dialled) => {
+            let stream = request.accept();
+            let end = adit_link::relay(dialled.connected, stream, &dialled.open.counters).await;
+            dialled.open.ended(end);
+            drop(dialled.place);
+        }
+    }
+}
+
+/// A destination that is none, for the audit.
+fn as_written(header: &OpenHeader) -> String {
+    match &header.host {
+        Host::Address(address) => format!("{address} port {}", header.port),
+        Host::Name(name) => format!("{name} port {}", header.port),
+    }
+}

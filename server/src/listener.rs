@@ -1,0 +1,228 @@
+//! Listens, accepts, and runs a Secure Shell session on each connection.
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_link::ssh::BufferedSocket;
+use nix::errno::Errno;
+use russh::keys::PrivateKey;
+use russh::{Disconnect, MethodKind, MethodSet, SshId};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+
+use crate::authorized_keys::KeysPath;
+use crate::config::Limits;
+use crate::gateway::Gateway;
+use crate::handler::{Arrival, Client, MAX_CHANNELS};
+use crate::unauthenticated::{Guest, Unauthenticated};
+
+const BACKLOG: i32 = 1024;
+/// Attempts to authenticate; offering a key that is not known counts as one.
+const MAX_ATTEMPTS: usize = 6;
+/// How long the answer to an offered key takes, known or not, so that its time does not tell whether the user exists.
+const OFFER_ANSWER: Duration = Duration::from_millis(100);
+/// Pause when the system has no descriptor or memory for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Time for a session to end after its goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// An address that could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// A listening socket; `[::]` takes IPv4 as well, whatever the system's default is.
+///
+/// # Errors
+/// In use, not allowed, no such address.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    bind(address).map_err(|source| ListenError { address, source })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections for one gateway.
+#[derive(Clone)]
+pub struct Server {
+    gateway: Arc<Gateway>,
+    keys: KeysPath,
+    session: Arc<russh::server::Config>,
+    connections: Arc<Semaphore>,
+    unauthenticated: Arc<Unauthenticated>,
+    /// Dropped with the last connection: see [`Server::drained`].
+    alive: mpsc::WeakSender<()>,
+}
+
+/// Resolves when no connection is left.
+pub struct Drained {
+    alive: mpsc::Sender<()>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Drained {
+    /// To be called when nothing accepts any more.
+    pub async fn wait(mut self) {
+        drop(self.alive);
+        // Nothing is ever sent: this is the end of the last sender.
+        while self.ended.recv().await.is_some() {}
+    }
+}
+
+impl Server {
+    /// A server with these host keys.
+    pub fn new(gateway: Arc<Gateway>, keys: KeysPath, host_keys: Vec<PrivateKey>) -> (Self, Drained) {
+        let limits = *gateway.limits();
+        let (alive, ended) = mpsc::channel(1);
+        let server = Self {
+            session: Arc::new(session_config(&limits, host_keys)),
+            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
+            alive: alive.downgrade(),
+            gateway,
+            keys,
+        };
+        (server, Drained { alive, ended })
+    }
+
+    /// Accepts until the gateway stops. An error of accept(2) never ends this.
+    pub async fn accept_all(self, listener: TcpListener) {
+        let stopped = self.gateway.stopped();
+        tokio::pin!(stopped);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stopped => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.welcome(socket, peer),
+                Err(error) if is_exhaustion(&error) => {
+                    tracing::error!(%error, "no connection can be accepted for now");
+                    sleep(EXHAUSTED).await;
+                }
+                // A connection that ended before it was accepted, or another matter of that one connection: accept(2), ERRORS.
+                Err(error) => tracing::debug!(%error, "accept"),
+            }
+        }
+    }
+
+    fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        // Without it the server is being dropped already.
+        let Some(alive) = self.alive.upgrade() else { return };
+        let server = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server.converse(socket, peer).await {
+                tracing::info!(%peer, %error, "connection ended");
+            }
+            drop(alive);
+        });
+    }
+
+    async fn converse(&self, socket: TcpStream, peer: SocketAddr) -> Result<(), russh::Error> {
+        socket.set_nodelay(true)?;
+        let second = socket2::SockRef::from(&socket).try_clone()?;
+        let guest = Arc::new(self.unauthenticated.enter(second.into()));
+        let patience = self.patience(&guest, peer);
+        let arrival = Arrival {
+            gateway: Arc::clone(&self.gateway),
+            keys: self.keys.clone(),
+            peer,
+            guest,
+            connections: Arc::clone(&self.connections),
+            channels: Arc::new(Semaphore::new(MAX_CHANNELS as usize)),
+        };
+        let conversation = self.session_of(socket, arrival);
+        tokio::pin!(patience, conversation);
+        tokio::select! {
+            ended = &mut conversation => ended,
+            () = &mut patience => conversation.await,
+        }
+    }
+
+    /// Turns a connection out that has not authenticated in time.
+    fn patience(&self, guest: &Arc<Guest>, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let grace = self.gateway.limits().login_grace;
+        let guest = Arc::downgrade(guest);
+        async move {
+            sleep(grace).await;
+            if let Some(guest) = guest.upgrade() {
+                tracing::info!(%peer, "closed: did not log in in time");
+                guest.turn_out();
+            }
+        }
+    }
+
+    async fn session_of(&self, socket: TcpStream, arrival: Arrival) -> Result<(), russh::Error> {
+        let channels = Arc::clone(&arrival.channels);
+        let client = Client::new(arrival);
+        let running = russh::server::run_stream(Arc::clone(&self.session), BufferedSocket::new(socket), client);
+        let mut session = tokio::select! {
+            running = running => running?,
+            () = self.gateway.stopped() => return Ok(()),
+        };
+        tokio::select! {
+            ended = &mut session => return ended,
+            () = self.gateway.stopped() => {}
+        }
+        // First the links say their goodbye, each within its own limit.
+        let _all = channels.acquire_many(MAX_CHANNELS).await;
+        let handle = session.handle();
+        let farewell = async {
+            handle.disconnect(Disconnect::ByApplication, "the gateway is stopping".into(), String::new()).await.ok();
+            session.await
+        };
+        timeout(FAREWELL, farewell).await.unwrap_or(Ok(()))
+    }
+}
+
+fn session_config(limits: &Limits, host_keys: Vec<PrivateKey>) -> russh::server::Config {
+    let mut config = russh::server::Config {
+        server_id: SshId::Standard(concat!("SSH-2.0-adit_", env!("CARGO_PKG_VERSION")).into()),
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        auth_rejection_time: OFFER_ANSWER,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        max_auth_attempts: MAX_ATTEMPTS,
+        keys: host_keys,
+        ..russh::server::Config::default()
+    };
+    adit_link::ssh::tune_server(&mut config);
+    config.limits.rekey_read_limit = limits.rekey_bytes;
+    config.limits.rekey_write_limit = limits.rekey_bytes;
+    config
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_resources_makes_the_accept_loop_pause() {
+        // Numbers of Linux's errno(3).
+        for (errno, pauses) in [(24, true), (23, true), (105, true), (12, true), (103, false), (110, false), (1, false)] {
+            assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(errno)), pauses, "{errno}");
+        }
+    }
+}

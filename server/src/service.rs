@@ -1,0 +1,35 @@
+//! What a service does for its manager: limits, signals, readiness.
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Takes all descriptors that we may have: every stream needs one, and the soft limit is 1024 on most systems for the sake of
+/// programs that use select(2).
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of descriptors cannot be raised"),
+    }
+}
+
+/// Tells systemd a state, such as `READY=1` (sd_notify(3)). Without systemd this does nothing.
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&path, state) {
+        tracing::warn!(%error, state, "the service manager was not told");
+    }
+}
+
+fn send(path: &OsStr, state: &str) -> io::Result<()> {
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}
