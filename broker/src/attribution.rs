@@ -56,7 +56,15 @@ impl Attribution {
     /// Who holds the socket that connects `source` to `destination`.
     pub async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
         let (answer, answered) = oneshot::channel();
-        if self.questions.try_send(Question { source, destination, answer }).is_err() {
+        if self
+            .questions
+            .try_send(Question {
+                source,
+                destination,
+                answer,
+            })
+            .is_err()
+        {
             return Attributed::Unknown;
         }
         answered.await.unwrap_or(Attributed::Unknown)
@@ -89,7 +97,10 @@ fn look_up(
         }
     };
     // A socket that its program closed has no inode any more, and no owner to speak of.
-    let Owner { uid: owner_uid, inode } = owner;
+    let Owner {
+        uid: owner_uid,
+        inode,
+    } = owner;
     if inode == 0 {
         return Attributed::Unknown;
     }
@@ -97,7 +108,10 @@ fn look_up(
         return Attributed::Foreign { uid: owner_uid };
     }
     match attributor.process(&owner) {
-        Some(process) => Attributed::Process { pid: process.pid, path: process.path },
+        Some(process) => Attributed::Process {
+            pid: process.pid,
+            path: process.path,
+        },
         None => Attributed::Unknown,
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_capture::wire::ErrorCode;
 use adit_capture::{Claim, Client, ClientError, Family};
 use tokio::sync::watch;
 
@@ -54,13 +55,10 @@ pub struct MarkedSockets {
 impl MarkedSockets {
     /// An unconnected stream socket; waits a moment for a helper that is being restarted.
     pub async fn get(&self, family: Family) -> Result<OwnedFd, NoSocket> {
-        let mut client = self.client.clone();
-        let waited = tokio::time::timeout(SOCKET_PATIENCE, client.wait_for(Option::is_some)).await;
-        let client = match waited {
-            Ok(Ok(client)) => client.clone(),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        let client = client.ok_or(NoSocket::HelperGone)?;
+        let mut present = self.client.clone();
+        let waited = tokio::time::timeout(SOCKET_PATIENCE, present.wait_for(Option::is_some));
+        waited.await.map_or(Err(NoSocket::HelperGone), |_| Ok(()))?;
+        let client = self.client.borrow().clone().ok_or(NoSocket::HelperGone)?;
         Ok(client.marked_socket(family).await?)
     }
 }
@@ -91,7 +89,14 @@ impl CaptureSession {
             state: state_sender,
         };
         tokio::spawn(keeper.keep());
-        Self { sockets: MarkedSockets { client: client.clone() }, state, claim, client }
+        Self {
+            sockets: MarkedSockets {
+                client: client.clone(),
+            },
+            state,
+            claim,
+            client,
+        }
     }
 
     /// From now on this is what the helper should hand over, also after it was restarted.
@@ -107,6 +112,22 @@ impl CaptureSession {
             Some(client) => client.release().await,
             None => Ok(()),
         }
+    }
+}
+
+/// Whether the helper would say the same again.
+fn is_lasting(error: &ClientError) -> bool {
+    let ClientError::Refused { code, .. } = error else {
+        return false;
+    };
+    match code {
+        ErrorCode::Version
+        | ErrorCode::Protocol
+        | ErrorCode::NotAllowed
+        | ErrorCode::Busy
+        | ErrorCode::BadClaim
+        | ErrorCode::BadListener => true,
+        ErrorCode::TooMany | ErrorCode::Kernel => false,
     }
 }
 
@@ -151,8 +172,10 @@ impl Keeper {
             if let Some(claim) = wanted
                 && let Err(error) = self.put(&client, &claim).await
             {
-                if error.is_refusal() {
-                    self.report(CaptureState::Refused { reason: error.to_string() });
+                if is_lasting(&error) {
+                    self.report(CaptureState::Refused {
+                        reason: error.to_string(),
+                    });
                     return None;
                 }
                 return Some(error.to_string());
@@ -165,7 +188,7 @@ impl Keeper {
     }
 
     async fn put(&self, client: &Client, claim: &Claim) -> Result<(), ClientError> {
-        let listeners: Vec<_> = self.listeners.sockets().map(|socket| socket.as_fd()).collect();
+        let listeners: Vec<_> = self.listeners.sockets().map(AsFd::as_fd).collect();
         client.claim(claim, &listeners).await?;
         self.report(CaptureState::Capturing);
         Ok(())
@@ -183,10 +206,14 @@ impl Keeper {
             return;
         }
         match state {
-            CaptureState::Waiting { reason } => tracing::warn!("waiting for the capture helper: {reason}"),
+            CaptureState::Waiting { reason } => {
+                tracing::warn!("waiting for the capture helper: {reason}")
+            }
             CaptureState::Connected => tracing::debug!("the capture helper answers"),
             CaptureState::Capturing => tracing::info!("capturing"),
-            CaptureState::Refused { reason } => tracing::error!("the capture helper refuses: {reason}"),
+            CaptureState::Refused { reason } => {
+                tracing::error!("the capture helper refuses: {reason}")
+            }
         }
     }
 }

@@ -36,8 +36,10 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "As root (sudo) it starts the capture helper itself, and drops to the calling user for everything \
-    else. As an ordinary user it needs a running helper.\n\nExample: sudo adit up alice@gw.example 198.51.100.0/24")]
+#[command(
+    after_help = "As root (sudo) it starts the capture helper itself, and drops to the calling user for everything \
+    else. As an ordinary user it needs a running helper.\n\nExample: sudo adit up alice@gw.example 198.51.100.0/24"
+)]
 pub(crate) struct Up {
     /// The gateway: USER@HOST[:PORT]
     pub(crate) gateway: adit_rules::Gateway,
@@ -106,7 +108,9 @@ pub(crate) struct Control {
 impl Control {
     /// As given, or the user's usual one.
     pub(crate) fn path(&self) -> PathBuf {
-        self.path.clone().unwrap_or_else(default_paths::control_socket)
+        self.path
+            .clone()
+            .unwrap_or_else(default_paths::control_socket)
     }
 }
 
@@ -176,10 +180,15 @@ pub(crate) struct Explain {
 fn network(text: &str) -> Result<IpNet, String> {
     let network = match text.parse::<std::net::IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(|_| "not a network like 198.51.100.0/24".to_owned())?,
+        Err(_) => text
+            .parse::<IpNet>()
+            .map_err(|_| "not a network like 198.51.100.0/24".to_owned())?,
     };
     if network.trunc() != network {
-        return Err(format!("has bits set after its prefix: meant {}?", network.trunc()));
+        return Err(format!(
+            "has bits set after its prefix: meant {}?",
+            network.trunc()
+        ));
     }
     Ok(network)
 }
@@ -198,13 +207,20 @@ mod tests {
     fn networks_as_people_write_them() {
         let check = |text: &str, expected: Result<&str, &str>| {
             let parsed = network(text).map(|network| network.to_string());
-            assert_eq!(parsed, expected.map(str::to_owned).map_err(str::to_owned), "{text}");
+            assert_eq!(
+                parsed,
+                expected.map(str::to_owned).map_err(str::to_owned),
+                "{text}"
+            );
         };
         check("198.51.100.0/24", Ok("198.51.100.0/24"));
         check("198.51.100.7", Ok("198.51.100.7/32"));
         check("2001:db8::/32", Ok("2001:db8::/32"));
         check("0.0.0.0/0", Ok("0.0.0.0/0"));
-        check("198.51.100.7/24", Err("has bits set after its prefix: meant 198.51.100.0/24?"));
+        check(
+            "198.51.100.7/24",
+            Err("has bits set after its prefix: meant 198.51.100.0/24?"),
+        );
         check("gw.example", Err("not a network like 198.51.100.0/24"));
     }
 }

@@ -73,7 +73,9 @@ pub enum DaemonError {
     #[error("the capture helper refuses: {0}")]
     CaptureRefused(String),
     /// The helper is gone and nobody will start it again.
-    #[error("the capture helper is gone ({0}): the tunnelled destinations stay closed until the next `adit up`, or `adit down`")]
+    #[error(
+        "the capture helper is gone ({0}): the tunnelled destinations stay closed until the next `adit up`, or `adit down`"
+    )]
     HelperGone(String),
     /// The first connection to the gateway can't work.
     #[error("{0}")]
@@ -133,7 +135,14 @@ impl Broker {
             flows: Arc::new(FlowTable::default()),
         });
         let since = jiff::Timestamp::now();
-        Ok(Self { settings, since, listeners, session, dispatcher, asked_down: Notify::new() })
+        Ok(Self {
+            settings,
+            since,
+            listeners,
+            session,
+            dispatcher,
+            asked_down: Notify::new(),
+        })
     }
 
     async fn capture(&self, ready: impl FnOnce()) -> Result<(), DaemonError> {
@@ -142,7 +151,8 @@ impl Broker {
             self.gateways_let_us_in().await?;
         }
         let program = self.settings.policy.kernel_program();
-        self.session.claim(claim_of(program, self.settings.on_broker_gone));
+        self.session
+            .claim(claim_of(program, self.settings.on_broker_gone));
         tokio::select! {
             outcome = self.watch_helper(ready, attended) => outcome,
             () = self.accept_flows() => Ok(()),
@@ -167,11 +177,7 @@ impl Broker {
         Ok(())
     }
 
-    async fn watch_helper(
-        &self,
-        ready: impl FnOnce(),
-        attended: bool,
-    ) -> Result<(), DaemonError> {
+    async fn watch_helper(&self, ready: impl FnOnce(), attended: bool) -> Result<(), DaemonError> {
         let mut state = self.session.state.clone();
         let mut ready = Some(ready);
         loop {
@@ -212,7 +218,9 @@ impl Broker {
     async fn accept_flows(&self) {
         let places = Arc::new(Semaphore::new(flow_limit()));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             let (tcp, peer, own) = match self.listeners.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -256,10 +264,16 @@ impl Broker {
             CaptureState::Waiting { reason } => {
                 ("waiting for the capture helper", false, Some(reason))
             }
-            CaptureState::Refused { reason } => ("refused by the capture helper", true, Some(reason)),
+            CaptureState::Refused { reason } => {
+                ("refused by the capture helper", true, Some(reason))
+            }
         };
-        let mut zones: Vec<_> =
-            self.dispatcher.zones.values().map(|zone| zone_status(zone)).collect();
+        let mut zones: Vec<_> = self
+            .dispatcher
+            .zones
+            .values()
+            .map(|zone| zone_status(zone))
+            .collect();
         zones.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, total) = self.dispatcher.flows.counts();
         Status {
@@ -270,7 +284,11 @@ impl Broker {
             user: self.settings.user.name.clone(),
             since: self.since,
             rules: self.settings.rules.clone(),
-            capture: Capture { socket: self.settings.capture.clone(), connected, reason },
+            capture: Capture {
+                socket: self.settings.capture.clone(),
+                connected,
+                reason,
+            },
             zones,
             flows: FlowCounts { active, total },
         }
@@ -293,7 +311,9 @@ fn zone_status(zone: &Zone) -> ZoneStatus {
             status.gateway = Some(gateway.to_string());
             status.streams = link.streams();
         }
-        ZoneState::Down { reason, retry_at, .. } => {
+        ZoneState::Down {
+            reason, retry_at, ..
+        } => {
             status.state = "down".to_owned();
             status.reason = Some(reason.clone());
             let left = retry_at.saturating_duration_since(tokio::time::Instant::now());
@@ -313,9 +333,17 @@ fn claim_of(program: KernelProgram, on_broker_gone: OnBrokerGone) -> Claim {
     let steps = program
         .steps
         .into_iter()
-        .map(|step| Step { to: step.to, ports: step.ports, verdict: verdict(step.verdict) })
+        .map(|step| Step {
+            to: step.to,
+            ports: step.ports,
+            verdict: verdict(step.verdict),
+        })
         .collect();
-    Claim { steps, default: verdict(program.default), on_broker_gone }
+    Claim {
+        steps,
+        default: verdict(program.default),
+        on_broker_gone,
+    }
 }
 
 /// As many flows as there are descriptors for, with the soft limit raised to the hard one.
@@ -323,11 +351,17 @@ fn flow_limit() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
-            if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+            if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+                hard
+            } else {
+                soft
+            }
         }
         Err(_) => 1024,
     };
-    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(1024).clamp(64, 65_536)
+    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS) / 2)
+        .unwrap_or(1024)
+        .clamp(64, 65_536)
 }
 
 /// The signals that end a broker.

@@ -4,12 +4,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::Family;
-use adit_link::{Host, OpenHeader, Refusal, RelayEnd, Stream};
-use adit_rules::{Application, Decision, Destination, Judgement, OnDown, PassPermit, Policy, TunnelPermit};
+use adit_link::{Answer, Host, OpenHeader, Refusal, RefusalReason, RelayEnd, Stream};
+use adit_rules::{
+    Application, Decision, Destination, Judgement, OnDown, PassPermit, Policy, TunnelPermit,
+};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::attribution::{Attributed, Attribution};
@@ -46,11 +49,17 @@ struct Ending {
 
 impl Ending {
     fn refused(reason: impl Into<String>) -> Self {
-        Self { state: State::Refused, reason: Some(reason.into()) }
+        Self {
+            state: State::Refused,
+            reason: Some(reason.into()),
+        }
     }
 
     fn failed(reason: impl Into<String>) -> Self {
-        Self { state: State::Failed, reason: Some(reason.into()) }
+        Self {
+            state: State::Failed,
+            reason: Some(reason.into()),
+        }
     }
 }
 
@@ -92,12 +101,17 @@ impl Dispatcher {
     /// Asks the rules; the application is looked up only if they need it.
     async fn decide(&self, captured: &Captured, flow: &Flow) -> Result<Decision, Ending> {
         let asked = captured.destination.address();
-        let destination =
-            Destination { address: Some(asked.ip()), name: None, port: asked.port() };
+        let destination = Destination {
+            address: Some(asked.ip()),
+            name: None,
+            port: asked.port(),
+        };
         if let Judgement::Decided(decision) = self.policy.judge(&destination, None) {
             return Ok(decision);
         }
-        let application = self.attribute(captured.source.address(), asked, flow).await?;
+        let application = self
+            .attribute(captured.source.address(), asked, flow)
+            .await?;
         match self.policy.judge(&destination, Some(&application)) {
             Judgement::Decided(decision) => Ok(decision),
             Judgement::NeedsApplication => Err(Ending::failed("the rules gave no decision")),
@@ -116,9 +130,9 @@ impl Dispatcher {
                 Ok(Application::Known { path })
             }
             Attributed::Unknown => Ok(Application::Unknown),
-            Attributed::Foreign { uid } => {
-                Err(Ending::refused(format!("opened by another user (uid {uid})")))
-            }
+            Attributed::Foreign { uid } => Err(Ending::refused(format!(
+                "opened by another user (uid {uid})"
+            ))),
         }
     }
 
@@ -140,7 +154,10 @@ impl Dispatcher {
             Err(down) => down.to_string(),
         };
         if let Some(pass) = permit.when_down() {
-            tracing::warn!(flow = flow.id, "passed, as the rule says for a zone that is down: {down}");
+            tracing::warn!(
+                flow = flow.id,
+                "passed, as the rule says for a zone that is down: {down}"
+            );
             flow.decided(Action::Pass, pass.rule(), Some(permit.zone()));
             return self.pass(captured, &pass, flow).await;
         }
@@ -148,21 +165,47 @@ impl Dispatcher {
         Ending::failed(down)
     }
 
-    async fn relay_tunnelled(&self, captured: Captured, stream: Stream, flow: &Arc<Flow>) -> Ending {
+    async fn relay_tunnelled(
+        &self,
+        captured: Captured,
+        stream: Stream,
+        flow: &Arc<Flow>,
+    ) -> Ending {
         let (source, destination) = (captured.source.address(), captured.destination.address());
-        let relayed = adit_link::relay(captured.tcp, stream, &flow.counters);
-        // Who it is, for people who look: asked while the gateway dials, never waited for.
-        let watched = async {
-            if flow.view().application.is_none() {
-                let _ = self.attribute(source, destination, flow).await;
+        let answer = stream.answer();
+        let mut relaying = pin!(adit_link::relay(captured.tcp, stream, &flow.counters));
+        tokio::select! {
+            end = &mut relaying => return ending_of(end, flow),
+            learnt = self.learn(answer, source, destination, flow) => {
+                if let Err(foreign) = learnt {
+                    return foreign;
+                }
             }
-            std::future::pending::<()>().await;
+        }
+        ending_of(relaying.await, flow)
+    }
+
+    /// What people want to see of a flow and the rules did not need: asked beside the relay, never waited for.
+    async fn learn(
+        &self,
+        answer: Answer,
+        source: SocketAddr,
+        destination: SocketAddr,
+        flow: &Flow,
+    ) -> Result<(), Ending> {
+        let opened = async {
+            if answer.opened().await.is_ok() {
+                flow.opened();
+            }
+            Ok(())
         };
-        let end = tokio::select! {
-            end = relayed => end,
-            () = watched => return Ending::failed("cannot happen: the watcher never ends"),
+        let attributed = async {
+            if !flow.is_attributed() {
+                self.attribute(source, destination, flow).await?;
+            }
+            Ok(())
         };
-        ending_of(end, flow)
+        tokio::try_join!(opened, attributed).map(|_| ())
     }
 
     /// Relays to where the application wanted to go, over a socket that the rules let through.
@@ -170,7 +213,10 @@ impl Dispatcher {
         match self.dial(permit).await {
             Ok(far) => {
                 flow.opened();
-                ending_of(adit_link::relay_tcp(captured.tcp, far, &flow.counters).await, flow)
+                ending_of(
+                    adit_link::relay_tcp(captured.tcp, far, &flow.counters).await,
+                    flow,
+                )
             }
             Err(ending) => {
                 adit_link::reset(captured.tcp);
@@ -180,7 +226,12 @@ impl Dispatcher {
     }
 
     async fn dial(&self, permit: &PassPermit) -> Result<TcpStream, Ending> {
-        let Destination { address: Some(ip), port, .. } = *permit.destination() else {
+        let Destination {
+            address: Some(ip),
+            port,
+            ..
+        } = *permit.destination()
+        else {
             return Err(Ending::failed("no address to dial"));
         };
         let address = SocketAddr::new(ip, port);
@@ -197,40 +248,76 @@ impl Dispatcher {
 }
 
 fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
-    let Destination { address, name, port } = permit.destination();
+    let Destination {
+        address,
+        name,
+        port,
+    } = permit.destination();
     let host = match (name, address) {
         (Some(name), _) => Host::Name(name.clone()),
         (None, Some(ip)) => Host::Address(*ip),
         (None, None) => Host::Name(String::new()),
     };
-    let application = flow.view().application.map(|path| path.to_string_lossy().into_owned());
-    OpenHeader { host, port: *port, application }
+    let application = flow
+        .application()
+        .map(|path| path.to_string_lossy().into_owned());
+    OpenHeader {
+        host,
+        port: *port,
+        application,
+    }
 }
 
 fn ending_of(end: RelayEnd, flow: &Flow) -> Ending {
     match end {
-        RelayEnd::Finished => Ending { state: State::Closed, reason: None },
-        RelayEnd::ResetHere(error) => {
-            Ending { state: State::Closed, reason: Some(format!("reset by the application: {error}")) }
-        }
-        RelayEnd::ResetThere => {
-            Ending { state: State::Closed, reason: Some("reset by the destination".to_owned()) }
-        }
+        RelayEnd::Finished => Ending {
+            state: State::Closed,
+            reason: None,
+        },
+        RelayEnd::ResetHere(error) => Ending {
+            state: State::Closed,
+            reason: Some(format!("reset by the application: {error}")),
+        },
+        RelayEnd::ResetThere => Ending {
+            state: State::Closed,
+            reason: Some("reset by the destination".to_owned()),
+        },
         RelayEnd::Refused(refusal) => Ending::refused(refusal_text(&refusal)),
         RelayEnd::LinkEnded(end) => {
-            let was = if flow.was_open() { "while open" } else { "before it opened" };
+            let was = if flow.was_open() {
+                "while open"
+            } else {
+                "before it opened"
+            };
             Ending::failed(format!("link lost {was}: {end}"))
         }
     }
 }
 
 fn refusal_text(refusal: &Refusal) -> String {
-    refusal.to_string()
+    let reason = match refusal.reason {
+        RefusalReason::Denied => "denied",
+        RefusalReason::Refused => "refused",
+        RefusalReason::HostUnreachable => "host unreachable",
+        RefusalReason::NetworkUnreachable => "network unreachable",
+        RefusalReason::Unresolvable => "unresolvable",
+        RefusalReason::TimedOut => "timed out",
+        RefusalReason::Busy => "busy",
+        RefusalReason::Failed => "failed",
+    };
+    if refusal.detail.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("{reason}: {}", refusal.detail)
+    }
 }
 
 fn report(flow: &Flow, ending: &Ending) {
     let view = flow.view();
-    let application = view.application.as_deref().unwrap_or(std::path::Path::new("unknown"));
+    let application = view
+        .application
+        .as_deref()
+        .unwrap_or(std::path::Path::new("unknown"));
     let reason = ending.reason.as_deref().unwrap_or("finished");
     let (destination, rule) = (view.destination, view.rule.as_deref().unwrap_or("-"));
     let zone = view.zone.as_deref().unwrap_or("-");

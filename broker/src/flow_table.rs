@@ -138,6 +138,16 @@ impl Flow {
         details.pid = Some(pid);
     }
 
+    /// Path of the application's binary, as far as it is known.
+    pub fn application(&self) -> Option<PathBuf> {
+        self.details().application.clone()
+    }
+
+    /// Whether it is known who opened it.
+    pub fn is_attributed(&self) -> bool {
+        self.details().pid.is_some()
+    }
+
     /// Notes what the rules gave.
     pub fn decided(&self, action: Action, rule: &str, zone: Option<&str>) {
         let mut details = self.details();
@@ -266,7 +276,12 @@ impl FlowTable {
     pub fn views(&self) -> Vec<FlowView> {
         let mut flows: Vec<_> = {
             let flows = self.flows();
-            flows.ended.iter().chain(flows.live.values()).cloned().collect()
+            flows
+                .ended
+                .iter()
+                .chain(flows.live.values())
+                .cloned()
+                .collect()
         };
         flows.sort_by_key(|flow| flow.id);
         flows.iter().map(|flow| flow.view()).collect()

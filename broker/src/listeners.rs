@@ -1,7 +1,6 @@
 //! Where redirected connections arrive: one listener on each loopback address.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,7 +40,7 @@ impl Listeners {
     }
 
     /// The sockets, for the claim.
-    pub fn sockets(&self) -> impl Iterator<Item = impl AsFd + '_> {
+    pub fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 
@@ -60,9 +59,7 @@ impl Listeners {
     }
 }
 
-async fn accept_on(
-    listener: &TcpListener,
-) -> std::io::Result<(TcpStream, SocketAddr, SocketAddr)> {
+async fn accept_on(listener: &TcpListener) -> std::io::Result<(TcpStream, SocketAddr, SocketAddr)> {
     let own = listener.local_addr()?;
     let (tcp, peer) = listener.accept().await?;
     Ok((tcp, peer, own))
@@ -70,7 +67,11 @@ async fn accept_on(
 
 fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bound = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }

@@ -17,6 +17,8 @@ pub(crate) fn start(level: &str) {
         registry.with(journal).init();
         return;
     }
-    let plain = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let plain = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
     registry.with(plain).init();
 }

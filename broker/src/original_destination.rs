@@ -56,12 +56,23 @@ impl ClientAddress {
 
 impl Captured {
     /// Asks the kernel. `own` is the address of the listener that accepted.
-    pub fn identify(tcp: TcpStream, peer: SocketAddr, own: SocketAddr) -> Result<Self, NotCaptured> {
+    pub fn identify(
+        tcp: TcpStream,
+        peer: SocketAddr,
+        own: SocketAddr,
+    ) -> Result<Self, NotCaptured> {
         let unknown = |source| NotCaptured::Unknown { peer, source };
         let socket = SockRef::from(&tcp);
-        let asked = if own.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        let asked = if own.is_ipv4() {
+            socket.original_dst_v4()
+        } else {
+            socket.original_dst_v6()
+        };
         let destination = asked.map_err(unknown)?.as_socket().ok_or_else(|| {
-            unknown(std::io::Error::new(std::io::ErrorKind::InvalidData, "not an IP address"))
+            unknown(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                "not an IP address",
+            ))
         })?;
         if destination == own {
             return Err(NotCaptured::Direct(peer));

@@ -1,5 +1,8 @@
 //! What people and programs read: the only place that prints.
-#![allow(clippy::print_stdout, reason = "this is the renderer of the command line")]
+#![allow(
+    clippy::print_stdout,
+    reason = "this is the renderer of the command line"
+)]
 
 use std::fmt::Arguments;
 use std::io::Write;
@@ -34,22 +37,33 @@ pub(crate) fn complain(error: &anyhow::Error) {
 /// Columns as wide as their widest cell, two blanks between.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     let render = |cells: Vec<&str>| {
-        let padded: Vec<_> =
-            cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<_> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}"))
+            .collect();
         padded.join("  ").trim_end().to_owned()
     };
     line(format_args!("{}", render(header.to_vec())));
     for row in rows {
-        line(format_args!("{}", render(row.iter().map(String::as_str).collect())));
+        line(format_args!(
+            "{}",
+            render(row.iter().map(String::as_str).collect())
+        ));
     }
 }
 
 /// Text from outside without what a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+    text.chars()
+        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
+        .collect()
 }

@@ -21,23 +21,43 @@ pub(crate) enum DropError {
 /// Becomes `user`: groups, then gid, then uid, then the proof that root does not come back.
 pub(crate) fn become_user(user: &User) -> Result<(), DropError> {
     let name = || user.name.clone();
-    let known = nix::unistd::User::from_uid(user.uid).ok().flatten().is_some();
+    let known = nix::unistd::User::from_uid(user.uid)
+        .ok()
+        .flatten()
+        .is_some();
     let groups = match CString::new(user.name.as_str()) {
         Ok(login) if known => initgroups(&login, user.gid),
         Ok(_) | Err(_) => setgroups(&[user.gid]),
     };
-    groups.map_err(|source| DropError::Groups { user: name(), source })?;
-    setresgid(user.gid, user.gid, user.gid)
-        .map_err(|source| DropError::Group { user: name(), source })?;
-    setresuid(user.uid, user.uid, user.uid)
-        .map_err(|source| DropError::User { user: name(), source })?;
+    groups.map_err(|source| DropError::Groups {
+        user: name(),
+        source,
+    })?;
+    setresgid(user.gid, user.gid, user.gid).map_err(|source| DropError::Group {
+        user: name(),
+        source,
+    })?;
+    setresuid(user.uid, user.uid, user.uid).map_err(|source| DropError::User {
+        user: name(),
+        source,
+    })?;
     if user.uid.is_root() {
         return Ok(());
     }
-    let uids = getresuid().map_err(|source| DropError::User { user: name(), source })?;
-    let gids = getresgid().map_err(|source| DropError::Group { user: name(), source })?;
-    let gone = [uids.real, uids.effective, uids.saved].iter().all(|uid| *uid == user.uid)
-        && [gids.real, gids.effective, gids.saved].iter().all(|gid| *gid == user.gid);
+    let uids = getresuid().map_err(|source| DropError::User {
+        user: name(),
+        source,
+    })?;
+    let gids = getresgid().map_err(|source| DropError::Group {
+        user: name(),
+        source,
+    })?;
+    let gone = [uids.real, uids.effective, uids.saved]
+        .iter()
+        .all(|uid| *uid == user.uid)
+        && [gids.real, gids.effective, gids.saved]
+            .iter()
+            .all(|gid| *gid == user.gid);
     if !gone || setuid(nix::unistd::Uid::from_raw(0)).is_ok() {
         return Err(DropError::RootStayed);
     }

@@ -28,7 +28,10 @@ impl SessionNote {
     /// Leaves the note. A failure costs `adit down --capture` being needed after a crash, nothing else.
     pub fn write(control: &Path, capture: &Path) -> Option<Self> {
         let file = file_beside(control);
-        let text = serde_json::to_vec(&Text { capture: capture.to_owned() }).ok()?;
+        let text = serde_json::to_vec(&Text {
+            capture: capture.to_owned(),
+        })
+        .ok()?;
         match std::fs::write(&file, text) {
             Ok(()) => Some(Self { file }),
             Err(error) => {
@@ -41,7 +44,9 @@ impl SessionNote {
     /// The helper's socket that a killed broker noted.
     pub fn read(control: &Path) -> Option<PathBuf> {
         let text = std::fs::read(file_beside(control)).ok()?;
-        serde_json::from_slice::<Text>(&text).ok().map(|text| text.capture)
+        serde_json::from_slice::<Text>(&text)
+            .ok()
+            .map(|text| text.capture)
     }
 
     /// Forgets the note of a broker that is gone.

@@ -61,6 +61,11 @@ impl User {
 
 impl From<nix::unistd::User> for User {
     fn from(entry: nix::unistd::User) -> Self {
-        Self { uid: entry.uid, gid: entry.gid, name: entry.name, home: entry.dir }
+        Self {
+            uid: entry.uid,
+            gid: entry.gid,
+            name: entry.name,
+            home: entry.dir,
+        }
     }
 }

@@ -21,7 +21,7 @@ const ATTEMPT_PATIENCE: Duration = Duration::from_secs(20);
 const HOLD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a zone's link stands.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum ZoneState {
     /// An attempt is under way.
     Connecting {
@@ -44,6 +44,16 @@ pub enum ZoneState {
         /// The next attempt.
         retry_at: Instant,
     },
+}
+
+impl std::fmt::Debug for ZoneState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connecting { last } => write!(f, "Connecting({last:?})"),
+            Self::Up { gateway, .. } => write!(f, "Up({gateway})"),
+            Self::Down { reason, .. } => write!(f, "Down({reason})"),
+        }
+    }
 }
 
 /// No gateway of the zone answers.
@@ -88,12 +98,17 @@ impl Zone {
 
     /// The link; waits for an attempt that is under way, and fails at once when the last one failed.
     pub async fn link(&self) -> Result<Link, ZoneDown> {
-        self.settled(|state| !matches!(state, ZoneState::Connecting { .. }), ATTEMPT_PATIENCE).await
+        self.settled(
+            |state| !matches!(state, ZoneState::Connecting { .. }),
+            ATTEMPT_PATIENCE,
+        )
+        .await
     }
 
     /// The link; waits for a gateway to come back (`on_down: hold`).
     pub async fn link_held(&self) -> Result<Link, ZoneDown> {
-        self.settled(|state| matches!(state, ZoneState::Up { .. }), HOLD_PATIENCE).await
+        self.settled(|state| matches!(state, ZoneState::Up { .. }), HOLD_PATIENCE)
+            .await
     }
 
     async fn settled(
@@ -117,7 +132,10 @@ impl Zone {
             Ok(Err(_)) => "the broker is ending".to_owned(),
             Err(_) => format!("not within {} s", patience.as_secs()),
         };
-        Err(ZoneDown { zone: self.name.clone(), reason })
+        Err(ZoneDown {
+            zone: self.name.clone(),
+            reason,
+        })
     }
 }
 
@@ -134,11 +152,14 @@ impl Keeper {
         let mut backoff = FIRST_BACKOFF;
         let mut last = None;
         loop {
-            self.state.send_replace(ZoneState::Connecting { last: last.take() });
+            self.state
+                .send_replace(ZoneState::Connecting { last: last.take() });
             match self.attempt().await {
                 Ok((connection, gateway)) => {
                     backoff = FIRST_BACKOFF;
-                    let Some(reason) = self.carry(connection, gateway).await else { return };
+                    let Some(reason) = self.carry(connection, gateway).await else {
+                        return;
+                    };
                     last = Some(reason);
                     // A gateway that accepts and then hangs up at once must not make us spin.
                     sleep(FIRST_BACKOFF / 5).await;
@@ -178,7 +199,10 @@ impl Keeper {
     async fn carry(&self, connection: Connection, gateway: Gateway) -> Option<String> {
         tracing::info!(zone = self.zone, %gateway, "link up");
         let link = connection.link.clone();
-        self.state.send_replace(ZoneState::Up { link: link.clone(), gateway: gateway.clone() });
+        self.state.send_replace(ZoneState::Up {
+            link: link.clone(),
+            gateway: gateway.clone(),
+        });
         let mut running = std::pin::pin!(connection.run());
         let end = tokio::select! {
             end = &mut running => end,
@@ -199,7 +223,11 @@ impl Keeper {
         // Flows that waited for the attempt that just failed asked before it did.
         let asked_before = self.nudge.notified();
         let _ = timeout(Duration::ZERO, asked_before).await;
-        self.state.send_replace(ZoneState::Down { reason, lasting, retry_at });
+        self.state.send_replace(ZoneState::Down {
+            reason,
+            lasting,
+            retry_at,
+        });
         let nudged = async {
             self.nudge.notified().await;
             sleep_until(failed_at + NUDGE_SPACING.min(backoff)).await;

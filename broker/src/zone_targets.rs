@@ -33,7 +33,10 @@ pub fn targets_of(zone: &Zone, user: &User, rules: Option<&Path>) -> Vec<Target>
 
 /// Where OpenSSH looks (ssh_config(5), UserKnownHostsFile and GlobalKnownHostsFile).
 fn default_known_hosts(home: &Path) -> Vec<PathBuf> {
-    vec![home.join(".ssh/known_hosts"), PathBuf::from("/etc/ssh/ssh_known_hosts")]
+    vec![
+        home.join(".ssh/known_hosts"),
+        PathBuf::from("/etc/ssh/ssh_known_hosts"),
+    ]
 }
 
 /// `~/` at the start of a path is the user's home.

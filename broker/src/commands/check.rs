@@ -21,7 +21,10 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         output::line(format_args!("{diagnostics}"));
     }
     if !good {
-        return Err(Failure::usage(anyhow!("{} has errors", options.file.display())));
+        return Err(Failure::usage(anyhow!(
+            "{} has errors",
+            options.file.display()
+        )));
     }
     if !options.form.json {
         output::line(format_args!("{}: ok", options.file.display()));

@@ -50,13 +50,19 @@ async fn ended(control: &Path) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, gone).await.context("the broker is still ending")
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .context("the broker is still ending")
 }
 
 /// Undoes what a killed broker left: through the helper if it runs, else, as root, with its own clean-up.
 fn clean_up(runtime: &tokio::runtime::Runtime, capture: Option<PathBuf>) -> anyhow::Result<()> {
     let capture = capture.unwrap_or_else(|| adit_capture::DEFAULT_SOCKET.into());
-    let user = if geteuid().is_root() { sudo_uid().unwrap_or(geteuid()) } else { geteuid() };
+    let user = if geteuid().is_root() {
+        sudo_uid().unwrap_or(geteuid())
+    } else {
+        geteuid()
+    };
     if std::os::unix::net::UnixStream::connect(&capture).is_ok() {
         return release(runtime, &capture, user);
     }
@@ -86,6 +92,12 @@ fn clear_without_helper(user: Uid) -> anyhow::Result<()> {
     if !user.is_root() {
         command.arg("--uid").arg(user.to_string());
     }
-    let done = command.status().with_context(|| format!("cannot run {}", helper.display()))?;
-    if done.success() { Ok(()) } else { Err(anyhow!("{} --clean: {done}", helper.display())) }
+    let done = command
+        .status()
+        .with_context(|| format!("cannot run {}", helper.display()))?;
+    if done.success() {
+        Ok(())
+    } else {
+        Err(anyhow!("{} --clean: {done}", helper.display()))
+    }
 }

@@ -19,9 +19,9 @@ pub(crate) fn run(options: Explain) -> Result<(), Failure> {
     let file = match options.rules {
         Some(file) => file,
         None => match ask_broker(&options.control, &Request::Status {})? {
-            Answer::Status(status) => {
-                status.rules.ok_or_else(|| anyhow!("the running broker has no rule file"))?
-            }
+            Answer::Status(status) => status
+                .rules
+                .ok_or_else(|| anyhow!("the running broker has no rule file"))?,
             Answer::Flows(_) | Answer::Done | Answer::Error(_) => {
                 return Err(anyhow!("the broker's answer makes no sense").into());
             }
@@ -41,7 +41,11 @@ pub(crate) fn run(options: Explain) -> Result<(), Failure> {
 fn destination(text: &str) -> Result<Destination, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         let (address, port) = (Some(address.ip()), address.port());
-        return Ok(Destination { address, name: None, port });
+        return Ok(Destination {
+            address,
+            name: None,
+            port,
+        });
     }
     let wrong = || format!("{text:?} is not ADDRESS:PORT or NAME:PORT");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -50,7 +54,11 @@ fn destination(text: &str) -> Result<Destination, String> {
         return Err(wrong());
     }
     let name = host.trim_end_matches('.').to_ascii_lowercase();
-    Ok(Destination { address: None, name: Some(name), port })
+    Ok(Destination {
+        address: None,
+        name: Some(name),
+        port,
+    })
 }
 
 #[cfg(test)]
@@ -69,7 +77,12 @@ mod tests {
         };
         check("10.1.2.3:443", Some("10.1.2.3"), None, 443);
         check("[2001:db8::1]:22", Some("2001:db8::1"), None, 22);
-        check("ERP.Finance.Corp.:8000", None, Some("erp.finance.corp"), 8000);
+        check(
+            "ERP.Finance.Corp.:8000",
+            None,
+            Some("erp.finance.corp"),
+            8000,
+        );
         for bad in ["10.1.2.3", "2001:db8::1:22", ":80", "a:70000", "a/b:1"] {
             assert!(destination(bad).is_err(), "{bad}");
         }

@@ -16,7 +16,17 @@ pub(crate) fn run(options: Ask) -> Result<(), Failure> {
         output::json(&serde_json::json!({ "flows": flows }))?;
         return Ok(());
     }
-    let header = ["ID", "APPLICATION", "DESTINATION", "RULE", "ZONE", "STATE", "UP", "DOWN", "AGE"];
+    let header = [
+        "ID",
+        "APPLICATION",
+        "DESTINATION",
+        "RULE",
+        "ZONE",
+        "STATE",
+        "UP",
+        "DOWN",
+        "AGE",
+    ];
     let rows: Vec<_> = flows.iter().map(row).collect();
     output::table(&header, &rows);
     Ok(())
@@ -54,7 +64,11 @@ fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
 }
 
 fn age(milliseconds: u64) -> String {

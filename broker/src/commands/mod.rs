@@ -24,21 +24,29 @@ pub(crate) struct Failure {
 impl Failure {
     /// Exit code 2: wrong use, or a bad file.
     pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self { code: 2, error: error.into() }
+        Self {
+            code: 2,
+            error: error.into(),
+        }
     }
 }
 
 /// Exit code 1: it did not work.
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: 1, error: error.into() }
+        Self {
+            code: 1,
+            error: error.into(),
+        }
     }
 }
 
 /// One runtime thread: everything that takes long enough to matter has a thread of its own, and a flow that
 /// crosses no thread takes no wake-up.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// Asks the user's broker.

@@ -24,17 +24,26 @@ fn show(status: &Status) {
         Some(file) => file.display().to_string(),
         None => "adit up".to_owned(),
     };
-    output::line(format_args!("broker   {}, pid {}, user {}, rules: {rules}", status.state, status.pid, status.user));
+    output::line(format_args!(
+        "broker   {}, pid {}, user {}, rules: {rules}",
+        status.state, status.pid, status.user
+    ));
     let helper = match (&status.capture.reason, status.capture.connected) {
         (Some(reason), _) => reason.clone(),
         (None, true) => "connected".to_owned(),
         (None, false) => "not connected".to_owned(),
     };
-    output::line(format_args!("helper   {helper}, {}", status.capture.socket.display()));
+    output::line(format_args!(
+        "helper   {helper}, {}",
+        status.capture.socket.display()
+    ));
     for zone in &status.zones {
         output::line(format_args!("zone     {}", describe(zone)));
     }
-    output::line(format_args!("flows    {} active, {} since {}", status.flows.active, status.flows.total, status.since));
+    output::line(format_args!(
+        "flows    {} active, {} since {}",
+        status.flows.active, status.flows.total, status.since
+    ));
 }
 
 fn describe(zone: &ZoneStatus) -> String {
@@ -46,7 +55,10 @@ fn describe(zone: &ZoneStatus) -> String {
         text.push_str(&format!(" ({reason})"));
     }
     if let Some(milliseconds) = zone.retry_in_ms {
-        text.push_str(&format!(", tries again in {:.1} s", milliseconds as f64 / 1000.0));
+        text.push_str(&format!(
+            ", tries again in {:.1} s",
+            milliseconds as f64 / 1000.0
+        ));
     }
     text
 }

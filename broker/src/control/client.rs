@@ -39,10 +39,14 @@ pub enum AskError {
 /// Asks the broker behind `path`. An [`Answer::Error`] comes as [`AskError::Refused`].
 pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
     let connected = UnixStream::connect(path).await;
-    let stream =
-        connected.map_err(|source| AskError::NoBroker { path: path.to_owned(), source })?;
+    let stream = connected.map_err(|source| AskError::NoBroker {
+        path: path.to_owned(),
+        source,
+    })?;
     let text = timeout(PATIENCE, exchange(stream, request)).await;
-    let text = text.map_err(|_| AskError::TimedOut)?.map_err(AskError::Broken)?;
+    let text = text
+        .map_err(|_| AskError::TimedOut)?
+        .map_err(AskError::Broken)?;
     match serde_json::from_slice(&text).map_err(AskError::Nonsense)? {
         Answer::Error(why) => Err(AskError::Refused(why)),
         answer @ (Answer::Status(_) | Answer::Flows(_) | Answer::Done) => Ok(answer),
@@ -54,6 +58,9 @@ async fn exchange(mut stream: UnixStream, request: &Request) -> std::io::Result<
     line.push(b'\n');
     stream.write_all(&line).await?;
     let mut text = Vec::new();
-    stream.take(MAX_ANSWER as u64).read_to_end(&mut text).await?;
+    stream
+        .take(MAX_ANSWER as u64)
+        .read_to_end(&mut text)
+        .await?;
     Ok(text)
 }

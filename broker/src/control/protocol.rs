@@ -124,14 +124,20 @@ mod tests {
     fn requests_as_documented() {
         check(r#"{"request":"status"}"#, Some(Request::Status {}));
         check(r#"{"request":"flows"}"#, Some(Request::Flows {}));
-        check(r#"{"request":"close","id":7}"#, Some(Request::Close { id: 7 }));
+        check(
+            r#"{"request":"close","id":7}"#,
+            Some(Request::Close { id: 7 }),
+        );
         check(r#"{"request":"down"}"#, Some(Request::Down {}));
         check(r#"{"request":"close"}"#, None);
         check(r#"{"request":"close","id":-1}"#, None);
         check(r#"{"request":"status","more":1}"#, None);
         check(r#"{"request":"reboot"}"#, None);
         check("", None);
-        check(&format!(r#"{{"request":"status"}}{}"#, " ".repeat(MAX_REQUEST)), None);
+        check(
+            &format!(r#"{{"request":"status"}}{}"#, " ".repeat(MAX_REQUEST)),
+            None,
+        );
     }
 
     proptest::proptest! {

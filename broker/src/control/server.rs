@@ -51,7 +51,10 @@ impl Drop for ControlSocket {
 impl ControlSocket {
     /// Binds `path`, replacing the socket of a broker that is gone. Only its user (and root) may connect.
     pub async fn bind(path: &Path) -> Result<Self, ControlError> {
-        let failed = |source| ControlError::Bind { path: path.to_owned(), source };
+        let failed = |source| ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        };
         match UnixStream::connect(path).await {
             Ok(_) => return Err(ControlError::InUse(path.to_owned())),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -67,7 +70,10 @@ impl ControlSocket {
                 .map_err(failed)?;
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+        };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(socket)
     }
@@ -76,7 +82,9 @@ impl ControlSocket {
     pub async fn serve(&self, answer: impl Fn(Request) -> Answer + Clone + Send + 'static) {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -96,10 +104,7 @@ impl ControlSocket {
     }
 }
 
-async fn converse(
-    stream: UnixStream,
-    answer: impl Fn(Request) -> Answer,
-) -> std::io::Result<()> {
+async fn converse(stream: UnixStream, answer: impl Fn(Request) -> Answer) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = nix::unistd::geteuid().as_raw();
     if peer != own && peer != 0 {

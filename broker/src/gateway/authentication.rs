@@ -56,7 +56,11 @@ pub(super) async fn authenticate(
     identity: Option<&Identity>,
     home: &Path,
 ) -> Result<(), AuthenticationError> {
-    let mut attempt = Attempt { session, user, offered: Vec::new() };
+    let mut attempt = Attempt {
+        session,
+        user,
+        offered: Vec::new(),
+    };
     let accepted = match identity {
         Some(Identity::File(file)) => attempt.file(file).await?,
         Some(Identity::Agent) => {
@@ -69,15 +73,22 @@ pub(super) async fn authenticate(
         return Ok(());
     }
     if attempt.offered.is_empty() {
-        return Err(AuthenticationError::NoKeys { directory: home.join(".ssh") });
+        return Err(AuthenticationError::NoKeys {
+            directory: home.join(".ssh"),
+        });
     }
-    Err(AuthenticationError::Refused { user: user.to_owned(), offered: attempt.offered })
+    Err(AuthenticationError::Refused {
+        user: user.to_owned(),
+        offered: attempt.offered,
+    })
 }
 
 type Agent = AgentClient<tokio::net::UnixStream>;
 
 async fn open_agent() -> Result<Agent, String> {
-    AgentClient::connect_env().await.map_err(|error| error.to_string())
+    AgentClient::connect_env()
+        .await
+        .map_err(|error| error.to_string())
 }
 
 struct Attempt<'s> {
@@ -111,7 +122,10 @@ impl Attempt<'_> {
     }
 
     async fn file(&mut self, file: &Path) -> Result<bool, AuthenticationError> {
-        let unusable = |reason: String| AuthenticationError::KeyFile { file: file.into(), reason };
+        let unusable = |reason: String| AuthenticationError::KeyFile {
+            file: file.into(),
+            reason,
+        };
         let key = russh::keys::load_secret_key(file, None).map_err(|error| {
             unusable(match error {
                 russh::keys::Error::KeyIsEncrypted => {
@@ -122,15 +136,23 @@ impl Attempt<'_> {
             })
         })?;
         let hash = self.hash_for(key.public_key()).await?;
-        self.offered.push(format!("{} ({})", file.display(), describe(key.public_key())));
+        self.offered.push(format!(
+            "{} ({})",
+            file.display(),
+            describe(key.public_key())
+        ));
         let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
         let answer = self.session.authenticate_publickey(self.user, key).await?;
         Ok(succeeded(&answer))
     }
 
     async fn agent(&mut self, mut agent: Agent) -> Result<bool, AuthenticationError> {
-        let no_agent = |error: &dyn std::fmt::Display| AuthenticationError::NoAgent(error.to_string());
-        let identities = agent.request_identities().await.map_err(|error| no_agent(&error))?;
+        let no_agent =
+            |error: &dyn std::fmt::Display| AuthenticationError::NoAgent(error.to_string());
+        let identities = agent
+            .request_identities()
+            .await
+            .map_err(|error| no_agent(&error))?;
         for identity in identities.into_iter().take(MAX_KEYS) {
             let key = match identity {
                 AgentIdentity::PublicKey { key, .. } => key,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::Family;
+use adit_link::ssh::Rekey;
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
 use adit_rules::{Gateway, Identity};
 use russh::ChannelMsg;
@@ -80,7 +81,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Authentication(#[from] AuthenticationError),
     /// The server does not know our subsystem.
-    #[error("the gateway has no `adit-link` subsystem: neither adit-server nor `adit-server --stdio` runs there")]
+    #[error(
+        "the gateway has no `adit-link` subsystem: neither adit-server nor `adit-server --stdio` runs there"
+    )]
     NoSubsystem,
     /// The link's own greeting failed.
     #[error("the link could not be opened: {0}")]
@@ -132,7 +135,8 @@ impl Connection {
     pub async fn run(self) -> LinkEnd {
         let end = self.driver.run().await;
         let goodbye =
-            self.ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
+            self.ssh
+                .disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
         // The peer may be gone already; a goodbye that can't be said changes nothing.
         let _ = timeout(Duration::from_secs(1), goodbye).await;
         end
@@ -147,7 +151,10 @@ pub async fn connect(target: &Target, sockets: &MarkedSockets) -> Result<Connect
     let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
     timeout(HANDSHAKE_TIMEOUT, entered)
         .await
-        .map_err(|_| ConnectError::TimedOut { step, after: HANDSHAKE_TIMEOUT })??;
+        .map_err(|_| ConnectError::TimedOut {
+            step,
+            after: HANDSHAKE_TIMEOUT,
+        })??;
     let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh)).await;
     let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
         step: "opening the link",
@@ -159,7 +166,11 @@ pub async fn connect(target: &Target, sockets: &MarkedSockets) -> Result<Connect
 async fn dial(gateway: &Gateway, sockets: &MarkedSockets) -> Result<TcpStream, ConnectError> {
     let mut last = None;
     for address in resolve(gateway).await? {
-        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let family = if address.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
         let socket = sockets.get(family).await?;
         match dial_address(socket, address).await {
             Ok(tcp) => return Ok(tcp),
@@ -173,12 +184,18 @@ async fn dial(gateway: &Gateway, sockets: &MarkedSockets) -> Result<TcpStream, C
 }
 
 async fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>, ConnectError> {
-    let failed = |reason: String| ConnectError::Resolve { host: gateway.host.clone(), reason };
+    let failed = |reason: String| ConnectError::Resolve {
+        host: gateway.host.clone(),
+        reason,
+    };
     let looked_up = tokio::net::lookup_host((gateway.host.as_str(), gateway.port));
     match timeout(RESOLVE_TIMEOUT, looked_up).await {
         Ok(Ok(addresses)) => Ok(addresses.take(8).collect()),
         Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer in {} s", RESOLVE_TIMEOUT.as_secs()))),
+        Err(_) => Err(failed(format!(
+            "no answer in {} s",
+            RESOLVE_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -195,10 +212,7 @@ async fn dial_address(
     Ok(tcp)
 }
 
-async fn handshake(
-    target: &Target,
-    tcp: TcpStream,
-) -> Result<Handle<HostKeyCheck>, ConnectError> {
+async fn handshake(target: &Target, tcp: TcpStream) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = &target.gateway;
     let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
     let config = Arc::new(client_config(&known));
@@ -214,26 +228,30 @@ async fn handshake(
     let stream = adit_link::ssh::BufferedSocket::new(tcp);
     let connecting = client::connect_stream(config, stream, check);
     let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
-    let timed_out = ConnectError::TimedOut { step: "exchanging keys", after: HANDSHAKE_TIMEOUT };
+    let timed_out = ConnectError::TimedOut {
+        step: "exchanging keys",
+        after: HANDSHAKE_TIMEOUT,
+    };
     Ok(connected.map_err(|_| timed_out)??)
 }
 
 fn client_config(known: &KnownHost) -> client::Config {
     let mut config = client::Config::default();
-    adit_link::ssh::tune_client(&mut config);
+    adit_link::ssh::tune_client(&mut config, Rekey::default());
     let offered = config.preferred.key.to_vec();
-    let (mut first, rest): (Vec<_>, Vec<_>) =
-        offered.into_iter().partition(|algorithm| known.algorithms().contains(algorithm));
+    let (mut first, rest): (Vec<_>, Vec<_>) = offered
+        .into_iter()
+        .partition(|algorithm| known.algorithms().contains(algorithm));
     first.extend(rest);
     config.preferred.key = first.into();
     config
 }
 
-async fn open_link(
-    ssh: &Handle<HostKeyCheck>,
-) -> Result<(Link, adit_link::Driver), ConnectError> {
+async fn open_link(ssh: &Handle<HostKeyCheck>) -> Result<(Link, adit_link::Driver), ConnectError> {
     let mut channel = ssh.channel_open_session().await?;
-    channel.request_subsystem(true, adit_link::ssh::SUBSYSTEM).await?;
+    channel
+        .request_subsystem(true, adit_link::ssh::SUBSYSTEM)
+        .await?;
     accepted(&mut channel).await?;
     let (reader, writer) = adit_link::ssh::split(channel);
     Ok(adit_link::initiate(reader, writer, Limits::default()).await?)

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use russh::cert::PublicKeyOrCertificate;
-use russh::keys::HashAlg;
+use russh::keys::{HashAlg, PublicKeyOrCertificate};
 
 use super::known_hosts::{KnownHost, Place, Verdict};
 
@@ -25,7 +24,9 @@ pub enum HostKeyRejection {
         files: Vec<PathBuf>,
     },
     /// The files know other keys of this host.
-    #[error("HOST KEY OF {host} HAS CHANGED: it showed {fingerprint}, {place} holds another; someone may be in between")]
+    #[error(
+        "HOST KEY OF {host} HAS CHANGED: it showed {fingerprint}, {place} holds another; someone may be in between"
+    )]
     Changed {
         /// As in known_hosts.
         host: String,
@@ -88,14 +89,25 @@ impl russh::client::Handler for HostKeyCheck {
             Verdict::Known => Ok(true),
             Verdict::Unknown => {
                 let files = self.files.clone();
-                Err(HostKeyRejection::Unknown { host, fingerprint, files }.into())
+                Err(HostKeyRejection::Unknown {
+                    host,
+                    fingerprint,
+                    files,
+                }
+                .into())
             }
-            Verdict::Changed(place) => {
-                Err(HostKeyRejection::Changed { host, fingerprint, place }.into())
+            Verdict::Changed(place) => Err(HostKeyRejection::Changed {
+                host,
+                fingerprint,
+                place,
             }
-            Verdict::Revoked(place) => {
-                Err(HostKeyRejection::Revoked { host, fingerprint, place }.into())
+            .into()),
+            Verdict::Revoked(place) => Err(HostKeyRejection::Revoked {
+                host,
+                fingerprint,
+                place,
             }
+            .into()),
         }
     }
 }

@@ -109,8 +109,12 @@ impl KnownHost {
             let algorithm = line.key.algorithm();
             let variants = match algorithm {
                 Algorithm::Rsa { .. } => vec![
-                    Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-                    Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
+                    Algorithm::Rsa {
+                        hash: Some(HashAlg::Sha512),
+                    },
+                    Algorithm::Rsa {
+                        hash: Some(HashAlg::Sha256),
+                    },
                 ],
                 other => vec![other],
             };
@@ -127,27 +131,42 @@ impl KnownHost {
 /// The name that OpenSSH looks a host up by (sshd(8)).
 fn lookup_name(host: &str, port: u16) -> String {
     let host = host.to_ascii_lowercase();
-    if port == 22 { host } else { format!("[{host}]:{port}") }
+    if port == 22 {
+        host
+    } else {
+        format!("[{host}]:{port}")
+    }
 }
 
 fn read_bounded(file: &Path) -> Result<String, KnownHostsError> {
-    let failed = |source| KnownHostsError::Read { file: file.to_owned(), source };
+    let failed = |source| KnownHostsError::Read {
+        file: file.to_owned(),
+        source,
+    };
     let opened = match std::fs::File::open(file) {
         Ok(opened) => opened,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    opened
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(KnownHostsError::TooLarge { file: file.to_owned() });
+        return Err(KnownHostsError::TooLarge {
+            file: file.to_owned(),
+        });
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn lines_for<'t>(text: &'t str, file: &'t Path, name: &'t str) -> impl Iterator<Item = Line> + 't {
     text.lines().enumerate().filter_map(move |(index, line)| {
-        let place = Place { file: file.to_owned(), line: index + 1 };
+        let place = Place {
+            file: file.to_owned(),
+            line: index + 1,
+        };
         parse_line(line, name, place)
     })
 }
@@ -168,7 +187,11 @@ fn parse_line(line: &str, name: &str, place: Place) -> Option<Line> {
     }
     let _kind = words.next()?;
     let key = russh::keys::parse_public_key_base64(words.next()?).ok()?;
-    Some(Line { place, revoked, key })
+    Some(Line {
+        place,
+        revoked,
+        key,
+    })
 }
 
 /// Whether a line's list of patterns names the host: one says yes and none says `!no`.
@@ -189,9 +212,13 @@ fn names(patterns: &str, name: &str) -> bool {
 }
 
 fn hashed_name(salt_and_hash: &str, name: &str) -> bool {
-    let Some((salt, hash)) = salt_and_hash.split_once('|') else { return false };
-    let (Ok(salt), Ok(hash)) = (BASE64.decode(salt.as_bytes()), BASE64.decode(hash.as_bytes()))
-    else {
+    let Some((salt, hash)) = salt_and_hash.split_once('|') else {
+        return false;
+    };
+    let (Ok(salt), Ok(hash)) = (
+        BASE64.decode(salt.as_bytes()),
+        BASE64.decode(hash.as_bytes()),
+    ) else {
         return false;
     };
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
@@ -244,17 +271,24 @@ mod tests {
         match verdict {
             Verdict::Changed(place) => {
                 assert_eq!(place.file, file);
-                Verdict::Changed(Place { file: "f".into(), line: place.line })
+                Verdict::Changed(Place {
+                    file: "f".into(),
+                    line: place.line,
+                })
             }
-            Verdict::Revoked(place) => {
-                Verdict::Revoked(Place { file: "f".into(), line: place.line })
-            }
+            Verdict::Revoked(place) => Verdict::Revoked(Place {
+                file: "f".into(),
+                line: place.line,
+            }),
             other => other,
         }
     }
 
     fn at(line: usize) -> Place {
-        Place { file: "f".into(), line }
+        Place {
+            file: "f".into(),
+            line,
+        }
     }
 
     #[test]
@@ -284,8 +318,7 @@ mod tests {
 
     #[test]
     fn revoked_beats_known() {
-        let text =
-            format!("gw.example ssh-ed25519 {ONE}\n@revoked gw.example ssh-ed25519 {ONE}\n");
+        let text = format!("gw.example ssh-ed25519 {ONE}\n@revoked gw.example ssh-ed25519 {ONE}\n");
         assert_eq!(judge(&text, "gw.example", 22), Verdict::Revoked(at(2)));
         let other = format!("@revoked * ssh-ed25519 {TWO}\ngw.example ssh-ed25519 {ONE}\n");
         assert_eq!(judge(&other, "gw.example", 22), Verdict::Known);
@@ -297,7 +330,10 @@ mod tests {
         assert_eq!(judge(&text, "a.corp.example", 22), Verdict::Known);
         assert_eq!(judge(&text, "bad.corp.example", 22), Verdict::Unknown);
         assert_eq!(judge(&text, "corp.example", 22), Verdict::Unknown);
-        assert_eq!(judge(&format!("gw?.example ssh-ed25519 {ONE}"), "gw1.example", 22), Verdict::Known);
+        assert_eq!(
+            judge(&format!("gw?.example ssh-ed25519 {ONE}"), "gw1.example", 22),
+            Verdict::Known
+        );
     }
 
     #[test]
@@ -313,10 +349,18 @@ mod tests {
         let file = dir.path().join("known_hosts");
         let text = format!("gw.example ssh-ed25519 {ONE}\n[gw.example]:443 ssh-ed25519 {ONE}\n");
         std::fs::write(&file, text).unwrap();
-        let done = Command::new("ssh-keygen").arg("-H").arg("-f").arg(&file).output().unwrap();
+        let done = Command::new("ssh-keygen")
+            .arg("-H")
+            .arg("-f")
+            .arg(&file)
+            .output()
+            .unwrap();
         assert!(done.status.success(), "ssh-keygen -H: {done:?}");
         let hashed = std::fs::read_to_string(&file).unwrap();
-        assert!(!hashed.contains("gw.example"), "ssh-keygen did not hash: {hashed}");
+        assert!(
+            !hashed.contains("gw.example"),
+            "ssh-keygen did not hash: {hashed}"
+        );
         assert_eq!(judge(&hashed, "gw.example", 22), Verdict::Known);
         assert_eq!(judge(&hashed, "gw.example", 443), Verdict::Known);
         assert_eq!(judge(&hashed, "other.example", 22), Verdict::Unknown);
