@@ -1,0 +1,407 @@
+//! The second stage: what is meant by what was written.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
+use crate::document;
+use crate::expectation;
+use crate::gateway;
+use crate::index::Index;
+use crate::matchers::Matchers;
+use crate::policy::{Checked, DEFAULT, Policy, matches_everything};
+use crate::rule::{Action, Rule};
+use crate::shadow;
+use crate::suggestion;
+use crate::written::{self, At, WrittenFile, WrittenRule, WrittenZone};
+use crate::zone::{Engine, Identity, OnDown, Zone};
+
+/// Bytes of a rule file.
+const LARGEST_FILE: usize = 16 * 1024 * 1024;
+/// Characters of a zone's name.
+const LONGEST_ZONE: usize = 64;
+
+/// See [`Policy::parse`].
+pub(crate) fn compile(file: &Path, text: &str) -> Result<Checked, Diagnostics> {
+    let mut findings = Findings::new();
+    let Some(policy) = compile_into(file, text, &mut findings) else {
+        return Err(findings.into_errors(file, text));
+    };
+    Ok(Checked {
+        policy,
+        warnings: findings.into_warnings(file, text),
+    })
+}
+
+fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Policy> {
+    let start = Place {
+        line: 1,
+        column: 1,
+        length: 1,
+    };
+    if text.len() > LARGEST_FILE {
+        let hint = format!("at most {LARGEST_FILE} are read");
+        let fault = Fault::new(format!("the file has {} bytes", text.len()));
+        findings.error(start, fault.hint(hint));
+        return None;
+    }
+    let root = match document::read(text) {
+        Ok(root) => root,
+        Err((place, fault)) => {
+            findings.error(place, fault);
+            return None;
+        }
+    };
+    let written = written::read(root, findings);
+    let mut compiler = Compiler::new(&written, findings);
+    let rules = compiler.rules(&written.rules);
+    let default = compiler.default(written.default.as_ref());
+    let zones = compiler.zones(&written.zones);
+    refuse_shadowed(&rules, &written.rules, findings);
+    let default = default.filter(|_| !findings.failed())?;
+    let rules = rules.into_iter().map(|(_, rule)| rule).collect();
+    let policy = Policy::new(Some(file.to_path_buf()), zones, rules, default);
+    expectation::check(&policy, &written.tests, findings);
+    (!findings.failed()).then_some(policy)
+}
+
+/// What a zone's name gives to the rules that name it.
+struct KnownZone {
+    name: Arc<str>,
+    on_down: OnDown,
+    is_used: bool,
+}
+
+struct Compiler<'a> {
+    findings: &'a mut Findings,
+    zones: Vec<KnownZone>,
+    matchers: Matchers,
+}
+
+impl<'a> Compiler<'a> {
+    /// Zones that are wrong in themselves still count as defined: one mistake is one error.
+    fn new(written: &WrittenFile, findings: &'a mut Findings) -> Self {
+        let zones = written.zones.iter().map(|zone| {
+            let on_down = zone.on_down.as_ref();
+            KnownZone {
+                name: zone.name.value.as_str().into(),
+                on_down: on_down
+                    .and_then(|word| on_down_of(word).ok())
+                    .unwrap_or(OnDown::Reject),
+                is_used: false,
+            }
+        });
+        Self {
+            zones: zones.collect(),
+            findings,
+            matchers: Matchers::default(),
+        }
+    }
+
+    /// The rules that could be understood, each with its position among those written.
+    fn rules(&mut self, written: &[WrittenRule]) -> Vec<(usize, Rule)> {
+        self.refuse_duplicate_labels(written);
+        written
+            .iter()
+            .enumerate()
+            .filter_map(|(index, rule)| Some((index, self.rule(rule)?)))
+            .collect()
+    }
+
+    fn rule(&mut self, written: &WrittenRule) -> Option<Rule> {
+        let action = self.action(written);
+        let app = written.app.as_deref();
+        let applications = self.matchers.applications(app, self.findings);
+        let targets = self.matchers.targets(written.to.as_deref(), self.findings);
+        let ports = self.matchers.ports(written.ports.as_deref(), self.findings);
+        Some(Rule {
+            label: label(written).into(),
+            line: Some(written.place.line),
+            applications: applications?,
+            targets: targets?,
+            ports: ports?,
+            action: action?,
+        })
+    }
+
+    fn refuse_duplicate_labels(&mut self, written: &[WrittenRule]) {
+        let mut seen = HashMap::from([(DEFAULT.to_owned(), None)]);
+        for rule in written.iter().filter(|rule| rule.name.is_none()) {
+            seen.insert(label(rule), Some(rule.place.line));
+        }
+        for name in written.iter().filter_map(|rule| rule.name.as_ref()) {
+            let Some(first) = seen.insert(name.value.clone(), Some(name.place.line)) else {
+                continue;
+            };
+            let fault = Fault::new(format!("the name {:?} is taken", name.value));
+            let hint = match first {
+                Some(line) => format!("the rule in line {line} is called so"),
+                None => "what decides when no rule matches is called so".to_owned(),
+            };
+            self.findings.error(name.place, fault.hint(hint));
+        }
+    }
+
+    fn action(&mut self, written: &WrittenRule) -> Option<Action> {
+        let action = &written.action;
+        let on_down = match &written.on_down {
+            None => None,
+            Some(word) => Some(self.noted(word.place, on_down_of(word))?),
+        };
+        let action = match action.value.as_str() {
+            "tunnel" => return self.tunnel(action.place, written.zone.as_ref(), on_down),
+            "pass" => Action::Pass,
+            "block" => Action::Block,
+            other => {
+                let fault = wrong_action(other);
+                self.findings.error(action.place, fault);
+                return None;
+            }
+        };
+        let only_tunnels = [("zone", &written.zone), ("on_down", &written.on_down)];
+        for (key, value) in only_tunnels {
+            if let Some(At { place, .. }) = value {
+                let fault = Fault::new(format!("`{key}` says nothing without `action: tunnel`"));
+                let hint = format!("this rule's action is {}", action.show());
+                self.findings.error(*place, fault.hint(hint));
+            }
+        }
+        Some(action)
+    }
+
+    /// `zone`: as written; when it is not, and one zone is defined, that is meant.
+    fn tunnel(
+        &mut self,
+        place: Place,
+        zone: Option<&At<String>>,
+        on_down: Option<OnDown>,
+    ) -> Option<Action> {
+        let place = zone.map_or(place, |zone| zone.place);
+        let found = find_zone(&mut self.zones, zone.map(|zone| zone.value.as_str()));
+        let zone = self.noted(place, found)?;
+        Some(Action::Tunnel {
+            zone: zone.0,
+            on_down: on_down.unwrap_or(zone.1),
+        })
+    }
+
+    fn default(&mut self, written: Option<&At<String>>) -> Option<Rule> {
+        let At { place, value } = written?;
+        let (word, zone) = match value.split_once(char::is_whitespace) {
+            Some((word, zone)) => (word, Some(zone.trim())),
+            None => (value.as_str(), None),
+        };
+        let action = match (word, zone) {
+            ("tunnel", zone) => {
+                let zone = zone.map(|zone| At {
+                    place: *place,
+                    value: zone.to_owned(),
+                });
+                self.tunnel(*place, zone.as_ref(), None)?
+            }
+            ("pass", None) => Action::Pass,
+            ("block", None) => Action::Block,
+            (_, _) => {
+                let fault = Fault::new(format!("{value:?} is not a default"));
+                let hint = "write `pass`, `block` or `tunnel ZONE`";
+                self.findings.error(*place, fault.hint(hint));
+                return None;
+            }
+        };
+        Some(Rule::for_everything(DEFAULT, Some(place.line), action))
+    }
+
+    fn zones(&mut self, written: &[WrittenZone]) -> Vec<Zone> {
+        let zones: Vec<Zone> = written.iter().filter_map(|zone| self.zone(zone)).collect();
+        let known = written.iter().zip(&self.zones);
+        for (zone, _) in known.filter(|(_, known)| !known.is_used) {
+            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name.value));
+            let hint = "name it in a rule or in the default";
+            self.findings.warning(zone.name.place, fault.hint(hint));
+        }
+        zones
+    }
+
+    fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
+        let name = self.noted(written.name.place, zone_name(&written.name.value));
+        let gateways = written.gateways.iter();
+        let gateways: Vec<_> = gateways
+            .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
+            .collect();
+        let identity = self.optional(written.identity.as_ref(), |text| match text {
+            "agent" => Ok(Identity::Agent),
+            path => file(path).map(Identity::File),
+        });
+        let known_hosts = self.optional(written.known_hosts.as_ref(), file);
+        let engine = self.optional(written.engine.as_ref(), engine_of);
+        let on_down = match &written.on_down {
+            None => Some(OnDown::Reject),
+            Some(word) => self.noted(word.place, on_down_of(word)),
+        };
+        Some(Zone {
+            name: name?,
+            gateways,
+            identity: identity?,
+            known_hosts: known_hosts?,
+            engine: engine?.unwrap_or(Engine::Auto),
+            on_down: on_down?,
+        })
+    }
+
+    /// The outer `None`: it was wrong, and noted.
+    fn optional<T>(
+        &mut self,
+        written: Option<&At<String>>,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<Option<T>> {
+        match written {
+            None => Some(None),
+            Some(at) => self.noted(at.place, read(&at.value)).map(Some),
+        }
+    }
+
+    fn noted<T>(&mut self, place: Place, result: Result<T, Fault>) -> Option<T> {
+        result
+            .map_err(|fault| self.findings.error(place, fault))
+            .ok()
+    }
+}
+
+fn label(rule: &WrittenRule) -> String {
+    match &rule.name {
+        Some(name) => name.value.clone(),
+        None => format!("rule {}", rule.position),
+    }
+}
+
+fn find_zone(zones: &mut [KnownZone], name: Option<&str>) -> Result<(Arc<str>, OnDown), Fault> {
+    let names: Vec<Arc<str>> = zones.iter().map(|zone| Arc::clone(&zone.name)).collect();
+    let names = names.iter().map(|name| &**name);
+    let found = match (name, zones) {
+        (None, [only]) => only,
+        (None, []) => {
+            return Err(Fault::new("there is no zone to tunnel through")
+                .hint("define one: `zones: {NAME: {gateways: [USER@HOST:PORT]}}`"));
+        }
+        (None, _) => {
+            let hint = format!("name one: {}", names.collect::<Vec<_>>().join(", "));
+            return Err(Fault::new("it is not said through which zone").hint(hint));
+        }
+        (Some(name), zones) => match zones.iter_mut().find(|zone| &*zone.name == name) {
+            Some(zone) => zone,
+            None => {
+                let fault = Fault::new(format!("no zone is called {name:?}"));
+                let known = names.clone().collect::<Vec<_>>().join(", ");
+                return Err(match suggestion::nearest(name, names) {
+                    Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
+                    None if known.is_empty() => fault.hint("define it under `zones:`"),
+                    None => fault.hint(format!("the zones are {known}")),
+                });
+            }
+        },
+    };
+    found.is_used = true;
+    Ok((Arc::clone(&found.name), found.on_down))
+}
+
+fn wrong_action(word: &str) -> Fault {
+    let fault = Fault::new(format!("{word:?} is not an action"));
+    if let Some(zone) = word.strip_prefix("tunnel ") {
+        return fault.hint(format!(
+            "write `action: tunnel` and `zone: {}`",
+            zone.trim()
+        ));
+    }
+    choose(fault, word, &["tunnel", "pass", "block"])
+}
+
+fn on_down_of(word: &At<String>) -> Result<OnDown, Fault> {
+    match word.value.as_str() {
+        "reject" => Ok(OnDown::Reject),
+        "hold" => Ok(OnDown::Hold),
+        "pass" => Ok(OnDown::Pass),
+        other => {
+            let fault = Fault::new(format!("{other:?} is not a word for `on_down`"));
+            Err(choose(fault, other, &["reject", "hold", "pass"]))
+        }
+    }
+}
+
+fn engine_of(word: &str) -> Result<Engine, Fault> {
+    match word {
+        "auto" => Ok(Engine::Auto),
+        "embedded" => Ok(Engine::Embedded),
+        "openssh" => Err(
+            Fault::new("the engine \"openssh\" is not available in this version")
+                .hint("write `auto` or `embedded`"),
+        ),
+        other => {
+            let fault = Fault::new(format!("{other:?} is not an engine"));
+            Err(choose(fault, other, &["auto", "embedded"]))
+        }
+    }
+}
+
+fn choose(fault: Fault, written: &str, known: &[&str]) -> Fault {
+    match suggestion::nearest(written, known.iter().copied()) {
+        Some(meant) => fault.hint(format!("did you mean `{meant}`?")),
+        None => fault.hint(format!("write one of {}", known.join(", "))),
+    }
+}
+
+/// It is a word of its own in `default: tunnel ZONE` and on command lines.
+fn zone_name(text: &str) -> Result<String, Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = (1..=LONGEST_ZONE).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(is_plain);
+    if is_name {
+        return Ok(text.to_owned());
+    }
+    Err(
+        Fault::new(format!("{text:?} cannot be the name of a zone")).hint(format!(
+            "take 1 to {LONGEST_ZONE} letters, digits, `-`, `_` and `.`"
+        )),
+    )
+}
+
+/// Relative to nothing: a file is read by programs that run in different directories.
+fn file(path: &str) -> Result<PathBuf, Fault> {
+    if path.starts_with('/') || path.starts_with("~/") {
+        return Ok(PathBuf::from(path));
+    }
+    Err(Fault::new(format!("{path:?} is not an absolute path"))
+        .hint("begin it with `/`, or with `~/` for the user's home"))
+}
+
+fn refuse_shadowed(rules: &[(usize, Rule)], written: &[WrittenRule], findings: &mut Findings) {
+    let places: Vec<Place> = rules
+        .iter()
+        .map(|(index, _)| written[*index].place)
+        .collect();
+    let rules: Vec<Rule> = rules.iter().map(|(_, rule)| rule.clone()).collect();
+    let index = Index::new(&rules);
+    for position in 0..rules.len() {
+        let shadows = shadow::shadowed_by(&rules, &index, position);
+        let names: Vec<String> = shadows
+            .iter()
+            .map(|&it| format!("{:?} (line {})", rules[it].label, places[it].line))
+            .collect();
+        let fault = Fault::new(format!("{:?} can never match", rules[position].label));
+        let fault = match names.as_slice() {
+            [] => continue,
+            [one] if matches_everything(&rules[shadows[0]]) => {
+                fault.hint(format!("{one} takes every flow before it"))
+            }
+            [one] => fault.hint(format!("{one} takes all its flows before it")),
+            several => {
+                let several = several.join(", ");
+                fault.hint(format!(
+                    "together these take all its flows before it: {several}"
+                ))
+            }
+        };
+        findings.error(places[position], fault);
+    }
+}

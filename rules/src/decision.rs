@@ -1,0 +1,151 @@
+//! What the rules give for a flow. The permits are proofs: only this crate can make one, and only a permit can dial.
+
+use std::sync::Arc;
+
+use crate::destination::Destination;
+use crate::zone::OnDown;
+
+/// What the rules give for a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Through a zone.
+    Tunnel(TunnelPermit),
+    /// A direct connection.
+    Pass(PassPermit),
+    /// No connection.
+    Block(Block),
+}
+
+impl Decision {
+    /// Label of the rule that decided; `default` when none matched.
+    pub fn rule(&self) -> &str {
+        match self {
+            Self::Tunnel(permit) => permit.rule(),
+            Self::Pass(permit) => permit.rule(),
+            Self::Block(block) => block.rule(),
+        }
+    }
+
+    /// `tunnel`, `pass` or `block`.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Tunnel(_) => "tunnel",
+            Self::Pass(_) => "pass",
+            Self::Block(_) => "block",
+        }
+    }
+
+    /// The zone of a tunnel.
+    pub fn zone(&self) -> Option<&str> {
+        match self {
+            Self::Tunnel(permit) => Some(permit.zone()),
+            Self::Pass(_) | Self::Block(_) => None,
+        }
+    }
+}
+
+/// Leave to tunnel one destination through one zone. Made only by [`Policy::judge`](crate::Policy::judge).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPermit {
+    zone: Arc<str>,
+    destination: Destination,
+    rule: Arc<str>,
+    on_down: OnDown,
+}
+
+impl TunnelPermit {
+    pub(crate) fn new(
+        zone: Arc<str>,
+        destination: Destination,
+        rule: Arc<str>,
+        on_down: OnDown,
+    ) -> Self {
+        Self {
+            zone,
+            destination,
+            rule,
+            on_down,
+        }
+    }
+
+    /// Name of the zone.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// The one destination.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Label of the rule that decided; `default` when none matched.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// What the flow gets while no gateway answers: the rule's word, else the zone's.
+    pub fn on_down(&self) -> OnDown {
+        self.on_down
+    }
+
+    /// Leave to dial directly while no gateway answers: only where the administrator wrote `on_down: pass`.
+    pub fn when_down(&self) -> Option<PassPermit> {
+        match self.on_down {
+            OnDown::Reject | OnDown::Hold => None,
+            OnDown::Pass => Some(PassPermit::new(
+                self.destination.clone(),
+                Arc::clone(&self.rule),
+            )),
+        }
+    }
+}
+
+/// Leave to dial one destination directly. Made only by [`Policy::judge`](crate::Policy::judge) and
+/// [`TunnelPermit::when_down`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassPermit {
+    destination: Destination,
+    rule: Arc<str>,
+}
+
+impl PassPermit {
+    pub(crate) fn new(destination: Destination, rule: Arc<str>) -> Self {
+        Self { destination, rule }
+    }
+
+    /// The one destination.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Label of the rule that decided; `default` when none matched.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+/// No leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    rule: Arc<str>,
+}
+
+impl Block {
+    pub(crate) fn new(rule: Arc<str>) -> Self {
+        Self { rule }
+    }
+
+    /// Label of the rule that decided; `default` when none matched.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+/// What [`Policy::judge`](crate::Policy::judge) gives when the application may not be known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// The application does not matter, or was given.
+    Decided(Decision),
+    /// A rule that could match asks for the application: look it up and judge again.
+    NeedsApplication,
+}

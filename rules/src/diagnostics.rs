@@ -1,0 +1,368 @@
+//! What is wrong in a file: message, place, caret, hint.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
+
+/// More findings than this say nothing new to a person and are only counted.
+const MOST_SHOWN: usize = 100;
+
+/// A longer source line is shown as the part of it around the caret.
+const WIDEST_EXCERPT: usize = 160;
+
+/// A place in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Line, from 1.
+    pub(crate) line: usize,
+    /// Column in characters, from 1.
+    pub(crate) column: usize,
+    /// How many characters the caret underlines; 0 is shown as 1.
+    pub(crate) length: usize,
+}
+
+/// What is wrong with one value, before its place is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What to write instead.
+    pub(crate) hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a hint.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same with a hint.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// In one line, for errors that have no place in a file.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file is accepted, but may not do what its author thinks.
+    Warning,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    severity: Severity,
+    file: PathBuf,
+    place: Place,
+    fault: Fault,
+    /// The source line, made harmless for a terminal, and where the caret starts in it.
+    excerpt: String,
+    caret: usize,
+}
+
+impl Diagnostic {
+    /// Whether it is an error or a warning.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// Line in the file, from 1.
+    pub fn line(&self) -> usize {
+        self.place.line
+    }
+
+    /// Column in characters, from 1.
+    pub fn column(&self) -> usize {
+        self.place.column
+    }
+
+    /// What is wrong, in one sentence.
+    pub fn message(&self) -> &str {
+        &self.fault.message
+    }
+
+    /// What to do about it, when that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.fault.hint.as_deref()
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Diagnostic", 6)?;
+        object.serialize_field("severity", self.severity.as_str())?;
+        object.serialize_field("file", &self.file.to_string_lossy())?;
+        object.serialize_field("line", &self.place.line)?;
+        object.serialize_field("column", &self.place.column)?;
+        object.serialize_field("message", self.message())?;
+        object.serialize_field("hint", &self.hint())?;
+        object.end()
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { line, column, .. } = self.place;
+        let gutter = " ".repeat(line.to_string().len());
+        writeln!(f, "{}: {}", self.severity.as_str(), self.fault.message)?;
+        writeln!(f, "{gutter}--> {}:{line}:{column}", self.file.display())?;
+        writeln!(f, "{gutter} |")?;
+        writeln!(f, "{line} | {}", self.excerpt)?;
+        let room = self.excerpt.chars().count().saturating_sub(self.caret);
+        let carets = "^".repeat(self.place.length.clamp(1, room.max(1)));
+        write!(f, "{gutter} | {}{carets}", " ".repeat(self.caret))?;
+        match &self.fault.hint {
+            Some(hint) => write!(f, "\n{gutter} = hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Errors or warnings of one file, in the order of the file.
+///
+/// `Display` renders them for people, each with its source line and a caret; `Serialize` gives a list of
+/// `{severity, file, line, column, message, hint}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+    more: usize,
+}
+
+impl Diagnostics {
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The findings, in the order of the file. At most 100 are kept.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.found.iter()
+    }
+}
+
+impl Serialize for Diagnostics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.found.len()))?;
+        for diagnostic in &self.found {
+            list.serialize_element(diagnostic)?;
+        }
+        list.end()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.found.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\n\nand {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Collects the findings of one file.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    errors: Vec<(Place, Fault)>,
+    warnings: Vec<(Place, Fault)>,
+}
+
+impl Findings {
+    /// Nothing found yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Notes an error.
+    pub(crate) fn error(&mut self, place: Place, fault: Fault) {
+        self.errors.push((place, fault));
+    }
+
+    /// Notes a warning.
+    pub(crate) fn warning(&mut self, place: Place, fault: Fault) {
+        self.warnings.push((place, fault));
+    }
+
+    /// Whether an error was noted.
+    pub(crate) fn failed(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// The errors with their source lines.
+    pub(crate) fn into_errors(self, file: &Path, text: &str) -> Diagnostics {
+        render(Severity::Error, self.errors, file, text)
+    }
+
+    /// The warnings with their source lines.
+    pub(crate) fn into_warnings(self, file: &Path, text: &str) -> Diagnostics {
+        render(Severity::Warning, self.warnings, file, text)
+    }
+}
+
+fn render(
+    severity: Severity,
+    mut found: Vec<(Place, Fault)>,
+    file: &Path,
+    text: &str,
+) -> Diagnostics {
+    found.sort_by_key(|(place, _)| (place.line, place.column));
+    let more = found.len().saturating_sub(MOST_SHOWN);
+    found.truncate(MOST_SHOWN);
+    let mut lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
+    let mut current = (0, "");
+    let found = found
+        .into_iter()
+        .map(|(place, fault)| {
+            while current.0 < place.line {
+                current = (current.0 + 1, lines.next().unwrap_or_default());
+            }
+            let (excerpt, caret) = excerpt(current.1, place.column);
+            Diagnostic {
+                severity,
+                file: file.to_path_buf(),
+                place,
+                fault,
+                excerpt,
+                caret,
+            }
+        })
+        .collect();
+    Diagnostics { found, more }
+}
+
+/// The part of `line` to show, and where in it `column` (from 1) is. Characters that could move a terminal's cursor,
+/// or be none or two cells wide there, are replaced so that the caret stands where it should.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    let caret = column.saturating_sub(1);
+    let skipped = caret.saturating_sub(WIDEST_EXCERPT / 2);
+    let shown: String = line
+        .chars()
+        .skip(skipped)
+        .take(WIDEST_EXCERPT)
+        .map(|character| match character {
+            '\t' => ' ',
+            other if other.is_control() => '\u{fffd}',
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => {
+                '\u{fffd}'
+            }
+            other => other,
+        })
+        .collect();
+    (shown.trim_end().to_owned(), caret - skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, place: (usize, usize, usize), expected: &str) {
+        let mut findings = Findings::new();
+        let (line, column, length) = place;
+        findings.error(
+            Place {
+                line,
+                column,
+                length,
+            },
+            Fault::new("no").hint("yes"),
+        );
+        let rendered = findings.into_errors(Path::new("f.yaml"), text).to_string();
+        assert_eq!(rendered, expected);
+    }
+
+    #[test]
+    fn points_at_the_place() {
+        check(
+            "a\nbb cc\n",
+            (2, 4, 2),
+            "error: no\n --> f.yaml:2:4\n  |\n2 | bb cc\n  |    ^^\n  = hint: yes",
+        );
+    }
+
+    #[test]
+    fn points_past_the_end_of_an_empty_file() {
+        check(
+            "",
+            (1, 1, 0),
+            "error: no\n --> f.yaml:1:1\n  |\n1 | \n  | ^\n  = hint: yes",
+        );
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        check(
+            "\ta\u{1b}[31m\u{202e}x",
+            (1, 2, 1),
+            "error: no\n --> f.yaml:1:2\n  |\n1 |  a\u{fffd}[31m\u{fffd}x\n  |  ^\n  = hint: yes",
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_caret() {
+        let text = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
+        let shown = format!("{}X{}", "a".repeat(80), "b".repeat(79));
+        let expected = format!(
+            "error: no\n --> f.yaml:1:1001\n  |\n1 | {shown}\n  | {}^\n  = hint: yes",
+            " ".repeat(80)
+        );
+        check(&text, (1, 1001, 1), &expected);
+    }
+
+    #[test]
+    fn many_findings_are_counted() {
+        let mut findings = Findings::new();
+        for line in 1..=120 {
+            findings.warning(
+                Place {
+                    line,
+                    column: 1,
+                    length: 1,
+                },
+                Fault::new("w"),
+            );
+        }
+        let warnings = findings.into_warnings(Path::new("f"), "x\n");
+        assert_eq!(warnings.iter().count(), 100);
+        assert!(warnings.to_string().ends_with("\n\nand 20 more"));
+    }
+}

@@ -1,0 +1,192 @@
+//! Why a flow gets what it gets.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
+
+use crate::application::Application;
+use crate::decision::Decision;
+use crate::destination::Destination;
+use crate::policy::DEFAULT;
+use crate::port;
+use crate::rule::{Mismatch, Rule};
+
+/// More patterns of one list than this are only counted.
+const MOST_PATTERNS: usize = 5;
+
+/// Why a flow gets what it gets.
+///
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "rule", "file", "line", "steps"}`; `zone` is null
+/// unless the action is `tunnel`, `file` and `line` are null for a policy without a file. Each step is
+/// `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    decision: Decision,
+    file: Option<PathBuf>,
+    line: Option<usize>,
+    steps: Vec<Step>,
+}
+
+/// What one rule said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    rule: String,
+    line: Option<usize>,
+    matched: bool,
+    because: String,
+}
+
+impl Step {
+    /// Label of the rule.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// Whether it decided.
+    pub fn matched(&self) -> bool {
+        self.matched
+    }
+
+    /// The first matcher that said no, or that it matches.
+    pub fn because(&self) -> &str {
+        &self.because
+    }
+}
+
+impl Explanation {
+    pub(crate) fn new(
+        file: Option<&Path>,
+        rules: &[Rule],
+        default: &Rule,
+        destination: &Destination,
+        application: &Application,
+    ) -> Self {
+        let destination = destination.normalized();
+        let mut steps = Vec::new();
+        let mut decisive = default;
+        for rule in rules {
+            let mismatch = rule.mismatch(&destination, application);
+            steps.push(Step {
+                rule: rule.label.as_ref().to_owned(),
+                line: rule.line,
+                matched: mismatch.is_none(),
+                because: because(rule, mismatch, &destination, application),
+            });
+            if mismatch.is_none() {
+                decisive = rule;
+                break;
+            }
+        }
+        if steps.last().is_none_or(|last| !last.matched) {
+            steps.push(Step {
+                rule: DEFAULT.to_owned(),
+                line: default.line,
+                matched: true,
+                because: "no rule matches".to_owned(),
+            });
+        }
+        Self {
+            decision: decisive.decide(destination),
+            file: file.map(Path::to_path_buf),
+            line: decisive.line,
+            steps,
+        }
+    }
+
+    /// What the flow gets: the same as [`Policy::judge`](crate::Policy::judge) gives.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// What each rule said, in order; the last one decided.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+}
+
+/// The one sentence about a rule.
+pub(crate) fn because(
+    rule: &Rule,
+    mismatch: Option<Mismatch>,
+    destination: &Destination,
+    application: &Application,
+) -> String {
+    match mismatch {
+        None => "it matches".to_owned(),
+        Some(Mismatch::Target) => {
+            let host = match (&destination.name, destination.address) {
+                (Some(name), Some(address)) => format!("{name} ({address})"),
+                (Some(name), None) => name.clone(),
+                (None, Some(address)) => format!("{address}, of no known name,"),
+                (None, None) => "a host that is not known".to_owned(),
+            };
+            format!("{host} is not in its `to` ({})", targets(rule))
+        }
+        Some(Mismatch::Port) => {
+            let ports = port::show(&rule.ports);
+            format!("port {} is not in its `ports` ({ports})", destination.port)
+        }
+        Some(Mismatch::Application) => {
+            let patterns = rule.applications.iter().flatten();
+            let patterns = list(patterns.map(ToString::to_string));
+            format!("the application {application} is not in its `app` ({patterns})")
+        }
+    }
+}
+
+fn targets(rule: &Rule) -> String {
+    let Some(targets) = &rule.targets else {
+        return "any".to_owned();
+    };
+    let networks = targets.addresses.networks().into_iter();
+    let names = targets.names.iter().map(ToString::to_string);
+    list(networks.map(|network| network.to_string()).chain(names))
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let mut items: Vec<String> = items.collect();
+    let more = items.len().saturating_sub(MOST_PATTERNS);
+    items.truncate(MOST_PATTERNS);
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    items.join(", ")
+}
+
+impl Serialize for Explanation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Explanation", 6)?;
+        object.serialize_field("action", self.decision.action())?;
+        object.serialize_field("zone", &self.decision.zone())?;
+        object.serialize_field("rule", self.decision.rule())?;
+        let file = self.file.as_deref().map(Path::to_string_lossy);
+        object.serialize_field("file", &file)?;
+        object.serialize_field("line", &self.line)?;
+        object.serialize_field("steps", &self.steps)?;
+        object.end()
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.decision.action())?;
+        if let Some(zone) = self.decision.zone() {
+            write!(f, " through {zone}")?;
+        }
+        write!(f, ", by {:?}", self.decision.rule())?;
+        if let (Some(file), Some(line)) = (&self.file, self.line) {
+            write!(f, " ({}:{line})", file.display())?;
+        }
+        for step in &self.steps {
+            let mark = if step.matched { "yes" } else { "no " };
+            write!(f, "\n  {mark}  {:?}", step.rule)?;
+            if let Some(line) = step.line {
+                write!(f, ", line {line}")?;
+            }
+            write!(f, ": {}", step.because)?;
+        }
+        Ok(())
+    }
+}

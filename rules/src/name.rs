@@ -1,0 +1,208 @@
+//! Names of hosts: what is one, and patterns of them.
+
+use std::borrow::Cow;
+
+use regex::bytes::Regex;
+
+use crate::diagnostics::Fault;
+use crate::expression;
+
+/// RFC 1035, section 2.3.4, without the root's dot.
+const LONGEST_NAME: usize = 253;
+/// RFC 1035, section 2.3.4.
+const LONGEST_LABEL: usize = 63;
+
+/// Lower case, no trailing dot: the form in which names are compared.
+pub(crate) fn normalize(name: &str) -> Cow<'_, str> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if bare.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(bare.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(bare)
+    }
+}
+
+/// Reads the name of a host and normalizes it.
+pub(crate) fn parse(text: &str) -> Result<String, Fault> {
+    let name = normalize(text).into_owned();
+    let fault = || Fault::new(format!("{text:?} is not the name of a host"));
+    if text.contains("://") {
+        return Err(fault().hint("write the host alone, without a scheme and a path"));
+    }
+    if !name.is_ascii() {
+        return Err(fault().hint("write the ASCII form of the name (xn--…), as it is looked up"));
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(fault().hint(format!("a name has at most {LONGEST_NAME} characters")));
+    }
+    if name.contains('*') {
+        return Err(fault().hint("`*.` may only stand in front; else use {regex: …}"));
+    }
+    match name.split('.').find(|label| !is_label(label)) {
+        None => Ok(name),
+        Some("") => Err(fault().hint("there is nothing between two dots, or no name at all")),
+        Some(label) => Err(fault().hint(format!(
+            "{label:?} is not a label: 1 to {LONGEST_LABEL} letters, digits, - and _, no - first or last"
+        ))),
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=LONGEST_LABEL).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// A pattern of names.
+#[derive(Debug, Clone)]
+pub(crate) enum NamePattern {
+    /// This very name.
+    Exact(String),
+    /// `*.SUFFIX`: any name below it at any depth, not the suffix itself.
+    Below(String),
+    /// A regular expression, searched in the normalized name.
+    Regex(Regex),
+}
+
+impl NamePattern {
+    /// Reads a name or `*.wildcard`.
+    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
+        match text.strip_prefix("*.") {
+            Some(suffix) => parse(suffix).map(Self::Below),
+            None if text == "*" => {
+                Err(Fault::new("\"*\" is not the name of a host").hint("everything is `any`"))
+            }
+            None => parse(text).map(Self::Exact),
+        }
+    }
+
+    /// Reads a regular expression on names. Names have no case.
+    pub(crate) fn regex(source: &str) -> Result<Self, Fault> {
+        expression::for_names(source).map(Self::Regex)
+    }
+
+    /// Whether `name`, normalized, matches.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(own) => own == name,
+            Self::Below(suffix) => is_below(name, suffix),
+            Self::Regex(regex) => regex.is_match(name.as_bytes()),
+        }
+    }
+
+    /// Whether every name that `other` matches is certain to match.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(name)) => self.matches(name),
+            (Self::Below(own), Self::Below(suffix)) => own == suffix || is_below(suffix, own),
+            (Self::Regex(own), Self::Regex(regex)) => own.as_str() == regex.as_str(),
+            (Self::Exact(_), Self::Below(_) | Self::Regex(_))
+            | (Self::Below(_), Self::Regex(_))
+            | (Self::Regex(_), Self::Below(_)) => false,
+        }
+    }
+}
+
+/// As in the rule file.
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(suffix) => write!(f, "*.{suffix}"),
+            Self::Regex(regex) => write!(f, "/{regex}/"),
+        }
+    }
+}
+
+fn is_below(name: &str, suffix: &str) -> bool {
+    name.strip_suffix(suffix)
+        .and_then(|front| front.strip_suffix('.'))
+        .is_some_and(|front| !front.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, name: &str, expected: bool) {
+        let pattern = NamePattern::parse(pattern).unwrap();
+        assert_eq!(pattern.matches(&normalize(name)), expected, "{name}");
+    }
+
+    #[test]
+    fn matches_names() {
+        check("erp.corp", "erp.corp", true);
+        check("ERP.corp.", "erp.CORP", true);
+        check("erp.corp", "erp.corp.", true);
+        check("erp.corp", "x.erp.corp", false);
+        check("*.corp", "erp.corp", true);
+        check("*.corp", "a.b.c.corp", true);
+        check("*.corp", "corp", false);
+        check("*.corp", ".corp", false);
+        check("*.corp", "xcorp", false);
+        check("*.Corp.", "erp.corp", true);
+    }
+
+    #[test]
+    fn expressions_are_searched_without_case() {
+        let pattern = NamePattern::regex(r"^ERP[0-9]+\.corp$").unwrap();
+        assert!(pattern.matches("erp12.corp"));
+        assert!(!pattern.matches("erp.corp"));
+        assert!(NamePattern::regex("rp").unwrap().matches("erp"));
+    }
+
+    #[track_caller]
+    fn refused(text: &str, hint: &str) {
+        let fault = NamePattern::parse(text).unwrap_err();
+        assert!(
+            fault.to_string().contains(hint),
+            "{text}: {fault} lacks {hint}"
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_name() {
+        refused("https://erp.corp/x", "without a scheme");
+        refused("bücher.corp", "xn--");
+        refused("a..b", "between two dots");
+        refused("", "no name at all");
+        refused(".", "no name at all");
+        refused("erp corp", "not a label");
+        refused("-x.corp", "not a label");
+        refused("a.*.corp", "may only stand in front");
+        refused("*corp", "may only stand in front");
+        refused("*.*.corp", "may only stand in front");
+        refused("*", "`any`");
+        refused(&"a".repeat(64), "not a label");
+        refused(&"a.".repeat(127).repeat(2), "at most 253");
+    }
+
+    #[track_caller]
+    fn covers(own: &str, other: &str, expected: bool) {
+        let parse = |text: &str| match text.strip_prefix("re:") {
+            Some(source) => NamePattern::regex(source).unwrap(),
+            None => NamePattern::parse(text).unwrap(),
+        };
+        assert_eq!(parse(own).covers(&parse(other)), expected, "{own} {other}");
+    }
+
+    #[test]
+    fn knows_what_covers_what() {
+        covers("a.corp", "a.corp", true);
+        covers("*.corp", "a.corp", true);
+        covers("*.corp", "*.corp", true);
+        covers("*.corp", "*.a.corp", true);
+        covers("*.a.corp", "*.corp", false);
+        covers("*.corp", "corp", false);
+        covers("a.corp", "*.corp", false);
+        covers("re:^a", "a.corp", true);
+        covers("re:^a", "b.corp", false);
+        covers("re:^a", "re:^a", true);
+        covers("re:.", "*.corp", false);
+        covers("*.corp", "re:^a[.]corp$", false);
+    }
+}

@@ -1,0 +1,64 @@
+//! A zone, as the administrator describes it.
+
+use std::path::PathBuf;
+
+use crate::gateway::Gateway;
+
+/// A secured network area, reached through its gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Its name in the rule file.
+    pub name: String,
+    /// In the order in which they are tried; at least one.
+    pub gateways: Vec<Gateway>,
+    /// How to prove who we are; `None` is the agent, then the default key files.
+    pub identity: Option<Identity>,
+    /// The file of known host keys as written, `~` not expanded; `None` is the user's own.
+    pub known_hosts: Option<PathBuf>,
+    /// What speaks SSH to the gateways.
+    pub engine: Engine,
+    /// What a flow gets while no gateway answers, unless its rule says otherwise.
+    pub on_down: OnDown,
+}
+
+/// Where the private key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// In the user's agent.
+    Agent,
+    /// In a file, as written: `~` not expanded.
+    File(PathBuf),
+}
+
+/// What speaks SSH for the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The broker chooses.
+    Auto,
+    /// Our own.
+    Embedded,
+    /// The system's `ssh`. No rule file can ask for it in this version.
+    OpenSsh,
+}
+
+/// What a flow gets while no gateway of its zone answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// An error at once.
+    Reject,
+    /// To wait for a gateway.
+    Hold,
+    /// A direct connection, outside the tunnel.
+    Pass,
+}
+
+impl OnDown {
+    /// As in the rule file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Hold => "hold",
+            Self::Pass => "pass",
+        }
+    }
+}
