@@ -1,0 +1,189 @@
+//! From a captured connection to the application that opened it: the kernel says which socket and user it is, `/proc` which
+//! process of that user holds the socket.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::sock_diag::{Diag, DiagError};
+
+/// Processes that were found before and are asked first.
+const REMEMBERED: usize = 32;
+/// What the kernel appends to the path of a binary that was replaced while it runs (proc(5), `/proc/PID/exe`).
+const DELETED: &[u8] = b" (deleted)";
+
+/// The process that holds a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// The path of its binary, as the kernel knows it.
+    pub path: PathBuf,
+}
+
+/// Whose a connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The user that made the socket.
+    pub uid: u32,
+    /// The socket's inode.
+    pub inode: u64,
+}
+
+/// Looks sockets up; blocking (tens of µs), remembers processes by (pid, start time).
+#[derive(Debug)]
+pub struct Attributor {
+    diag: Diag,
+    /// The last hit first.
+    remembered: Vec<Remembered>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Remembered {
+    pid: u32,
+    uid: u32,
+    /// In clock ticks since boot; a pid that was given anew has another.
+    started: u64,
+}
+
+impl Attributor {
+    /// Opens the way to the kernel.
+    ///
+    /// # Errors
+    /// When the netlink socket cannot be made.
+    pub fn new() -> io::Result<Attributor> {
+        Ok(Attributor {
+            diag: Diag::open().map_err(io_error)?,
+            remembered: Vec::new(),
+        })
+    }
+
+    /// Who owns exactly this connection: `source` as seen by accept, `destination` the original one. `None`: no such socket
+    /// (any more).
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn owner(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> io::Result<Option<Owner>> {
+        let found = self
+            .diag
+            .connection(source, destination)
+            .map_err(io_error)?;
+        Ok(found.map(|found| Owner {
+            uid: found.uid,
+            inode: found.inode,
+        }))
+    }
+
+    /// Which process of that user holds the socket. `None`: not found or not readable.
+    pub fn process(&mut self, owner: &Owner) -> Option<Process> {
+        let link = format!("socket:[{}]", owner.inode);
+        let known = self.remembered.iter().position(|known| {
+            known.uid == owner.uid
+                && started(known.pid) == Some(known.started)
+                && holds(known.pid, &link)
+        });
+        let process = match known {
+            Some(index) => self.remembered.remove(index),
+            None => self.search(owner.uid, &link)?,
+        };
+        self.remembered.insert(0, process);
+        self.remembered.truncate(REMEMBERED);
+        let path = binary(process.pid)?;
+        // The pid may have been given anew while its binary was being read.
+        (started(process.pid) == Some(process.started)).then_some(Process {
+            pid: process.pid,
+            path,
+        })
+    }
+
+    fn search(&mut self, uid: u32, link: &str) -> Option<Remembered> {
+        let mut pids: Vec<u32> = fs::read_dir("/proc")
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        // Newest first: most connections are those of a program that was just started.
+        pids.sort_unstable_by(|a, b| b.cmp(a));
+        pids.into_iter().find_map(|pid| {
+            let of_user = fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid);
+            let started = if of_user { started(pid)? } else { return None };
+            holds(pid, link).then(|| {
+                self.remembered.retain(|known| known.pid != pid);
+                Remembered { pid, uid, started }
+            })
+        })
+    }
+}
+
+fn holds(pid: u32, link: &str) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    descriptors
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(link)))
+}
+
+/// Field 22 of `/proc/PID/stat` (proc(5)); the name before it may hold anything, also `)`.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    start_time(&stat)
+}
+
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn binary(pid: u32) -> Option<PathBuf> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    let end = bytes.len() - bytes.strip_suffix(DELETED).map_or(0, |_| DELETED.len());
+    Some(PathBuf::from(std::ffi::OsString::from_vec(
+        bytes.get(..end)?.to_vec(),
+    )))
+}
+
+fn io_error(error: DiagError) -> io::Error {
+    match error {
+        DiagError::Open(source) | DiagError::Exchange(source) | DiagError::Refused(source) => {
+            source
+        }
+        DiagError::Decode(_) | DiagError::NoAnswer => {
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(stat: &str, expected: Option<u64>) {
+        assert_eq!(start_time(stat.as_bytes()), expected, "{stat}");
+    }
+
+    #[test]
+    fn the_start_time_is_field_22_whatever_the_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        check(&format!("12 (curl) {rest}"), Some(4711));
+        check(&format!("12 (a) S 9 (b)) {rest}"), Some(4711));
+        check("12 (curl) S 1 2", None);
+        check("", None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken(stat in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = start_time(&stat);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A broker's session with the helper.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::claim::{Claim, Family};
+use crate::frame::{FrameError, Frames};
+use crate::wire::{DecodeError, ErrorCode, MAX_OTHER, Reply, Request, VERSION};
+
+/// How long the helper may take for one request.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests that wait for their turn; the next one waits for a place.
+const QUEUE: usize = 64;
+
+/// A session with the helper. Cheap to clone; requests are answered in order.
+///
+/// The session ends when the last clone is dropped; the helper then does what the claim says of a broker that is gone. A broker
+/// that leaves for good calls [`Client::release`] first.
+#[derive(Debug, Clone)]
+pub struct Client {
+    jobs: mpsc::Sender<Job>,
+    alive: watch::Receiver<()>,
+}
+
+/// Why the helper could not be asked, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no capture helper at {}: {source}", path.display())]
+    Connect {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What connect(2) said.
+        source: io::Error,
+    },
+    /// A listener could not be duplicated for the journey.
+    #[error("cannot duplicate the listening socket: {0}")]
+    Duplicate(#[source] io::Error),
+    /// The connection to it failed.
+    #[error("capture helper: {0}")]
+    Frame(#[from] FrameError),
+    /// It said something that is no reply.
+    #[error("capture helper: {0}")]
+    Decode(#[from] DecodeError),
+    /// It answered something else than was asked.
+    #[error("the capture helper answered out of turn")]
+    OutOfTurn,
+    /// It did not answer in time. The session is over.
+    #[error("the capture helper did not answer within {} s", ANSWER_DEADLINE.as_secs())]
+    TimedOut,
+    /// The session is over.
+    #[error("the capture helper is gone")]
+    Gone,
+    /// It refused.
+    #[error("the capture helper refused: {text}")]
+    Refused {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        text: String,
+    },
+}
+
+impl Client {
+    /// Opens a session with the helper that listens at `socket`.
+    ///
+    /// # Errors
+    /// When nobody listens there, or it speaks another version.
+    pub async fn connect(socket: &Path) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|source| ClientError::Connect {
+                path: socket.to_owned(),
+                source,
+            })?;
+        let mut frames = Frames::new(stream);
+        let (reply, _descriptors) =
+            exchange(&mut frames, &Request::Hello { version: VERSION }, &[]).await?;
+        match reply {
+            Reply::Hello {
+                version: VERSION, ..
+            } => {}
+            Reply::Hello { version, .. } => {
+                let text = format!("it speaks version {version}, this program {VERSION}");
+                return Err(ClientError::Refused {
+                    code: ErrorCode::Version,
+                    text,
+                });
+            }
+            Reply::Error { code, text } => return Err(ClientError::Refused { code, text }),
+            Reply::Done | Reply::Socket => return Err(ClientError::OutOfTurn),
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (life, alive) = watch::channel(());
+        tokio::spawn(drive(frames, queue, life));
+        Ok(Client { jobs, alive })
+    }
+
+    /// Replaces this user's claim. `listeners`: the broker's listening sockets, one bound to 127.0.0.1 and one to ::1. A family
+    /// without a listener is refused where it would have been handed over.
+    ///
+    /// # Errors
+    /// When the helper refuses; what was claimed before is then still in force.
+    pub async fn claim(
+        &self,
+        claim: &Claim,
+        listeners: &[BorrowedFd<'_>],
+    ) -> Result<(), ClientError> {
+        let descriptors = listeners
+            .iter()
+            .map(BorrowedFd::try_clone_to_owned)
+            .collect::<io::Result<_>>()
+            .map_err(ClientError::Duplicate)?;
+        self.ask(
+            Request::Claim {
+                claim: claim.clone(),
+            },
+            descriptors,
+        )
+        .await?
+        .done()
+    }
+
+    /// A stream socket that the capture rules let through: close-on-exec, non-blocking, not connected.
+    ///
+    /// # Errors
+    /// When the helper refuses or is gone.
+    pub async fn marked_socket(&self, family: Family) -> Result<OwnedFd, ClientError> {
+        self.ask(Request::MarkedSocket { family }, Vec::new())
+            .await?
+            .socket()
+    }
+
+    /// Ends this user's claim (also one left by an earlier broker): nothing of it is left in the kernel.
+    ///
+    /// # Errors
+    /// When the helper refuses or is gone.
+    pub async fn release(&self) -> Result<(), ClientError> {
+        self.ask(Request::Release, Vec::new()).await?.done()
+    }
+
+    /// Resolves when the helper is gone.
+    pub async fn gone(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
+    }
+
+    async fn ask(
+        &self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            request,
+            descriptors,
+            reply,
+        };
+        self.jobs
+            .send(job)
+            .await
+            .map_err(|_closed| ClientError::Gone)?;
+        answer.await.map_err(|_closed| ClientError::Gone)?
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    request: Request,
+    descriptors: Vec<OwnedFd>,
+    reply: oneshot::Sender<Result<Answer, ClientError>>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    reply: Reply,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Answer {
+    fn done(self) -> Result<(), ClientError> {
+        match self.reply {
+            Reply::Done => Ok(()),
+            Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
+            Reply::Hello { .. } | Reply::Socket => Err(ClientError::OutOfTurn),
+        }
+    }
+
+    fn socket(mut self) -> Result<OwnedFd, ClientError> {
+        match self.reply {
+            Reply::Socket => self.descriptors.pop().ok_or(ClientError::OutOfTurn),
+            Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
+            Reply::Hello { .. } | Reply::Done => Err(ClientError::OutOfTurn),
+        }
+    }
+}
+
+/// Owns the connection. `_life` says by its drop that the session is over.
+async fn drive(mut frames: Frames, mut queue: mpsc::Receiver<Job>, _life: watch::Sender<()>) {
+    loop {
+        let job = tokio::select! {
+            job = queue.recv() => job,
+            () = frames.disturbed() => return,
+        };
+        let Some(Job {
+            request,
+            descriptors,
+            reply,
+        }) = job
+        else {
+            return;
+        };
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let answer = exchange(&mut frames, &request, &borrowed)
+            .await
+            .map(|(reply, descriptors)| Answer { reply, descriptors });
+        let over = answer.is_err();
+        // Whoever asked may have stopped waiting; the answer had to be read all the same.
+        let _ = reply.send(answer);
+        if over {
+            return;
+        }
+    }
+}
+
+async fn exchange(
+    frames: &mut Frames,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+    let body = request.encode()?;
+    let both = async {
+        frames.write(&body, descriptors).await?;
+        frames.read(MAX_OTHER).await?.ok_or(ClientError::Gone)
+    };
+    let frame = timeout(ANSWER_DEADLINE, both)
+        .await
+        .map_err(|_late| ClientError::TimedOut)??;
+    Ok((Reply::decode(&frame.body)?, frame.descriptors))
+}

@@ -1,0 +1,146 @@
+//! Where sessions ask the keeper: a bounded queue, and one answer for each question.
+
+use std::time::Duration;
+
+use adit_capture::Claim;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::keeper::{Keeper, Refusal, SessionId};
+use super::listener::Listeners;
+
+/// Each session waits for its answer, so more than the sessions there are can never wait.
+const QUEUE: usize = 64;
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+struct Question {
+    session: SessionId,
+    uid: u32,
+    what: What,
+    answer: oneshot::Sender<Result<(), Refusal>>,
+}
+
+#[derive(Debug)]
+enum What {
+    Claim(Box<Claim>, Listeners),
+    Release,
+    Ended,
+}
+
+/// The sessions' end of the queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    questions: mpsc::Sender<Question>,
+}
+
+impl Desk {
+    pub(crate) async fn claim(
+        &self,
+        session: SessionId,
+        uid: u32,
+        claim: Claim,
+        listeners: Listeners,
+    ) -> Result<(), Refusal> {
+        self.ask(session, uid, What::Claim(Box::new(claim), listeners))
+            .await
+    }
+
+    pub(crate) async fn release(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
+        self.ask(session, uid, What::Release).await
+    }
+
+    pub(crate) async fn ended(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
+        self.ask(session, uid, What::Ended).await
+    }
+
+    async fn ask(&self, session: SessionId, uid: u32, what: What) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            session,
+            uid,
+            what,
+            answer,
+        };
+        self.questions
+            .send(question)
+            .await
+            .map_err(|_closed| Refusal::Stopping)?;
+        answered.await.map_err(|_closed| Refusal::Stopping)?
+    }
+}
+
+/// The keeper's end of it.
+#[derive(Debug)]
+pub(crate) struct Office {
+    keeper: Keeper,
+    questions: mpsc::Receiver<Question>,
+    users: watch::Sender<usize>,
+    grace_ends: Option<Instant>,
+}
+
+/// Opens the desk. `grace`: how long users whose rules were found may stay as they are without a broker. The last value counts
+/// the users that have rules in the kernel.
+pub(crate) fn open(keeper: Keeper, grace: Duration) -> (Desk, Office, watch::Receiver<usize>) {
+    let (sender, questions) = mpsc::channel(QUEUE);
+    let (users, count) = watch::channel(keeper.users());
+    let grace_ends = (keeper.users() > 0).then(|| Instant::now() + grace);
+    let office = Office {
+        keeper,
+        questions,
+        users,
+        grace_ends,
+    };
+    (Desk { questions: sender }, office, count)
+}
+
+impl Office {
+    /// Answers until `stop` resolves, then leaves the kernel as it has to be without a helper.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        loop {
+            let grace_ends = self.grace_ends;
+            let grace = async {
+                match grace_ends {
+                    Some(instant) => sleep_until(instant).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut stop => break,
+                () = grace => {
+                    self.grace_ends = None;
+                    self.keeper.grace_over().await;
+                }
+                question = self.questions.recv() => match question {
+                    Some(question) => self.answer(question).await,
+                    None => break,
+                },
+            }
+            self.users.send_replace(self.keeper.users());
+        }
+        self.keeper.stop().await;
+        self.users.send_replace(self.keeper.users());
+    }
+
+    async fn answer(&mut self, question: Question) {
+        let Question {
+            session,
+            uid,
+            what,
+            answer,
+        } = question;
+        let result = match what {
+            What::Claim(claim, listeners) => {
+                self.keeper.claim(session, uid, &claim, listeners).await
+            }
+            What::Release => self.keeper.release(session, uid).await,
+            What::Ended => {
+                self.keeper.ended(session, uid).await;
+                Ok(())
+            }
+        };
+        // The session may have ended while it waited; its end is a question of its own.
+        let _ = answer.send(result);
+    }
+}

@@ -1,0 +1,249 @@
+//! The one who changes the kernel: takes claims, releases and ends of sessions one after another.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use adit_capture::wire::ErrorCode;
+use adit_capture::{Claim, ClaimError, OnBrokerGone};
+
+use super::fallback::{Fallback, FallbackError, Routes};
+use super::listener::{ListenerError, Listeners};
+use super::program::{FAMILIES, Live, Ports, Program, handed_over};
+use super::table::{Table, TableError};
+
+/// A session, for as long as the helper runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// What was not done, and why.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("another broker of this user holds the claim")]
+    Busy,
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    #[error("port {port} still belongs to the claim of user {uid}")]
+    PortTaken { port: u16, uid: u32 },
+    #[error("cannot mark the listening sockets: {0}")]
+    Mark(#[source] io::Error),
+    #[error("{0}")]
+    Table(#[from] TableError),
+    #[error("routes: {0}")]
+    Fallback(#[from] FallbackError),
+    #[error("the helper is stopping")]
+    Stopping,
+}
+
+impl Refusal {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Refusal::Busy => ErrorCode::Busy,
+            Refusal::Claim(_) => ErrorCode::BadClaim,
+            Refusal::Listener(_) | Refusal::PortTaken { .. } => ErrorCode::BadListener,
+            Refusal::Mark(_) | Refusal::Table(_) | Refusal::Fallback(_) | Refusal::Stopping => {
+                ErrorCode::Kernel
+            }
+        }
+    }
+}
+
+/// A user whose broker is there.
+#[derive(Debug)]
+struct Holder {
+    session: SessionId,
+    /// Kept so that nobody else can bind the ports between the broker's end and the change that follows it.
+    _listeners: Listeners,
+}
+
+/// The kernel's rules and routes, and who holds which.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    table: Table,
+    fallback: Fallback,
+    holders: BTreeMap<u32, Holder>,
+}
+
+impl Keeper {
+    /// Takes over what an earlier helper left; every user's rules stay as they are.
+    pub(crate) async fn adopt(table: Table, fallback: Fallback) -> Result<Keeper, Refusal> {
+        let keeper = Keeper {
+            table,
+            fallback,
+            holders: BTreeMap::new(),
+        };
+        for uid in keeper.fallback.users().await? {
+            if keeper.table.user(uid).is_none() {
+                tracing::warn!(
+                    uid,
+                    "routes without rules were left behind; they are removed"
+                );
+                keeper.fallback.put(uid, &Routes::default()).await?;
+            }
+        }
+        for (uid, program) in keeper.table.users() {
+            tracing::info!(uid, word = ?program.word, live = ?program.live, "adopted");
+        }
+        Ok(keeper)
+    }
+
+    /// How many users have rules in the kernel.
+    pub(crate) fn users(&self) -> usize {
+        self.table.users().count()
+    }
+
+    pub(crate) async fn claim(
+        &mut self,
+        session: SessionId,
+        uid: u32,
+        claim: &Claim,
+        listeners: Listeners,
+    ) -> Result<(), Refusal> {
+        self.check_holder(session, uid)?;
+        claim.check()?;
+        self.check_ports(uid, listeners.ports)?;
+        listeners.mark().map_err(Refusal::Mark)?;
+        let before = self.table.user(uid).cloned();
+        self.table
+            .put(uid, Program::of_claim(claim, listeners.ports))
+            .await?;
+        if let Err(error) = self
+            .fallback
+            .put(uid, &routes(claim, listeners.ports))
+            .await
+        {
+            match before {
+                Some(before) => self.table.put(uid, before).await?,
+                None => self.table.remove(uid).await?,
+            }
+            return Err(error.into());
+        }
+        tracing::info!(uid, ports = ?listeners.ports, steps = claim.steps.len(), "claimed");
+        self.holders.insert(
+            uid,
+            Holder {
+                session,
+                _listeners: listeners,
+            },
+        );
+        Ok(())
+    }
+
+    pub(crate) async fn release(&mut self, session: SessionId, uid: u32) -> Result<(), Refusal> {
+        self.check_holder(session, uid)?;
+        self.remove(uid).await?;
+        self.holders.remove(&uid);
+        tracing::info!(uid, "released");
+        Ok(())
+    }
+
+    /// A session has ended, with or without a release before.
+    pub(crate) async fn ended(&mut self, session: SessionId, uid: u32) {
+        if self
+            .holders
+            .get(&uid)
+            .is_some_and(|holder| holder.session == session)
+        {
+            self.orphan(uid).await;
+            self.holders.remove(&uid);
+        }
+    }
+
+    /// The time for brokers to come back is over: what nobody took up gets its word applied.
+    pub(crate) async fn grace_over(&mut self) {
+        let left: Vec<u32> = self.table.users().map(|(uid, _)| uid).collect();
+        for uid in left
+            .into_iter()
+            .filter(|uid| !self.holders.contains_key(uid))
+            .collect::<Vec<_>>()
+        {
+            self.orphan(uid).await;
+        }
+    }
+
+    /// The helper stops: what must not leak stays, refused; everything else goes.
+    pub(crate) async fn stop(&mut self) {
+        let users: Vec<u32> = self.table.users().map(|(uid, _)| uid).collect();
+        for uid in users {
+            self.orphan(uid).await;
+        }
+        self.holders.clear();
+    }
+
+    /// Removes what is left of one user, or of all.
+    pub(crate) async fn clean(&mut self, uid: Option<u32>) -> Result<(), Refusal> {
+        let mut users = self.fallback.users().await?;
+        users.extend(self.table.users().map(|(uid, _)| uid));
+        for user in users
+            .into_iter()
+            .filter(|user| uid.is_none_or(|uid| uid == *user))
+        {
+            self.remove(user).await?;
+        }
+        Ok(())
+    }
+
+    async fn orphan(&mut self, uid: u32) {
+        let Some(word) = self.table.user(uid).map(|program| program.word) else {
+            return;
+        };
+        let done = match word {
+            OnBrokerGone::Block => self
+                .table
+                .swap(uid, Live::Gone)
+                .await
+                .map_err(Refusal::from),
+            OnBrokerGone::Release => self.remove(uid).await,
+        };
+        match done {
+            Ok(()) => tracing::warn!(
+                uid,
+                ?word,
+                "the broker is gone; its claim's word is applied"
+            ),
+            // What is in the kernel then still leads to a port that nobody listens on: refused, not leaked.
+            Err(error) => tracing::error!(uid, ?word, %error, "cannot apply the claim's word"),
+        }
+    }
+
+    async fn remove(&mut self, uid: u32) -> Result<(), Refusal> {
+        // Routes first: without rules they would lead packets nowhere, and connect would hang instead of fail.
+        self.fallback.put(uid, &Routes::default()).await?;
+        self.table.remove(uid).await?;
+        Ok(())
+    }
+
+    fn check_holder(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
+        match self.holders.get(&uid) {
+            Some(holder) if holder.session != session => Err(Refusal::Busy),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A port of a user whose broker is dead may have been bound by someone else in the meantime.
+    fn check_ports(&self, uid: u32, ports: Ports) -> Result<(), Refusal> {
+        for family in FAMILIES {
+            let Some(port) = ports.of(family) else {
+                continue;
+            };
+            let taken = |(other, program): &(u32, &Program)| {
+                *other != uid && program.ports.of(family) == Some(port)
+            };
+            if let Some((uid, _)) = self.table.users().find(taken) {
+                return Err(Refusal::PortTaken { port, uid });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn routes(claim: &Claim, ports: Ports) -> Routes {
+    let mut routes = Routes::default();
+    for family in FAMILIES {
+        if ports.of(family).is_some() {
+            routes.set(family, handed_over(claim, family).networks(family));
+        }
+    }
+    routes
+}

@@ -1,0 +1,20 @@
+//! The privileged part. No Secure Shell, no rule file, no name resolution: claims in, kernel rules out.
+
+pub(crate) mod account;
+pub(crate) mod command;
+pub(crate) mod desk;
+pub(crate) mod door;
+pub(crate) mod fallback;
+pub(crate) mod instance;
+pub(crate) mod keeper;
+pub(crate) mod listener;
+pub(crate) mod log;
+pub(crate) mod permitted;
+pub(crate) mod privilege;
+pub(crate) mod program;
+pub(crate) mod ranges;
+pub(crate) mod readback;
+pub(crate) mod render;
+pub(crate) mod serve;
+pub(crate) mod session;
+pub(crate) mod table;

@@ -1,0 +1,216 @@
+//! What the kernel does for one user, as a plain value: compiled from a claim, rendered for nft, read back from nft, compared.
+
+use std::fmt;
+
+use adit_capture::{Claim, Family, OnBrokerGone, Step, Verdict};
+
+use super::ranges::Ranges;
+
+/// Everything of one user in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) word: OnBrokerGone,
+    pub(crate) ports: Ports,
+    pub(crate) live: Live,
+    /// Rules of the nat hook: where handed over connections go.
+    pub(crate) nat: Vec<Rule>,
+    /// Rules of the filter hook while the broker is there.
+    pub(crate) open: Vec<Rule>,
+    /// Rules of the filter hook once it is gone; empty for a claim that is then removed.
+    pub(crate) gone: Vec<Rule>,
+}
+
+/// Where the user's broker listens; a family without a listener is refused instead of handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Ports {
+    pub(crate) v4: Option<u16>,
+    pub(crate) v6: Option<u16>,
+}
+
+impl Ports {
+    pub(crate) fn of(self, family: Family) -> Option<u16> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
+/// Which filter rules are in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Live {
+    Open,
+    Gone,
+}
+
+/// One rule: TCP connections of a family to these addresses and ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) family: Family,
+    pub(crate) to: Ranges,
+    pub(crate) ports: Ranges,
+    pub(crate) action: Action,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Accept,
+    Reject,
+    Redirect(u16),
+}
+
+/// Both families, in the order in which rules are written.
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Program {
+    /// The program of a claim whose broker is there.
+    pub(crate) fn of_claim(claim: &Claim, ports: Ports) -> Program {
+        let nat = |verdict, family| match (verdict, ports.of(family)) {
+            (Verdict::HandOver, Some(port)) => Action::Redirect(port),
+            // Blocked ones never come this far: the filter hook is asked first.
+            (Verdict::HandOver | Verdict::Pass | Verdict::Block, _) => Action::Accept,
+        };
+        let open = |verdict, family| match (verdict, ports.of(family)) {
+            (Verdict::HandOver, Some(_)) | (Verdict::Pass, _) => Action::Accept,
+            (Verdict::HandOver, None) | (Verdict::Block, _) => Action::Reject,
+        };
+        let gone = |verdict, _family| match verdict {
+            Verdict::Pass => Action::Accept,
+            Verdict::HandOver | Verdict::Block => Action::Reject,
+        };
+        Program {
+            word: claim.on_broker_gone,
+            ports,
+            live: Live::Open,
+            nat: rules(claim, nat),
+            open: rules(claim, open),
+            gone: match claim.on_broker_gone {
+                OnBrokerGone::Block => rules(claim, gone),
+                OnBrokerGone::Release => Vec::new(),
+            },
+        }
+    }
+}
+
+/// The addresses of which some port is handed over: those a program must be able to start a connection to.
+pub(crate) fn handed_over(claim: &Claim, family: Family) -> Ranges {
+    let (mut handed, mut decided) = (Ranges::default(), Ranges::default());
+    for (step, to, ports) in parts(claim, family) {
+        if step == Verdict::HandOver {
+            handed = handed.union(&to.minus(&decided));
+        }
+        if ports == Ranges::all_ports() {
+            decided = decided.union(&to);
+        }
+    }
+    handed
+}
+
+fn rules(claim: &Claim, action: impl Fn(Verdict, Family) -> Action) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in FAMILIES {
+        for (verdict, to, ports) in parts(claim, family) {
+            rules.push(Rule {
+                family,
+                to,
+                ports,
+                action: action(verdict, family),
+            });
+        }
+    }
+    rules
+}
+
+/// The claim's steps as they concern one family, the default last.
+fn parts(claim: &Claim, family: Family) -> impl Iterator<Item = (Verdict, Ranges, Ranges)> {
+    let default = Step {
+        to: Vec::new(),
+        ports: Vec::new(),
+        verdict: claim.default,
+    };
+    claim
+        .steps
+        .iter()
+        .cloned()
+        .chain([default])
+        .filter_map(move |step| {
+            let to = if step.to.is_empty() {
+                Ranges::all_addresses(family)
+            } else {
+                Ranges::of_networks(&step.to, family)
+            };
+            let ports = if step.ports.is_empty() {
+                Ranges::all_ports()
+            } else {
+                Ranges::new(
+                    step.ports
+                        .iter()
+                        .map(|r| ((*r.start()).into(), (*r.end()).into())),
+                )
+            };
+            (!to.is_empty()).then_some((step.verdict, to, ports))
+        })
+}
+
+/// The chains of one user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Nat,
+    Open,
+    Gone(Word),
+    Guard,
+}
+
+/// The claim's word, as part of a chain's name: so it is still known after everything but the kernel was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Word {
+    Block,
+    Release,
+}
+
+impl From<OnBrokerGone> for Word {
+    fn from(word: OnBrokerGone) -> Word {
+        match word {
+            OnBrokerGone::Block => Word::Block,
+            OnBrokerGone::Release => Word::Release,
+        }
+    }
+}
+
+/// The name of a user's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChainName {
+    pub(crate) uid: u32,
+    pub(crate) role: Role,
+}
+
+const ROLES: [(Role, &str); 5] = [
+    (Role::Nat, "nat"),
+    (Role::Open, "open"),
+    (Role::Gone(Word::Block), "block"),
+    (Role::Gone(Word::Release), "release"),
+    (Role::Guard, "guard"),
+];
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = ROLES
+            .iter()
+            .find(|(role, _)| *role == self.role)
+            .map_or("", |(_, name)| name);
+        write!(f, "u{}_{name}", self.uid)
+    }
+}
+
+impl ChainName {
+    /// `None`: not a name of ours.
+    pub(crate) fn parse(name: &str) -> Option<ChainName> {
+        let (uid, role) = name.strip_prefix('u')?.split_once('_')?;
+        let role = ROLES.iter().find(|(_, known)| *known == role)?.0;
+        Some(ChainName {
+            uid: uid.parse().ok()?,
+            role,
+        })
+    }
+}

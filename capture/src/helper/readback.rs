@@ -1,0 +1,372 @@
+//! From what `nft -j list table` says back to programs: the kernel is the only state that there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use adit_capture::{Family, OnBrokerGone};
+
+use super::program::{Action, ChainName, Live, Ports, Program, Role, Rule, Word};
+use super::ranges::Ranges;
+use super::render::{BASE_CHAINS, CAPTURED, GUARDED_V4, GUARDED_V6, JUDGED, MAPS};
+
+/// A table that is not one that we would have written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("nft's answer is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("no list of objects in nft's answer")]
+    NoList,
+    #[error("{0} without {1}")]
+    Missing(&'static str, &'static str),
+    #[error("the chain or map {0} is not ours")]
+    Foreign(String),
+    #[error("{what} {name} is missing or not as it was written")]
+    Skeleton {
+        what: &'static str,
+        name: &'static str,
+    },
+    #[error("user {0}'s chains are not complete")]
+    Incomplete(u32),
+    #[error("in chain {chain}: a rule that we do not write: {expression}")]
+    Rule { chain: String, expression: String },
+}
+
+/// The programs of all users, by uid.
+pub(crate) fn programs(json: &str) -> Result<BTreeMap<u32, Program>, ReadError> {
+    let listing = Listing::read(json)?;
+    listing.check_skeleton()?;
+    let users: BTreeSet<u32> = listing.user_chains.keys().map(|name| name.uid).collect();
+    let programs = users
+        .into_iter()
+        .map(|uid| Ok((uid, listing.program(uid)?)))
+        .collect::<Result<BTreeMap<_, _>, ReadError>>()?;
+    if listing.elements_used(&programs) {
+        Ok(programs)
+    } else {
+        Err(ReadError::Skeleton {
+            what: "map",
+            name: "elements",
+        })
+    }
+}
+
+/// Whether our table is among those that `nft -j list tables` names.
+pub(crate) fn has_table(json: &str) -> Result<bool, ReadError> {
+    let value: Value = serde_json::from_str(json)?;
+    let objects = value
+        .get("nftables")
+        .and_then(Value::as_array)
+        .ok_or(ReadError::NoList)?;
+    Ok(objects
+        .iter()
+        .filter_map(|object| object.get("table"))
+        .any(|table| {
+            table.get("family").and_then(Value::as_str) == Some("inet")
+                && table.get("name").and_then(Value::as_str) == Some("adit")
+        }))
+}
+
+#[derive(Debug, Default)]
+struct Listing {
+    /// Name → element key → chain that it leads to.
+    maps: BTreeMap<String, BTreeMap<u32, ChainName>>,
+    base: BTreeMap<String, (Value, usize)>,
+    user_chains: BTreeMap<ChainName, Vec<Value>>,
+}
+
+impl Listing {
+    fn read(json: &str) -> Result<Listing, ReadError> {
+        let value: Value = serde_json::from_str(json)?;
+        let objects = value
+            .get("nftables")
+            .and_then(Value::as_array)
+            .ok_or(ReadError::NoList)?;
+        let mut listing = Listing::default();
+        // Rules may be listed before the chain that they are in.
+        for chain in objects.iter().filter_map(|object| object.get("chain")) {
+            let name = text(chain, "chain", "name")?;
+            match ChainName::parse(name) {
+                Some(known) => drop(listing.user_chains.insert(known, Vec::new())),
+                None => drop(listing.base.insert(name.to_owned(), (chain.clone(), 0))),
+            }
+        }
+        for object in objects {
+            if let Some(map) = object.get("map") {
+                listing
+                    .maps
+                    .insert(text(map, "map", "name")?.to_owned(), map_elements(map)?);
+            } else if let Some(rule) = object.get("rule") {
+                listing.add_rule(rule)?;
+            }
+        }
+        Ok(listing)
+    }
+
+    fn add_rule(&mut self, rule: &Value) -> Result<(), ReadError> {
+        let name = text(rule, "rule", "chain")?;
+        let expression = rule.get("expr").ok_or(ReadError::Missing("rule", "expr"))?;
+        if let Some((_, count)) = self.base.get_mut(name) {
+            *count += 1;
+            return Ok(());
+        }
+        ChainName::parse(name)
+            .and_then(|known| self.user_chains.get_mut(&known))
+            .ok_or_else(|| ReadError::Foreign(name.to_owned()))?
+            .push(expression.clone());
+        Ok(())
+    }
+
+    fn check_skeleton(&self) -> Result<(), ReadError> {
+        for chain in BASE_CHAINS {
+            let wrong = ReadError::Skeleton {
+                what: "chain",
+                name: chain.name,
+            };
+            let Some((value, rules)) = self.base.get(chain.name) else {
+                return Err(wrong);
+            };
+            let same = value.get("type").and_then(Value::as_str) == Some(chain.kind)
+                && value.get("hook").and_then(Value::as_str) == Some(chain.hook)
+                && value.get("prio").and_then(Value::as_i64) == Some(chain.priority.into())
+                && *rules == chain.rules().len();
+            if !same {
+                return Err(wrong);
+            }
+        }
+        for (name, _) in MAPS {
+            if !self.maps.contains_key(name) {
+                return Err(ReadError::Skeleton { what: "map", name });
+            }
+        }
+        let ours = |name: &String| BASE_CHAINS.iter().any(|chain| chain.name == *name);
+        let mapped = |name: &String| MAPS.iter().any(|(map, _)| map == name);
+        let foreign = self.base.keys().find(|name| !ours(name));
+        match foreign.or_else(|| self.maps.keys().find(|name| !mapped(name))) {
+            Some(name) => Err(ReadError::Foreign(name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn program(&self, uid: u32) -> Result<Program, ReadError> {
+        let chain = |role| self.user_chains.get(&ChainName { uid, role });
+        let incomplete = || ReadError::Incomplete(uid);
+        let (word, gone) = match (
+            chain(Role::Gone(Word::Block)),
+            chain(Role::Gone(Word::Release)),
+        ) {
+            (Some(rules), None) => (OnBrokerGone::Block, rules),
+            (None, Some(rules)) => (OnBrokerGone::Release, rules),
+            (Some(_), Some(_)) | (None, None) => return Err(incomplete()),
+        };
+        let target = |map: &str, key: u32| self.maps.get(map).and_then(|map| map.get(&key));
+        let live = match target(JUDGED, uid) {
+            Some(name)
+                if *name
+                    == (ChainName {
+                        uid,
+                        role: Role::Open,
+                    }) =>
+            {
+                Live::Open
+            }
+            Some(name)
+                if *name
+                    == (ChainName {
+                        uid,
+                        role: Role::Gone(word.into()),
+                    }) =>
+            {
+                Live::Gone
+            }
+            Some(_) | None => return Err(incomplete()),
+        };
+        if target(CAPTURED, uid)
+            != Some(&ChainName {
+                uid,
+                role: Role::Nat,
+            })
+            || chain(Role::Guard).is_none_or(|rules| rules.len() != 1)
+        {
+            return Err(incomplete());
+        }
+        Ok(Program {
+            word,
+            ports: Ports {
+                v4: self.port(GUARDED_V4, uid),
+                v6: self.port(GUARDED_V6, uid),
+            },
+            live,
+            nat: rules(uid, Role::Nat, chain(Role::Nat).ok_or_else(incomplete)?)?,
+            open: rules(uid, Role::Open, chain(Role::Open).ok_or_else(incomplete)?)?,
+            gone: rules(uid, Role::Gone(word.into()), gone)?,
+        })
+    }
+
+    fn port(&self, map: &str, uid: u32) -> Option<u16> {
+        let guard = ChainName {
+            uid,
+            role: Role::Guard,
+        };
+        let (port, _) = self
+            .maps
+            .get(map)?
+            .iter()
+            .find(|(_, chain)| **chain == guard)?;
+        u16::try_from(*port).ok()
+    }
+
+    /// Whether every element leads to a user's chain and every user has as many as belong to it.
+    fn elements_used(&self, programs: &BTreeMap<u32, Program>) -> bool {
+        let meant: usize = programs
+            .values()
+            .map(|program| {
+                2 + usize::from(program.ports.v4.is_some())
+                    + usize::from(program.ports.v6.is_some())
+            })
+            .sum();
+        self.maps.values().map(BTreeMap::len).sum::<usize>() == meant
+    }
+}
+
+fn text<'a>(
+    object: &'a Value,
+    what: &'static str,
+    field: &'static str,
+) -> Result<&'a str, ReadError> {
+    object
+        .get(field)
+        .and_then(Value::as_str)
+        .ok_or(ReadError::Missing(what, field))
+}
+
+fn map_elements(map: &Value) -> Result<BTreeMap<u32, ChainName>, ReadError> {
+    let Some(elements) = map.get("elem").and_then(Value::as_array) else {
+        return Ok(BTreeMap::new());
+    };
+    let element = |pair: &Value| {
+        let key = u32::try_from(pair.get(0)?.as_u64()?).ok()?;
+        let target = pair.get(1)?.get("goto")?.get("target")?.as_str()?;
+        Some((key, ChainName::parse(target)?))
+    };
+    elements
+        .iter()
+        .map(|pair| element(pair).ok_or_else(|| ReadError::Foreign(pair.to_string())))
+        .collect()
+}
+
+fn rules(uid: u32, role: Role, expressions: &[Value]) -> Result<Vec<Rule>, ReadError> {
+    expressions
+        .iter()
+        .map(|expression| {
+            rule(expression).ok_or_else(|| ReadError::Rule {
+                chain: ChainName { uid, role }.to_string(),
+                expression: expression.to_string(),
+            })
+        })
+        .collect()
+}
+
+/// The rule that `RuleText` would have written as this. `None`: it would not.
+fn rule(expression: &Value) -> Option<Rule> {
+    let mut destination = None;
+    let mut ports = Ranges::all_ports();
+    let mut action = None;
+    for part in expression.as_array()? {
+        if let Some(matched) = part.get("match") {
+            if matched.get("op")?.as_str()? != "==" {
+                return None;
+            }
+            let right = matched.get("right")?;
+            match field(matched.get("left")?)? {
+                ("meta", "l4proto") => (right.as_str()? == "tcp").then_some(())?,
+                ("meta", "nfproto") => {
+                    let family = match right.as_str()? {
+                        "ipv4" => Family::V4,
+                        "ipv6" => Family::V6,
+                        _ => return None,
+                    };
+                    destination = Some((family, Ranges::all_addresses(family)));
+                }
+                ("ip", "daddr") => destination = Some((Family::V4, addresses(right, Family::V4)?)),
+                ("ip6", "daddr") => destination = Some((Family::V6, addresses(right, Family::V6)?)),
+                ("tcp", "dport") => ports = port_ranges(right)?,
+                _ => return None,
+            }
+        } else if part.get("accept").is_some() {
+            action = Some(Action::Accept);
+        } else if let Some(reject) = part.get("reject") {
+            (reject.get("type")?.as_str()? == "tcp reset").then_some(())?;
+            action = Some(Action::Reject);
+        } else {
+            let port = part.get("redirect")?.get("port")?.as_u64()?;
+            action = Some(Action::Redirect(u16::try_from(port).ok()?));
+        }
+    }
+    let (family, to) = destination?;
+    Some(Rule {
+        family,
+        to,
+        ports,
+        action: action?,
+    })
+}
+
+fn field(left: &Value) -> Option<(&str, &str)> {
+    if let Some(meta) = left.get("meta") {
+        return Some(("meta", meta.get("key")?.as_str()?));
+    }
+    let payload = left.get("payload")?;
+    Some((
+        payload.get("protocol")?.as_str()?,
+        payload.get("field")?.as_str()?,
+    ))
+}
+
+/// A set's members; a set of one is listed as its only member.
+fn members(value: &Value) -> &[Value] {
+    match value.get("set").and_then(Value::as_array) {
+        Some(members) => members,
+        None => std::slice::from_ref(value),
+    }
+}
+
+fn port_ranges(value: &Value) -> Option<Ranges> {
+    let number = |value: &Value| value.as_u64().map(u128::from);
+    let range = |member: &Value| match member.get("range") {
+        Some(range) => Some((number(range.get(0)?)?, number(range.get(1)?)?)),
+        None => number(member).map(|port| (port, port)),
+    };
+    members(value)
+        .iter()
+        .map(range)
+        .collect::<Option<Vec<_>>>()
+        .map(Ranges::new)
+}
+
+fn addresses(value: &Value, family: Family) -> Option<Ranges> {
+    let number = |value: &Value| match (value.as_str()?.parse().ok()?, family) {
+        (IpAddr::V4(address), Family::V4) => Some(u128::from(address.to_bits())),
+        (IpAddr::V6(address), Family::V6) => Some(address.to_bits()),
+        (IpAddr::V4(_), Family::V6) | (IpAddr::V6(_), Family::V4) => None,
+    };
+    let range = |member: &Value| {
+        if let Some(range) = member.get("range") {
+            return Some((number(range.get(0)?)?, number(range.get(1)?)?));
+        }
+        if let Some(prefix) = member.get("prefix") {
+            let address: IpAddr = prefix.get("addr")?.as_str()?.parse().ok()?;
+            let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
+            let network = IpNet::new(address, length).ok()?;
+            return Ranges::of_networks(&[network], family).iter().next();
+        }
+        number(member).map(|address| (address, address))
+    };
+    members(value)
+        .iter()
+        .map(range)
+        .collect::<Option<Vec<_>>>()
+        .map(Ranges::new)
+}

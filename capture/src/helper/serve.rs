@@ -1,0 +1,163 @@
+//! The helper at work: accepts brokers, bounded for each user and in all, until it is told to stop or has nothing left to do.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::account::Allowed;
+use super::desk::Desk;
+use super::keeper::SessionId;
+use super::session::{Session, turn_away};
+
+const SESSIONS_OF_A_USER: usize = 8;
+const SESSIONS: usize = 256;
+/// accept fails at once again while descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many sessions each user has, and a count of all that ever were.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    open: Arc<Mutex<HashMap<u32, usize>>>,
+    count: Arc<watch::Sender<Count>>,
+}
+
+/// Sessions that are open, and whether there ever was one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Count {
+    open: usize,
+    ever: bool,
+}
+
+impl Sessions {
+    pub(crate) fn new() -> Sessions {
+        Sessions {
+            open: Arc::default(),
+            count: Arc::new(watch::Sender::default()),
+        }
+    }
+
+    fn enter(&self, uid: u32) -> Option<Entered> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = open.values().sum();
+        let of_user = open.entry(uid).or_default();
+        if all >= SESSIONS || *of_user >= SESSIONS_OF_A_USER {
+            return None;
+        }
+        *of_user += 1;
+        self.count.send_replace(Count {
+            open: all + 1,
+            ever: true,
+        });
+        Some(Entered {
+            sessions: self.clone(),
+            uid,
+        })
+    }
+
+    fn leave(&self, uid: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_user) = open.get_mut(&uid) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                open.remove(&uid);
+            }
+        }
+        self.count.send_replace(Count {
+            open: open.values().sum(),
+            ever: true,
+        });
+    }
+
+    /// Resolves once there was a session, and there is none and no user in the kernel.
+    pub(crate) async fn idle(&self, mut users: watch::Receiver<usize>) {
+        let mut count = self.count.subscribe();
+        loop {
+            let Count { open, ever } = *count.borrow_and_update();
+            if ever && open == 0 && *users.borrow_and_update() == 0 {
+                return;
+            }
+            tokio::select! {
+                changed = count.changed() => if changed.is_err() { return },
+                changed = users.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+struct Entered {
+    sessions: Sessions,
+    uid: u32,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.sessions.leave(self.uid);
+    }
+}
+
+/// Accepts for ever.
+pub(crate) async fn accept(
+    listener: UnixListener,
+    desk: Desk,
+    allowed: Allowed,
+    sessions: Sessions,
+) {
+    let mut next = 0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                next += 1;
+                admit(stream, SessionId(next), &desk, &allowed, &sessions);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: UnixStream, id: SessionId, desk: &Desk, allowed: &Allowed, sessions: &Sessions) {
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => return tracing::warn!(%error, "someone without credentials"),
+    };
+    let uid = peer.uid();
+    match sessions.enter(uid) {
+        Some(entered) => {
+            tracing::debug!(uid, pid = peer.pid(), session = id.0, "session");
+            let session = Session::new(stream, id, uid, desk.clone(), allowed.clone());
+            tokio::spawn(async move {
+                session.run().await;
+                drop(entered);
+            });
+        }
+        None => {
+            tracing::warn!(uid, pid = peer.pid(), "too many sessions");
+            // Bounded by what a socket buffer takes at once: whoever does not read gets nothing.
+            tokio::spawn(async move {
+                let text = format!(
+                    "{SESSIONS_OF_A_USER} sessions of a user are the most, {SESSIONS} in all"
+                );
+                turn_away(stream, &text).await;
+            });
+        }
+    }
+}
+
+/// Resolves when the service manager, or someone at the keyboard, asks for the end.
+pub(crate) async fn told_to_stop() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

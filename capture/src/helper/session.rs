@@ -1,0 +1,224 @@
+//! One broker's session.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use adit_capture::frame::{Frame, FrameError, Frames};
+use adit_capture::mark::MARK;
+use adit_capture::sock_diag::Diag;
+use adit_capture::wire::{DecodeError, ErrorCode, MAX_CLAIM, MAX_OTHER, Reply, Request, VERSION};
+use adit_capture::{Claim, Family};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::account::Allowed;
+use super::desk::Desk;
+use super::keeper::{Refusal, SessionId};
+use super::listener::Listeners;
+use super::permitted::{Kind, State};
+
+/// How long a connection may stay without a word.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a session is over, other than that the broker left.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("no hello within {} s", HELLO_DEADLINE.as_secs())]
+    Silent,
+    #[error("a {kind:?} is not legal now ({state:?})")]
+    NotNow { kind: Kind, state: State },
+    #[error("{count} descriptors with a {kind:?}")]
+    Descriptors { kind: Kind, count: usize },
+    #[error("version {0} is not spoken here, only {VERSION}")]
+    Version(u32),
+}
+
+impl SessionError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            SessionError::Version(_) => ErrorCode::Version,
+            SessionError::Frame(_)
+            | SessionError::Decode(_)
+            | SessionError::Silent
+            | SessionError::NotNow { .. }
+            | SessionError::Descriptors { .. } => ErrorCode::Protocol,
+        }
+    }
+}
+
+/// A session and what it may use.
+#[derive(Debug)]
+pub(crate) struct Session {
+    frames: Frames,
+    id: SessionId,
+    uid: u32,
+    state: State,
+    desk: Desk,
+    allowed: Allowed,
+}
+
+impl Session {
+    pub(crate) fn new(
+        stream: UnixStream,
+        id: SessionId,
+        uid: u32,
+        desk: Desk,
+        allowed: Allowed,
+    ) -> Session {
+        Session {
+            frames: Frames::new(stream),
+            id,
+            uid,
+            state: State::New,
+            desk,
+            allowed,
+        }
+    }
+
+    /// Serves it until it ends, and sees to it that its end is known before this returns.
+    pub(crate) async fn run(mut self) {
+        if let Err(error) = self.serve().await {
+            tracing::warn!(uid = self.uid, %error, "session ended");
+            // It may already be gone; the reason is in the log.
+            let _ = self
+                .reply(Reply::refusal(error.code(), error.to_string()), None)
+                .await;
+        }
+        if let Err(error) = self.desk.ended(self.id, self.uid).await {
+            tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
+        }
+    }
+
+    async fn serve(&mut self) -> Result<(), SessionError> {
+        while let Some(frame) = self.next().await? {
+            let Frame { body, descriptors } = frame;
+            let request = Request::decode(&body)?;
+            let kind = Kind::of(&request);
+            if !self.state.permits(kind) {
+                return Err(SessionError::NotNow {
+                    kind,
+                    state: self.state,
+                });
+            }
+            if descriptors.len() > kind.descriptors() {
+                return Err(SessionError::Descriptors {
+                    kind,
+                    count: descriptors.len(),
+                });
+            }
+            drop(body);
+            let (reply, socket) = self.answer(request, descriptors).await?;
+            self.reply(reply, socket).await?;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Frame>, SessionError> {
+        let limit = match self.state {
+            State::New => MAX_OTHER,
+            // Who may not claim has no use for long frames.
+            State::Greeted | State::Claimed if self.allowed.may_claim(self.uid) => MAX_CLAIM,
+            State::Greeted | State::Claimed => MAX_OTHER,
+        };
+        match self.state {
+            State::New => Ok(timeout(HELLO_DEADLINE, self.frames.read(limit))
+                .await
+                .map_err(|_late| SessionError::Silent)??),
+            State::Greeted | State::Claimed => Ok(self.frames.read(limit).await?),
+        }
+    }
+
+    async fn answer(
+        &mut self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), SessionError> {
+        Ok(match request {
+            Request::Hello { version: VERSION } => {
+                self.state = State::Greeted;
+                (
+                    Reply::Hello {
+                        version: VERSION,
+                        features: Vec::new(),
+                    },
+                    None,
+                )
+            }
+            Request::Hello { version } => return Err(SessionError::Version(version)),
+            Request::MarkedSocket { family } => match marked_socket(family) {
+                Ok(socket) => (Reply::Socket, Some(socket)),
+                Err(error) => (
+                    Reply::refusal(ErrorCode::Kernel, format!("cannot make a socket: {error}")),
+                    None,
+                ),
+            },
+            Request::Claim { claim } => (self.claim(claim, descriptors).await, None),
+            Request::Release => {
+                let result = self.desk.release(self.id, self.uid).await;
+                (self.outcome(result, State::Greeted), None)
+            }
+        })
+    }
+
+    async fn claim(&mut self, claim: Claim, descriptors: Vec<OwnedFd>) -> Reply {
+        if !self.allowed.may_claim(self.uid) {
+            let text = format!(
+                "user {} is root or a system account; the helper's configuration does not name it",
+                self.uid
+            );
+            tracing::warn!(uid = self.uid, "claim refused: a system account");
+            return Reply::refusal(ErrorCode::NotAllowed, text);
+        }
+        let listeners = Diag::open()
+            .map_err(|error| Refusal::Listener(error.into()))
+            .and_then(|mut diag| Ok(Listeners::check(descriptors, &mut diag)?));
+        let result = match listeners {
+            Ok(listeners) => self.desk.claim(self.id, self.uid, claim, listeners).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.outcome(result, State::Claimed)
+    }
+
+    fn outcome(&mut self, result: Result<(), Refusal>, then: State) -> Reply {
+        match result {
+            Ok(()) => {
+                self.state = then;
+                Reply::Done
+            }
+            Err(refusal) => {
+                tracing::warn!(uid = self.uid, error = %refusal, "refused");
+                Reply::refusal(refusal.code(), refusal.to_string())
+            }
+        }
+    }
+
+    async fn reply(&mut self, reply: Reply, socket: Option<OwnedFd>) -> Result<(), SessionError> {
+        let body = reply.encode()?;
+        let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+        Ok(self.frames.write(&body, &descriptors).await?)
+    }
+}
+
+/// Says why there is no session, to someone who need not listen.
+pub(crate) async fn turn_away(stream: UnixStream, text: &str) {
+    if let Ok(body) = Reply::refusal(ErrorCode::TooMany, text).encode() {
+        let _ = Frames::new(stream).write(&body, &[]).await;
+    }
+}
+
+fn marked_socket(family: Family) -> std::io::Result<OwnedFd> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    // Socket::new sets close-on-exec.
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_mark(MARK)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,146 @@
+//! The table in the kernel: every change is one transaction, and is read back and compared with what was meant.
+
+use std::collections::BTreeMap;
+
+use super::command::{CommandError, Tool};
+use super::program::{Live, Program};
+use super::readback::{self, ReadError};
+use super::render;
+
+/// A change that did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TableError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("cannot read the table back: {0}")]
+    Read(#[from] ReadError),
+    #[error("the kernel has something else than was meant; the change was undone")]
+    Mismatch,
+}
+
+/// The programs that are in the kernel, as of our last look.
+#[derive(Debug)]
+pub(crate) struct Table {
+    nft: Tool,
+    /// `None`: there is no table.
+    users: Option<BTreeMap<u32, Program>>,
+}
+
+impl Table {
+    /// Looks at what is there. A table that we cannot have written is removed: what it does is unknown.
+    pub(crate) async fn adopt(nft: Tool) -> Result<Table, TableError> {
+        let users = match read(&nft).await {
+            Ok(users) => users,
+            Err(TableError::Read(error)) => {
+                tracing::warn!(%error, "the table found is not one of ours; it is removed");
+                nft.run(&["-f", "-"], &render::remove_table()).await?;
+                None
+            }
+            Err(error @ (TableError::Command(_) | TableError::Mismatch)) => return Err(error),
+        };
+        Ok(Table { nft, users })
+    }
+
+    pub(crate) fn users(&self) -> impl Iterator<Item = (u32, &Program)> {
+        self.users
+            .iter()
+            .flatten()
+            .map(|(uid, program)| (*uid, program))
+    }
+
+    pub(crate) fn user(&self, uid: u32) -> Option<&Program> {
+        self.users.as_ref()?.get(&uid)
+    }
+
+    /// Gives a user this program.
+    pub(crate) async fn put(&mut self, uid: u32, program: Program) -> Result<(), TableError> {
+        let mut text = match self.users {
+            Some(_) => String::new(),
+            None => render::skeleton(),
+        };
+        text.push_str(&render::replace(uid, self.user(uid), &program));
+        let mut wanted = self.users.clone().unwrap_or_default();
+        wanted.insert(uid, program);
+        self.change(uid, &text, Some(wanted)).await
+    }
+
+    /// Puts a user's other filter rules in force.
+    pub(crate) async fn swap(&mut self, uid: u32, live: Live) -> Result<(), TableError> {
+        let Some(program) = self.user(uid).filter(|program| program.live != live) else {
+            return Ok(());
+        };
+        let text = render::swap(uid, program, live);
+        let mut wanted = self.users.clone();
+        if let Some(program) = wanted.as_mut().and_then(|users| users.get_mut(&uid)) {
+            program.live = live;
+        }
+        self.change(uid, &text, wanted).await
+    }
+
+    /// Takes a user out; with the last one goes the table.
+    pub(crate) async fn remove(&mut self, uid: u32) -> Result<(), TableError> {
+        let Some(program) = self.user(uid) else {
+            return self.remove_if_empty(uid).await;
+        };
+        let text = render::remove(uid, program);
+        let wanted = self.users.clone().map(|mut users| {
+            users.remove(&uid);
+            users
+        });
+        match wanted {
+            Some(users) if users.is_empty() => {
+                self.change(uid, &render::remove_table(), None).await
+            }
+            Some(_) | None => self.change(uid, &text, wanted).await,
+        }
+    }
+
+    async fn remove_if_empty(&mut self, uid: u32) -> Result<(), TableError> {
+        if self.users.as_ref().is_some_and(BTreeMap::is_empty) {
+            self.change(uid, &render::remove_table(), None).await?;
+        }
+        Ok(())
+    }
+
+    async fn change(
+        &mut self,
+        uid: u32,
+        text: &str,
+        wanted: Option<BTreeMap<u32, Program>>,
+    ) -> Result<(), TableError> {
+        self.nft.run(&["-f", "-"], text).await?;
+        let found = read(&self.nft).await;
+        if matches!(&found, Ok(users) if *users == wanted) {
+            self.users = wanted;
+            return Ok(());
+        }
+        tracing::error!(uid, found = ?found.as_ref().err(), "the kernel has something else than was meant");
+        self.restore().await?;
+        Err(found.err().unwrap_or(TableError::Mismatch))
+    }
+
+    /// Writes the table anew as it was before the change, in one transaction.
+    async fn restore(&mut self) -> Result<(), TableError> {
+        // `add` first: `delete` of a table that is not there is an error.
+        let mut text = format!("add table {}\n{}", render::TABLE, render::remove_table());
+        if let Some(users) = &self.users {
+            text.push_str(&render::skeleton());
+            for (uid, program) in users {
+                text.push_str(&render::replace(*uid, None, program));
+            }
+        }
+        self.nft.run(&["-f", "-"], &text).await?;
+        Ok(())
+    }
+}
+
+async fn read(nft: &Tool) -> Result<Option<BTreeMap<u32, Program>>, TableError> {
+    let tables = nft.run(&["-j", "list", "tables", "inet"], "").await?;
+    if !readback::has_table(&tables)? {
+        return Ok(None);
+    }
+    let listing = nft
+        .run(&["-j", "list", "table", "inet", "adit"], "")
+        .await?;
+    Ok(Some(readback::programs(&listing)?))
+}

@@ -1,0 +1,23 @@
+//! What a broker needs of the capture helper: the session with it ([`Client`]), what can be asked of it ([`Claim`]), and how a
+//! captured connection is led back to the application that opened it ([`attribution`]).
+//!
+//! The privileged program `adit-capture` is this crate's binary; what the two say to each other is in
+//! `docs/PROTOCOL.capture.md`.
+#![forbid(unsafe_code)]
+
+pub mod attribution;
+mod claim;
+mod client;
+pub mod frame;
+pub mod mark;
+pub mod sock_diag;
+pub mod wire;
+
+pub use claim::{
+    Claim, ClaimError, Family, MAX_NETWORKS, MAX_PORT_RANGES, MAX_STEPS, OnBrokerGone, Step,
+    Verdict,
+};
+pub use client::{Client, ClientError};
+
+/// Where the system's helper listens.
+pub const DEFAULT_SOCKET: &str = "/run/adit/capture.sock";

@@ -1,0 +1,128 @@
+//! `adit-capture`: the only privileged program of Adit. Turns claims of brokers into kernel rules for their own users, hands
+//! out marked sockets, tears down.
+#![forbid(unsafe_code)]
+
+mod helper;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use helper::account::Allowed;
+use helper::command::Tool;
+use helper::door::Door;
+use helper::fallback::Fallback;
+use helper::instance::Instance;
+use helper::keeper::Keeper;
+use helper::table::Table;
+use helper::{desk, log, privilege, serve};
+
+/// Hands the connections of users over to their brokers.
+///
+/// Runs as root and keeps CAP_NET_ADMIN alone. Brokers connect to its socket; each can claim for its own user only. What it
+/// changes: the nftables table `inet adit`, and routing rules of preference 32800.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Options {
+    /// Where brokers connect. Not needed when the service manager passes a socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// YAML file: `capture_system_users: [root, backup]` names the system accounts that may claim.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A system account that may claim, beside those of the file.
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+    /// How long users whose rules were found stay as they are until their brokers come back.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    grace: u32,
+    /// Exit once there was a session, and no session and no claim is left.
+    #[arg(long)]
+    until_idle: bool,
+    /// Remove what a dead helper left, and exit. Refused while a helper runs.
+    #[arg(long)]
+    clean: bool,
+    /// With --clean: only what belongs to this user.
+    #[arg(long, value_name = "UID", requires = "clean")]
+    uid: Option<u32>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    log::start();
+    let allowed = match Allowed::read(options.config.as_deref(), &options.allow_uid) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    match start(&options, allowed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options, allowed: Allowed) -> anyhow::Result<()> {
+    privilege::prepare_process()?;
+    let purpose = match (&options.socket, options.clean) {
+        (_, true) => "cleaning".to_owned(),
+        (Some(path), false) => format!("listening at {}", path.display()),
+        (None, false) => "listening at a socket of the service manager".to_owned(),
+    };
+    let _instance = Instance::take(&purpose)?;
+    let door = match options.clean {
+        true => None,
+        false => Some(Door::open(options.socket.as_deref())?),
+    };
+    privilege::drop_all_but_needed()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let table = Table::adopt(Tool::find("nft")?).await?;
+        let mut keeper = Keeper::adopt(table, Fallback::new(Tool::find("ip")?)).await?;
+        match &door {
+            None => Ok(keeper.clean(options.uid).await?),
+            Some(door) => work(options, door, keeper, allowed).await,
+        }
+    })
+}
+
+async fn work(
+    options: &Options,
+    door: &Door,
+    keeper: Keeper,
+    allowed: Allowed,
+) -> anyhow::Result<()> {
+    let grace = Duration::from_secs(options.grace.into());
+    let (desk, office, users) = desk::open(keeper, grace);
+    let sessions = serve::Sessions::new();
+    let listener = door.listener().context("cannot accept brokers")?;
+    let accepting = tokio::spawn(serve::accept(listener, desk, allowed, sessions.clone()));
+    let stop = async {
+        let idle = async {
+            match options.until_idle {
+                true => sessions.idle(users).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = serve::told_to_stop() => if let Err(error) = told {
+                tracing::error!(%error, "cannot hear signals");
+            },
+            () = idle => tracing::info!("nothing left to do"),
+        }
+    };
+    tracing::info!("ready");
+    office.run(stop).await;
+    accepting.abort();
+    Ok(())
+}

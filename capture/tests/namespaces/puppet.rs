@@ -1,0 +1,285 @@
+//! A process that does one thing for each line it reads, and says in one line what came of it: `ok …`, or the kind of error.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use adit_capture::attribution::Attributor;
+use adit_capture::{Claim, Client, ClientError, Family};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::runtime::Runtime;
+
+use crate::lab::SOCKET;
+
+const CONNECT: Duration = Duration::from_secs(2);
+const ACCEPT: Duration = Duration::from_secs(2);
+
+struct Puppet {
+    runtime: Runtime,
+    client: Option<Client>,
+    listeners: Vec<TcpListener>,
+    /// Connections stay open.
+    streams: VecDeque<TcpStream>,
+    attributor: Attributor,
+}
+
+pub(crate) fn run() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut puppet = Puppet {
+        runtime,
+        client: None,
+        listeners: Vec::new(),
+        streams: VecDeque::new(),
+        attributor: Attributor::new().unwrap(),
+    };
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let (order, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        println!("{}", puppet.obey(order, rest));
+        std::io::stdout().flush().unwrap();
+    }
+    ExitCode::SUCCESS
+}
+
+impl Puppet {
+    fn obey(&mut self, order: &str, rest: &str) -> String {
+        match order {
+            "listeners" => self.listen(&["127.0.0.1:0", "[::1]:0"]),
+            "listen" => self.listen(&rest.split(' ').collect::<Vec<_>>()),
+            "session" => self.session(),
+            "leave" => {
+                self.client = None;
+                "ok".into()
+            }
+            "claim" => self.claim(
+                rest,
+                &self.listeners.iter().map(AsFd::as_fd).collect::<Vec<_>>(),
+            ),
+            "odd" => {
+                let (kind, claim) = rest.split_once(' ').unwrap();
+                let descriptors = odd(kind);
+                self.claim(
+                    claim,
+                    &descriptors.iter().map(AsFd::as_fd).collect::<Vec<_>>(),
+                )
+            }
+            "release" => said(self.runtime.block_on(self.client().release())),
+            "gone" => {
+                self.runtime.block_on(self.client().gone());
+                "ok".into()
+            }
+            "connect" => self.connect(rest),
+            "marked" => self.marked(rest),
+            "accept" => self.accept(rest),
+            "talk" => self.talk(),
+            "hear" => self.hear(),
+            "accept_none" => self.accept_none(rest),
+            "owner" => self.owner(rest),
+            "bench" => self.bench(rest),
+            other => panic!("no such order: {other}"),
+        }
+    }
+
+    fn client(&self) -> &Client {
+        self.client.as_ref().unwrap()
+    }
+
+    fn listen(&mut self, addresses: &[&str]) -> String {
+        let mut ports = "ok".to_owned();
+        for address in addresses {
+            match TcpListener::bind(address.parse::<SocketAddr>().unwrap()) {
+                Ok(listener) => {
+                    ports.push_str(&format!(" {}", listener.local_addr().unwrap().port()));
+                    self.listeners.push(listener);
+                }
+                Err(error) => return format!("{:?}", error.kind()),
+            }
+        }
+        ports
+    }
+
+    fn session(&mut self) -> String {
+        match self.runtime.block_on(Client::connect(Path::new(SOCKET))) {
+            Ok(client) => {
+                self.client = Some(client);
+                "ok".into()
+            }
+            Err(error) => said(Err(error)),
+        }
+    }
+
+    fn claim(&self, claim: &str, descriptors: &[BorrowedFd<'_>]) -> String {
+        let claim: Claim = serde_json::from_str(claim).unwrap();
+        said(
+            self.runtime
+                .block_on(self.client().claim(&claim, descriptors)),
+        )
+    }
+
+    fn connect(&mut self, to: &str) -> String {
+        match TcpStream::connect_timeout(&to.parse().unwrap(), CONNECT) {
+            Ok(stream) => self.keep(stream),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    fn marked(&mut self, to: &str) -> String {
+        let to: SocketAddr = to.parse().unwrap();
+        let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let socket = match self.runtime.block_on(self.client().marked_socket(family)) {
+            Ok(socket) => Socket::from(socket),
+            Err(error) => return said(Err(error)),
+        };
+        assert!(socket.nonblocking().unwrap());
+        match socket.connect_timeout(&to.into(), CONNECT) {
+            Ok(()) => self.keep(socket.into()),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    fn keep(&mut self, stream: TcpStream) -> String {
+        let answer = format!("ok {}", stream.local_addr().unwrap());
+        self.streams.push_back(stream);
+        answer
+    }
+
+    /// Peer and original destination of the next connection of the listener of that number.
+    fn accept(&mut self, number: &str) -> String {
+        let listener = &self.listeners[number.parse::<usize>().unwrap()];
+        SockRef::from(listener)
+            .set_read_timeout(Some(ACCEPT))
+            .unwrap();
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let socket = SockRef::from(&stream);
+                let original = match peer {
+                    SocketAddr::V4(_) => socket.original_dst_v4(),
+                    SocketAddr::V6(_) => socket.original_dst_v6(),
+                };
+                let original = original.map(|address| address.as_socket().unwrap().to_string());
+                self.streams.push_back(stream);
+                format!(
+                    "ok {peer} {}",
+                    original.unwrap_or_else(|_none| "direct".into())
+                )
+            }
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    /// Sends a byte on the last connection.
+    fn talk(&mut self) -> String {
+        let stream = self.streams.back_mut().unwrap();
+        match stream.write_all(b"x") {
+            Ok(()) => "ok".into(),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    /// Waits for two bytes on the last connection.
+    fn hear(&mut self) -> String {
+        let stream = self.streams.back_mut().unwrap();
+        stream.set_read_timeout(Some(ACCEPT)).unwrap();
+        let mut bytes = [0; 2];
+        match stream.read_exact(&mut bytes) {
+            Ok(()) => format!("ok {}", bytes.len()),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    /// That nobody has connected to the listener of that number.
+    fn accept_none(&mut self, number: &str) -> String {
+        let listener = &self.listeners[number.parse::<usize>().unwrap()];
+        listener.set_nonblocking(true).unwrap();
+        match listener.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => "ok".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn owner(&mut self, rest: &str) -> String {
+        let (source, destination) = rest.split_once(' ').unwrap();
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        match self.attributor.owner(source, destination).unwrap() {
+            None => "none".into(),
+            Some(owner) => match self.attributor.process(&owner) {
+                None => format!("{} unknown", owner.uid),
+                Some(process) => {
+                    format!("{} {} {}", owner.uid, process.pid, process.path.display())
+                }
+            },
+        }
+    }
+
+    /// Microseconds for one lookup of owner, and of process.
+    fn bench(&mut self, rest: &str) -> String {
+        const ROUNDS: u32 = 2000;
+        let (source, destination) = rest.split_once(' ').unwrap();
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        let owner = self.attributor.owner(source, destination).unwrap().unwrap();
+        let start = std::time::Instant::now();
+        (0..ROUNDS)
+            .for_each(|_| drop(self.attributor.owner(source, destination).unwrap().unwrap()));
+        let owners = start.elapsed() / ROUNDS;
+        let start = std::time::Instant::now();
+        (0..ROUNDS).for_each(|_| drop(self.attributor.process(&owner).unwrap()));
+        format!(
+            "{} {}",
+            owners.as_micros(),
+            (start.elapsed() / ROUNDS).as_micros()
+        )
+    }
+}
+
+fn said(result: Result<(), ClientError>) -> String {
+    match result {
+        Ok(()) => "ok".into(),
+        Err(ClientError::Refused { code, text }) => format!("{code:?} {text}"),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+/// Descriptors that no claim may come with.
+fn odd(kind: &str) -> Vec<OwnedFd> {
+    let tcp = |address: &str| TcpListener::bind(address).unwrap().into();
+    match kind {
+        "nothing" => Vec::new(),
+        "not_listening" => {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket
+                .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
+                .unwrap();
+            vec![socket.into()]
+        }
+        "udp" => vec![UdpSocket::bind("127.0.0.1:0").unwrap().into()],
+        "file" => vec![std::fs::File::open("/dev/null").unwrap().into()],
+        "unix" => {
+            let path = format!("/tmp/puppet-{}", std::process::id());
+            let listener = UnixListener::bind(&path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            vec![listener.into()]
+        }
+        "any_address" => vec![tcp("0.0.0.0:0")],
+        "other_loopback" => vec![tcp("127.0.0.2:0")],
+        "any_v6" => vec![tcp("[::]:0")],
+        "twice" => vec![tcp("127.0.0.1:0"), tcp("127.0.0.1:0")],
+        // A listener of another network namespace, with a port that is of no meaning here.
+        "elsewhere" => std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            crate::lab::sh("ip link set lo up");
+            vec![TcpListener::bind("127.0.0.1:0").unwrap().into()]
+        })
+        .join()
+        .unwrap(),
+        other => panic!("no such descriptors: {other}"),
+    }
+}
