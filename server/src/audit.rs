@@ -25,9 +25,14 @@ pub struct Who {
     pub key: String,
 }
 
-/// What is said about one stream, from the question to the end.
+/// A stream that was asked for and not answered yet. Dropped without an answer, it says that.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct Question {
+    record: Option<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
     /// Tells the lines of one stream from those of others, as long as the process lives.
     id: u64,
     who: Arc<Who>,
@@ -35,15 +40,41 @@ pub(crate) struct Record {
     application: String,
 }
 
-impl Record {
+impl Question {
     pub(crate) fn new(who: Arc<Who>, asked: String, application: Option<&str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let application = application.unwrap_or("-").to_owned();
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), who, asked, application }
+        let record = Record { id: NEXT.fetch_add(1, Ordering::Relaxed), who, asked, application };
+        Self { record: Some(record) }
     }
 
     /// `why` is the full reason, which the broker does not see.
-    pub(crate) fn refused(&self, refusal: &Refusal, why: &str) {
+    pub(crate) fn refused(mut self, refusal: &Refusal, why: &str) {
+        if let Some(record) = self.record.take() {
+            record.refused(&format!("{:?}", refusal.reason), why);
+        }
+    }
+
+    pub(crate) fn opened(mut self, dialled: SocketAddr, entry: &str) -> Open {
+        let dialled = dialled.to_string();
+        let record = self.record.take();
+        if let Some(record) = &record {
+            record.opened(&dialled, entry);
+        }
+        Open { record, dialled, since: Instant::now(), counters: Counters::default(), end: None }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            record.refused("Cancelled", "the broker gave up, or its link ended, before there was an answer");
+        }
+    }
+}
+
+impl Record {
+    fn refused(&self, reason: &str, why: &str) {
         tracing::info!(
             target: TARGET,
             event = "refuse",
@@ -53,14 +84,13 @@ impl Record {
             key = self.who.key.as_str(),
             asked = self.asked.as_str(),
             application = self.application.as_str(),
-            reason = ?refusal.reason,
+            reason,
             why,
             "refused"
         );
     }
 
-    pub(crate) fn opened(self, dialled: SocketAddr, entry: &str) -> Open {
-        let dialled = dialled.to_string();
+    fn opened(&self, dialled: &str, entry: &str) {
         tracing::info!(
             target: TARGET,
             event = "open",
@@ -70,18 +100,33 @@ impl Record {
             key = self.who.key.as_str(),
             asked = self.asked.as_str(),
             application = self.application.as_str(),
-            dialled = dialled.as_str(),
+            dialled,
             entry,
             "opened"
         );
-        Open { record: self, dialled, since: Instant::now(), counters: Counters::default(), end: None }
+    }
+
+    fn ended(&self, open: &Open, end: &str) {
+        tracing::info!(
+            target: TARGET,
+            event = "end",
+            stream = self.id,
+            user = self.who.user.as_str(),
+            asked = self.asked.as_str(),
+            dialled = open.dialled.as_str(),
+            sent = open.counters.down.load(Ordering::Relaxed),
+            received = open.counters.up.load(Ordering::Relaxed),
+            seconds = open.since.elapsed().as_secs_f64(),
+            end,
+            "ended"
+        );
     }
 }
 
 /// An open stream. Its end is written when this is dropped, so that no way of ending goes without a line.
 #[derive(Debug)]
 pub(crate) struct Open {
-    record: Record,
+    record: Option<Record>,
     dialled: String,
     since: Instant,
     /// What was relayed so far.
@@ -105,18 +150,8 @@ impl Drop for Open {
             Some(RelayEnd::Refused(refusal)) => format!("refused: {refusal}"),
             Some(RelayEnd::LinkEnded(end)) => format!("link ended: {end}"),
         };
-        tracing::info!(
-            target: TARGET,
-            event = "end",
-            stream = self.record.id,
-            user = self.record.who.user.as_str(),
-            asked = self.record.asked.as_str(),
-            dialled = self.dialled.as_str(),
-            sent = self.counters.down.load(Ordering::Relaxed),
-            received = self.counters.up.load(Ordering::Relaxed),
-            seconds = self.since.elapsed().as_secs_f64(),
-            end = end.as_str(),
-            "ended"
-        );
+        if let Some(record) = &self.record {
+            record.ended(self, &end);
+        }
     }
 }

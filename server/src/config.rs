@@ -276,15 +276,9 @@ impl Meaning<'_> {
 /// One `allow` entry, from a file or the command line.
 ///
 /// # Errors
-/// Not an entry, or one that could never match because destinations are compared without IPv4-mapped addresses.
+/// Not an entry.
 pub fn parse_allow(text: &str) -> Result<AllowEntry, String> {
-    let entry: AllowEntry = text.parse().map_err(|why: String| format!("{text:?}: {why}"))?;
-    match entry.network() {
-        Some(ipnet::IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
-            Err(format!("{text:?}: write an IPv4-mapped address as the IPv4 address that it is"))
-        }
-        _ => Ok(entry),
-    }
+    text.parse().map_err(|why: String| format!("{text:?}: {why}"))
 }
 
 #[cfg(test)]

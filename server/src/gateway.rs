@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::asked::{Asked, NotADestination};
-use crate::audit::{Open, Record, Who};
+use crate::audit::{Open, Question, Who};
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::policy::{Authorized, Denial, Judgement, Policy};
@@ -110,15 +110,15 @@ impl Gateway {
         shown: String,
         application: Option<&str>,
     ) -> Result<Dialled, Refusal> {
-        let record = Record::new(Arc::clone(who), shown, application);
+        let question = Question::new(Arc::clone(who), shown, application);
         match self.reach(who, asked).await {
             Ok((connected, permit, place)) => {
-                let open = record.opened(permit.address(), permit.entry());
+                let open = question.opened(permit.address(), permit.entry());
                 Ok(Dialled { connected, open, place })
             }
             Err(error) => {
                 let refusal = error.refusal();
-                record.refused(&refusal, &error.to_string());
+                question.refused(&refusal, &error.to_string());
                 Err(refusal)
             }
         }

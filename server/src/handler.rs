@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_link::ssh::SUBSYSTEM;
+use adit_link::ssh::{Backlog, SUBSYSTEM};
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, Disconnect, Pty};
@@ -30,6 +30,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// Its place among the unauthenticated connections.
     pub(crate) guest: Arc<Guest>,
+    /// What its socket has yet to send.
+    pub(crate) backlog: Backlog,
     /// Places among the authenticated connections, of all clients.
     pub(crate) connections: Arc<Semaphore>,
     /// Places for this client's channels, [`MAX_CHANNELS`].
@@ -41,6 +43,7 @@ pub(crate) struct Client {
     gateway: Arc<Gateway>,
     keys: KeysPath,
     peer: SocketAddr,
+    backlog: Backlog,
     connections: Arc<Semaphore>,
     channels: Arc<Semaphore>,
     /// Until the client has authenticated.
@@ -54,9 +57,9 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { gateway, keys, peer, guest, connections, channels } = arrival;
-        let guest = Some(guest);
-        Self { gateway, keys, peer, connections, channels, guest, place: None, who: None, begun: Vec::new() }
+        let Arrival { gateway, keys, peer, guest, backlog, connections, channels } = arrival;
+        let (guest, place, who, begun) = (Some(guest), None, None, Vec::new());
+        Self { gateway, keys, peer, backlog, connections, channels, guest, place, who, begun }
     }
 
     fn is_authorized(&self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> bool {
@@ -169,7 +172,8 @@ impl Handler for Client {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let place = ChannelPlace { id: channel.id(), handle: session.handle(), _permit: place };
+        let backlog = self.backlog.clone();
+        let place = ChannelPlace { id: channel.id(), handle: session.handle(), backlog, _permit: place };
         reply.accept().await;
         self.begun.retain(|begun| *begun != channel.id());
         tokio::spawn(serve_channel(Arc::clone(&self.gateway), Arc::clone(who), channel, place));
@@ -255,10 +259,11 @@ impl Handler for Client {
     }
 }
 
-/// One of a connection's channels; closed when dropped.
+/// One of a connection's channels.
 struct ChannelPlace {
     id: ChannelId,
     handle: russh::server::Handle,
+    backlog: Backlog,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -268,6 +273,7 @@ async fn serve_channel(gateway: Arc<Gateway>, who: Arc<Who>, mut channel: Channe
     if matches!(asked, Ok(true)) {
         tracing::info!(user = who.user.as_str(), from = who.from.as_str(), "link begins");
         let (read, write) = adit_link::ssh::split(channel);
+        let write = write.paced_by(place.backlog.clone());
         match link_session::serve(&gateway, &who, read, write).await {
             Ok(end) => tracing::info!(user = who.user.as_str(), from = who.from.as_str(), %end, "link ended"),
             Err(error) => tracing::warn!(user = who.user.as_str(), from = who.from.as_str(), %error, "no link"),

@@ -77,7 +77,12 @@ async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
         Ok(asked) => asked.to_string(),
         Err(_) => as_written(header),
     };
-    match gateway.open(&who, asked, shown, header.application.as_deref()).await {
+    let opening = gateway.open(&who, asked, shown, header.application.as_deref());
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = request.cancelled() => return,
+    };
+    match opened {
         Err(refusal) => request.refuse(refusal),
         Ok(dialled) => {
             let stream = request.accept();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_link::ssh::BufferedSocket;
+use adit_link::ssh::{BufferedSocket, Rekey};
 use nix::errno::Errno;
 use russh::keys::PrivateKey;
 use russh::{Disconnect, MethodKind, MethodSet, SshId};
@@ -137,8 +137,8 @@ impl Server {
     }
 
     async fn converse(&self, socket: TcpStream, peer: SocketAddr) -> Result<(), russh::Error> {
-        socket.set_nodelay(true)?;
         let second = socket2::SockRef::from(&socket).try_clone()?;
+        let socket = BufferedSocket::new(socket);
         let guest = Arc::new(self.unauthenticated.enter(second.into()));
         let patience = self.patience(&guest, peer);
         let arrival = Arrival {
@@ -146,6 +146,7 @@ impl Server {
             keys: self.keys.clone(),
             peer,
             guest,
+            backlog: socket.backlog(),
             connections: Arc::clone(&self.connections),
             channels: Arc::new(Semaphore::new(MAX_CHANNELS as usize)),
         };
@@ -170,10 +171,10 @@ impl Server {
         }
     }
 
-    async fn session_of(&self, socket: TcpStream, arrival: Arrival) -> Result<(), russh::Error> {
+    async fn session_of(&self, socket: BufferedSocket, arrival: Arrival) -> Result<(), russh::Error> {
         let channels = Arc::clone(&arrival.channels);
         let client = Client::new(arrival);
-        let running = russh::server::run_stream(Arc::clone(&self.session), BufferedSocket::new(socket), client);
+        let running = russh::server::run_stream(Arc::clone(&self.session), socket, client);
         let mut session = tokio::select! {
             running = running => running?,
             () = self.gateway.stopped() => return Ok(()),
@@ -203,9 +204,7 @@ fn session_config(limits: &Limits, host_keys: Vec<PrivateKey>) -> russh::server:
         keys: host_keys,
         ..russh::server::Config::default()
     };
-    adit_link::ssh::tune_server(&mut config);
-    config.limits.rekey_read_limit = limits.rekey_bytes;
-    config.limits.rekey_write_limit = limits.rekey_bytes;
+    adit_link::ssh::tune_server(&mut config, Rekey { bytes: limits.rekey_bytes });
     config
 }
 

@@ -1,0 +1,69 @@
+//! Real servers on loopback for flows to reach.
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    (listener, address)
+}
+
+/// Sends back what comes, and the end after the end.
+pub(crate) async fn echo() -> SocketAddr {
+    let (listener, address) = listener().await;
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("accept");
+            tokio::spawn(async move {
+                let (mut read, mut write) = socket.split();
+                tokio::io::copy(&mut read, &mut write).await.ok();
+                write.shutdown().await.ok();
+            });
+        }
+    });
+    address
+}
+
+/// A port that nothing listens on.
+pub(crate) async fn closed_port() -> u16 {
+    listener().await.1.port()
+}
+
+/// Does one thing with the first connection.
+pub(crate) async fn once<T, F>(act: impl FnOnce(TcpStream) -> F + Send + 'static) -> (SocketAddr, JoinHandle<T>)
+where
+    F: Future<Output = T> + Send,
+    T: Send + 'static,
+{
+    let (listener, address) = listener().await;
+    let done = tokio::spawn(async move { act(listener.accept().await.expect("accept").0).await });
+    (address, done)
+}
+
+/// An address whose queue of connections is full, so that it answers no more; keep what is returned.
+pub(crate) async fn silent() -> (SocketAddr, impl Sized) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    socket.listen(0).expect("listen");
+    let address = socket.local_addr().expect("address").as_socket().expect("address");
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let connect = TcpStream::connect(address);
+        waiting.extend(tokio::time::timeout(std::time::Duration::from_millis(300), connect).await);
+    }
+    (address, (socket, waiting))
+}
+
+pub(crate) async fn read_all(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    socket.read_to_end(&mut all).await.map(|_| all)
+}
+
+/// Closes with a reset.
+pub(crate) fn reset(socket: TcpStream) {
+    SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).expect("linger");
+}

@@ -1,0 +1,11 @@
+//! The real binary on loopback, driven by the system's `ssh`, by a link over russh, and under a stock sshd.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod destinations;
+mod flows;
+mod guests;
+mod links;
+mod service;
+mod site;
+mod ssh_command;
+mod stdio;
