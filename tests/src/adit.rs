@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,11 +20,16 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// What answers at port 443 of the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayKind {
-    /// `adit-server --config`.
+    /// `adit-server --config` as it comes.
     AditServer,
-    /// OpenSSH's `sshd` with `adit-server --stdio` as a subsystem, renewing keys every `rekey_mib` MiB.
+    /// `adit-server` that renews keys after so many MiB.
+    Rekeying {
+        /// How many.
+        mib: u32,
+    },
+    /// OpenSSH's `sshd` with `adit-server --stdio` as a subsystem, renewing keys after so many MiB.
     Sshd {
-        /// MiB after which `sshd` asks for new keys.
+        /// How many.
         rekey_mib: u32,
     },
 }
@@ -124,6 +129,14 @@ impl Broker {
     /// # Errors
     /// When it is not ready in time.
     pub fn start(lab: &Lab, user: User, rules: &str) -> Result<Broker> {
+        Broker::start_with(lab, user, rules, &[])
+    }
+
+    /// The same with more words on its command line.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start_with(lab: &Lab, user: User, rules: &str, more: &[&str]) -> Result<Broker> {
         let file = format!("{}/rules.yaml", user.home());
         lab.write(user, &file, rules)?;
         let control = control_socket(user);
@@ -136,7 +149,7 @@ impl Broker {
             "--capture",
             CAPTURE_SOCKET,
         ];
-        let argv = [&words[..], &["--control", &control]].concat();
+        let argv = [&words[..], &["--control", &control], more].concat();
         let process = command.start(&format!("broker-{}", user.name()), &argv)?;
         let mut broker = Broker { process, user };
         broker.wait_capturing(lab)?;
@@ -207,7 +220,7 @@ impl Broker {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flow {
     /// What `adit close` takes.
-    pub id: Value,
+    pub id: u64,
     /// Path of the binary, when known.
     pub application: Option<String>,
     /// `address:port` that the application asked for.
@@ -370,6 +383,20 @@ pub(crate) fn keygen(run: &Run<'_>, file: &str) -> Result<()> {
 }
 
 fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Process> {
+    let mut process = match kind {
+        GatewayKind::AditServer => start_adit_server(lab, allow, "")?,
+        GatewayKind::Rekeying { mib } => {
+            start_adit_server(lab, allow, &format!("rekey_bytes: {}\n", mib << 20))?
+        }
+        GatewayKind::Sshd { rekey_mib } => start_sshd(lab, allow, rekey_mib)?,
+    };
+    process.ready_when("the gateway to listen", SETTLE, || {
+        lab.listening(Host::Gateway, 443)
+    })?;
+    Ok(process)
+}
+
+fn start_adit_server(lab: &Lab, allow: &[String], more: &str) -> Result<Process> {
     let allow = allow
         .iter()
         .map(|entry| format!("\"{entry}\""))
@@ -381,7 +408,7 @@ fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Proce
 listen: [\"[::]:443\"]
 host_keys: [{GATEWAY_HOME}/host_ed25519]
 authorized_keys: {GATEWAY_HOME}/keys/%u
-policy:
+{more}policy:
   - name: lab
     users: [{}, {}]
     allow: [{allow}]
@@ -390,25 +417,19 @@ policy:
         User::Bob.name(),
     );
     lab.write(User::Service, &config, text)?;
-    let mut process = match kind {
-        GatewayKind::AditServer => {
-            let command = lab.gateway().user(User::Service).env("RUST_LOG", "info");
-            command.start("gateway", &["adit-server", "--config", &config])?
-        }
-        GatewayKind::Sshd { rekey_mib } => start_sshd(lab, rekey_mib)?,
-    };
-    process.ready_when("the gateway to listen", SETTLE, || {
-        lab.listening(Host::Gateway, 443)
-    })?;
-    Ok(process)
+    let command = lab.gateway().user(User::Service).env("RUST_LOG", "info");
+    command.start("gateway", &["adit-server", "--config", &config])
 }
 
-fn start_sshd(lab: &Lab, rekey_mib: u32) -> Result<Process> {
+fn start_sshd(lab: &Lab, allow: &[String], rekey_mib: u32) -> Result<Process> {
     let root = User::Root.home();
     // sshd accepts a host key only if it belongs to the user it runs as.
     let key = lab.read(&format!("{GATEWAY_HOME}/host_ed25519"))?;
     lab.write(User::Root, &format!("{root}/gateway_ed25519"), key)?;
-    let stdio = format!("/run/lab/bin/adit-server --stdio --config {GATEWAY_HOME}/server.yaml");
+    let allow: String = allow
+        .iter()
+        .map(|entry| format!(" --allow {entry}"))
+        .collect();
     let config = format!(
         "Port 443
 HostKey {root}/gateway_ed25519
@@ -416,15 +437,13 @@ PidFile none
 UsePAM no
 PasswordAuthentication no
 StrictModes no
+LogLevel DEBUG1
 RekeyLimit {rekey_mib}M
-Subsystem adit-link {stdio}
+Subsystem adit-link /run/lab/bin/adit-server --stdio{allow}
 "
     );
-    lab.write(User::Root, &format!("{root}/gateway_sshd_config"), config)?;
     let file = format!("{root}/gateway_sshd_config");
-    let sshd = lab
-        .gateway()
-        .start("gateway-sshd", &["/usr/sbin/sshd", "-D", "-e", "-f", &file])?;
-    ensure!(sshd.pid() != 0, "{}", sshd.tale());
-    Ok(sshd)
+    lab.write(User::Root, &file, config)?;
+    lab.gateway()
+        .start("gateway-sshd", &["/usr/sbin/sshd", "-D", "-e", "-f", &file])
 }

@@ -274,6 +274,17 @@ impl Lab {
     }
 }
 
+/// Everything that Adit changes in the client's kernel: rules of nftables, policy routing, routes.
+///
+/// # Errors
+/// When the client could not be asked.
+pub fn kernel_state(lab: &Lab) -> Result<String> {
+    let line =
+        "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
+sysctl -a 2>/dev/null | grep -E 'route_localnet|rp_filter|src_valid_mark|forward'";
+    lab.client().user(User::Root).sh(line)?.ok()
+}
+
 /// `ADIT_BIN_DIR`, else where cargo put the binary that runs now.
 fn built_binaries() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("ADIT_BIN_DIR") {

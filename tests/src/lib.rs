@@ -11,11 +11,13 @@ mod content;
 mod conversation;
 mod deadline;
 mod lab;
+pub mod load;
 mod process;
 mod run;
 mod sandbox;
 pub mod script;
 pub mod service;
+mod shared;
 mod users;
 mod witness;
 
@@ -26,8 +28,9 @@ pub use adit::{
 pub use content::Content;
 pub use conversation::{Conversation, Exchange, sights};
 pub use deadline::{until, until_some};
-pub use lab::{Host, Lab, Routing, address};
+pub use lab::{Host, Lab, Routing, address, kernel_state};
 pub use process::Process;
 pub use run::{Ended, Run};
+pub use shared::Shared;
 pub use users::User;
 pub use witness::{Seen, Witness};

@@ -1,9 +1,8 @@
 //! Real programs against real servers: through Adit they get the same bytes as directly.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use adit_tests::{Lab, Process, RunningAdit, address, service};
+use adit_tests::{Lab, Process, RunningAdit, Shared, address, service};
 use anyhow::{Context, Result, ensure};
 
 struct Zone {
@@ -12,10 +11,10 @@ struct Zone {
     _servers: Vec<Process>,
 }
 
-/// One lab for the whole file; its processes end with this one.
+/// One lab for the whole file.
 fn lab() -> Result<&'static Lab> {
-    static ZONE: OnceLock<Result<Zone>> = OnceLock::new();
-    let started = ZONE.get_or_init(|| {
+    static ZONE: Shared<Zone> = Shared::new();
+    let zone = ZONE.get(|| {
         let lab = Lab::new()?;
         let servers = vec![
             service::web(&lab)?,
@@ -32,10 +31,7 @@ fn lab() -> Result<&'static Lab> {
             _servers: servers,
         })
     });
-    started
-        .as_ref()
-        .map(|zone| &zone.lab)
-        .map_err(|error| anyhow::anyhow!("{error:#}"))
+    Ok(&zone?.lab)
 }
 
 /// Runs `script` directly and through Adit, for IPv4 and IPv6. In it `$H` is the server's address, `$U` the

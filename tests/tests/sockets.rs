@@ -1,22 +1,17 @@
 //! What TCP promises to a program, scripted at both ends: through Adit both see what they see directly.
 
-use std::sync::OnceLock;
-
-use adit_tests::{Conversation, Exchange, Lab, RunningAdit, address};
+use adit_tests::{Conversation, Exchange, Lab, RunningAdit, Shared, address};
 use anyhow::{Context, Result, ensure};
 
-/// One lab for the whole file; its processes end with this one.
+/// One lab for the whole file.
 fn lab() -> Result<&'static Lab> {
-    static LAB: OnceLock<Result<(Lab, RunningAdit)>> = OnceLock::new();
-    let started = LAB.get_or_init(|| {
+    static LAB: Shared<(Lab, RunningAdit)> = Shared::new();
+    let started = LAB.get(|| {
         let lab = Lab::new()?;
         let adit = RunningAdit::start(&lab)?;
         Ok((lab, adit))
     });
-    started
-        .as_ref()
-        .map(|(lab, _)| lab)
-        .map_err(|error| anyhow::anyhow!("{error:#}"))
+    Ok(&started?.0)
 }
 
 /// The conversation as it goes directly, and the same through Adit, over IPv4 and IPv6.

@@ -1,0 +1,237 @@
+//! Adit beside its peers, in one run on one machine: docs/PERFORMANCE.md tells the method.
+
+#![forbid(unsafe_code)]
+
+mod figure;
+mod gate;
+mod machine;
+mod path;
+mod peer;
+mod results;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Serialize;
+
+use crate::figure::{Figure, Size};
+use crate::gate::{GATES, Judged};
+use crate::machine::Machine;
+use crate::path::{Path, Tool};
+use crate::results::Results;
+use crate::table::Style;
+
+/// Measures Adit beside a direct path, redsocks + `ssh -D`, and sshuttle.
+#[derive(Parser)]
+#[command(name = "adit-bench")]
+struct Words {
+    /// Only these tools.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL,…")]
+    only: Vec<Tool>,
+    /// Only these figures.
+    #[arg(
+        long = "figure",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "NAME,…"
+    )]
+    figures: Vec<Figure>,
+    /// How often each figure is measured for each tool; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Everything tiny, once: fails when Adit, or the direct path, fails at anything.
+    #[arg(long)]
+    smoke: bool,
+    /// Writes every number of every round to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Prints tables in Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// Fails when a gate is missed.
+    #[arg(long)]
+    gate: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let words = Words::parse();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
+    let machine = Machine::look();
+    let mut run = Run::new(&words);
+    run.measure()?;
+    report(&words, &machine, &run)
+}
+
+/// A run under way.
+struct Run {
+    tools: Vec<Tool>,
+    figures: Vec<Figure>,
+    rounds: usize,
+    size: Size,
+    paths: BTreeMap<Tool, Result<Path, String>>,
+    results: Results,
+}
+
+impl Run {
+    fn new(words: &Words) -> Run {
+        let tools = if words.only.is_empty() {
+            Tool::COMPARED.to_vec()
+        } else {
+            words.only.clone()
+        };
+        let figures = if words.figures.is_empty() {
+            Figure::all().to_vec()
+        } else {
+            words.figures.clone()
+        };
+        Run {
+            tools,
+            figures,
+            rounds: if words.smoke { 1 } else { words.rounds },
+            size: if words.smoke { Size::Smoke } else { Size::Full },
+            paths: BTreeMap::new(),
+            results: Results::default(),
+        }
+    }
+
+    /// Figure by figure, and within it round by round through all the tools, so that the machine's drift
+    /// hits all alike.
+    fn measure(&mut self) -> Result<()> {
+        for tool in self.tools.clone() {
+            progress(&format!("setting up {}", tool.label()))?;
+            self.build(tool);
+        }
+        for figure in self.figures.clone() {
+            for round in 0..self.rounds {
+                let mut order = self.tools.clone();
+                order.rotate_left(round % self.tools.len());
+                for tool in order {
+                    self.measure_one(figure, tool, round)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, tool: Tool) {
+        // The old one goes first: two of them would share the machine.
+        self.paths.remove(&tool);
+        let built = Path::build(tool).map_err(|error| format!("setting it up: {error:#}"));
+        self.paths.insert(tool, built);
+    }
+
+    /// A tool that failed at a figure is spared the other rounds of it, and set up anew for the next.
+    fn measure_one(&mut self, figure: Figure, tool: Tool, round: usize) -> Result<()> {
+        if self.results.failed(figure, tool).is_some() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let (found, again) = match self.paths.get(&tool) {
+            Some(Ok(path)) => {
+                let found = path.measure(figure, self.size);
+                let failed = found.is_err();
+                (found, failed)
+            }
+            Some(Err(why)) => (Err(anyhow::anyhow!(why.clone())), false),
+            None => return Ok(()),
+        };
+        let said = match &found {
+            Ok(numbers) => numbers
+                .iter()
+                .map(|(name, number)| format!("{name} {number:.2}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Err(error) => format!("fails: {error:#}"),
+        };
+        let took = began.elapsed().as_secs_f64();
+        let round_number = round + 1;
+        let label = tool.label();
+        progress(&format!(
+            "{figure:?} {round_number} {label} ({took:.1} s): {said}"
+        ))?;
+        self.results.add(figure, tool, round, found);
+        if again {
+            self.build(tool);
+        }
+        Ok(())
+    }
+}
+
+fn report(words: &Words, machine: &Machine, run: &Run) -> Result<ExitCode> {
+    let (results, tools) = (&run.results, &run.tools);
+    let gates: Vec<Judged> = GATES
+        .iter()
+        .filter_map(|gate| gate.judge(results))
+        .collect();
+    let failures = table::failures(results, tools);
+    let style = if words.markdown {
+        Style::Markdown
+    } else {
+        Style::Terminal
+    };
+    let mut paragraphs = vec![machine.line()];
+    paragraphs.extend(machine.warning());
+    if tools.contains(&Tool::Adit) && tools.len() > 1 {
+        paragraphs.push(table::ratios(results, tools, style));
+    }
+    paragraphs.push(table::medians(results, tools, style));
+    let bullet = if words.markdown { "- " } else { "" };
+    for lines in [
+        failures.clone(),
+        gates.iter().map(ToString::to_string).collect(),
+    ] {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{bullet}{line}")).collect();
+        paragraphs.push(lines.join("\n"));
+    }
+    paragraphs.retain(|paragraph| !paragraph.is_empty());
+    say(&paragraphs
+        .iter()
+        .map(|text| text.trim_end())
+        .collect::<Vec<_>>()
+        .join("\n\n"))?;
+    if let Some(file) = &words.json {
+        let everything = Everything {
+            machine,
+            results,
+            gates: &gates,
+        };
+        fs::write(file, serde_json::to_string_pretty(&everything)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    let ours_failed = [Tool::Direct, Tool::Adit, Tool::AditPlain]
+        .into_iter()
+        .any(|tool| {
+            let failed = |figure: &Figure| results.failed(*figure, tool).is_some();
+            run.figures.iter().any(failed)
+        });
+    let missed = words.gate && !gates.iter().all(Judged::passed);
+    Ok(if missed || (words.smoke && ours_failed) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+#[derive(Serialize)]
+struct Everything<'a> {
+    machine: &'a Machine,
+    results: &'a Results,
+    gates: &'a [Judged],
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(io::stdout(), "{text}").context("writing to standard output")
+}
+
+fn progress(line: &str) -> Result<()> {
+    writeln!(io::stderr(), "{line}").context("writing to standard error")
+}

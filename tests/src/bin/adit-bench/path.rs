@@ -1,0 +1,194 @@
+//! A way from a program to the zone, in a lab of its own: directly, through a peer, through Adit.
+
+use std::time::Duration;
+
+use adit_tests::load::Numbers;
+use adit_tests::{
+    Gateway, Host, Lab, Process, Routing, RunningAdit, User, address, rules_with, until,
+};
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::figure::{Figure, Size};
+use crate::peer::{Redsocks, Sshuttle};
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Tool {
+    /// A router in the gateway's place.
+    Direct,
+    /// redsocks before `ssh -D`.
+    Redsocks,
+    /// sshuttle.
+    Sshuttle,
+    /// Adit, where the rule that matches names the application.
+    Adit,
+    /// Adit, where no rule names an application.
+    AditPlain,
+}
+
+impl Tool {
+    /// Those of a run that is not told otherwise.
+    pub(crate) const COMPARED: [Tool; 4] =
+        [Tool::Direct, Tool::Redsocks, Tool::Sshuttle, Tool::Adit];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Tool::Direct => "direct",
+            Tool::Redsocks => "redsocks + ssh -D",
+            Tool::Sshuttle => "sshuttle",
+            Tool::Adit => "Adit",
+            Tool::AditPlain => "Adit, no application rule",
+        }
+    }
+}
+
+/// A tool that runs, and the server at its end. Fields are dropped in order: programs before their lab.
+#[derive(Debug)]
+pub(crate) struct Path {
+    _programs: Programs,
+    _server: Process,
+    lab: Lab,
+}
+
+/// What makes the path; held for as long as it is to be there.
+#[derive(Debug)]
+enum Programs {
+    Direct,
+    Redsocks { _held: Redsocks },
+    Sshuttle { _held: Sshuttle },
+    Adit { _held: RunningAdit },
+}
+
+const READY: Duration = Duration::from_secs(15);
+/// No measure takes longer than its own bounds and what ending it takes.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+impl Path {
+    pub(crate) fn build(tool: Tool) -> Result<Path> {
+        let lab = Lab::with(match tool {
+            Tool::Direct => Routing::Open,
+            Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditPlain => Routing::Wire,
+        })?;
+        forget_closed_connections(&lab)?;
+        let load = ["adit-load", "0.0.0.0", "serve"];
+        let mut server = lab.server().start("adit-load", &load)?;
+        server.line_with("ready", READY)?;
+        let programs = Programs::start(&lab, tool)?;
+        let path = Path {
+            _programs: programs,
+            _server: server,
+            lab,
+        };
+        path.wait_open()?;
+        Ok(path)
+    }
+
+    /// # Errors
+    /// When the load failed, with the last line that it wrote.
+    pub(crate) fn measure(&self, figure: Figure, size: Size) -> Result<Numbers> {
+        self.load(&figure.load(size))
+    }
+
+    fn wait_open(&self) -> Result<()> {
+        let words = Figure::RoundTrip.load(Size::Smoke);
+        let mut last = None;
+        let opened = until("a byte to come back", READY, || {
+            last = self.load(&words).err();
+            Ok(last.is_none())
+        });
+        opened.map_err(|in_vain| match last {
+            Some(error) => error.context(in_vain),
+            None => in_vain,
+        })
+    }
+
+    fn load(&self, words: &[String]) -> Result<Numbers> {
+        let mut argv = vec!["adit-load".to_owned(), address::SERVER.to_owned()];
+        argv.extend_from_slice(words);
+        let ended = self.lab.client().timeout(PATIENCE).argv(&argv)?;
+        if !ended.success() {
+            return Err(anyhow!(reason(&ended.stderr, ended.code)));
+        }
+        serde_json::from_str(&ended.stdout)
+            .with_context(|| format!("adit-load said {}", ended.stdout))
+    }
+}
+
+impl Programs {
+    fn start(lab: &Lab, tool: Tool) -> Result<Programs> {
+        Ok(match tool {
+            Tool::Direct => Programs::Direct,
+            Tool::Redsocks => Programs::Redsocks {
+                _held: Redsocks::start(lab)?,
+            },
+            Tool::Sshuttle => Programs::Sshuttle {
+                _held: Sshuttle::start(lab)?,
+            },
+            Tool::Adit => Programs::Adit {
+                _held: RunningAdit::with(lab, Gateway::start(lab)?, &rules(true))?,
+            },
+            Tool::AditPlain => Programs::Adit {
+                _held: RunningAdit::with(lab, Gateway::start(lab)?, &rules(false))?,
+            },
+        })
+    }
+}
+
+/// What an administrator of a small site might write. The load's ports are those of the third rule.
+fn rules(with_application: bool) -> String {
+    let application = if with_application {
+        "app: [psql, adit-load, \"/opt/erp/**\"], "
+    } else {
+        ""
+    };
+    let lines = format!(
+        "  - {{name: no telnet anywhere, ports: [23], action: block}}
+  - {{name: mail passes, ports: [25, 465, 587, 993], action: pass}}
+  - {{name: the zone's services, {application}to: [198.51.100.0/28], ports: [443, 8000-8100], action: tunnel, zone: lab}}
+  - {{name: administrators' shells, to: [\"{}\", \"{}\"], ports: [22], action: tunnel, zone: lab}}
+  - {{name: databases, to: [198.51.100.64/26], ports: [5432, 6379], action: tunnel, zone: lab}}
+  - {{name: nothing else in the zone, to: [\"{}\"], action: block}}
+",
+        address::ZONE,
+        address::ZONE6,
+        address::ZONE
+    );
+    rules_with(User::Alice, &lines)
+}
+
+/// What one measure left in TIME-WAIT must not slow down the `connect()` of the next: beyond a few hundred
+/// the kernel forgets them at once. The same for every tool.
+fn forget_closed_connections(lab: &Lab) -> Result<()> {
+    for host in [Host::Client, Host::Gateway, Host::Server] {
+        let words = ["sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=256"];
+        lab.on(host).user(User::Root).argv(&words)?.ok()?;
+    }
+    Ok(())
+}
+
+/// `anyhow` writes "Error: why" and then its causes, numbered when there are more of them.
+fn reason(stderr: &str, code: Option<i32>) -> String {
+    let lines = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let said = lines
+        .filter(|line| *line != "Caused by:")
+        .map(|line| line.trim_start_matches("Error: "))
+        .map(|line| {
+            line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':')
+                .trim()
+        })
+        .take(4)
+        .collect::<Vec<_>>()
+        .join(": ");
+    match (said.is_empty(), code) {
+        (false, _) => said,
+        (true, Some(124)) => "did not end in time".to_owned(),
+        (true, Some(code)) => format!("adit-load ended with {code}"),
+        (true, None) => "adit-load was killed".to_owned(),
+    }
+}

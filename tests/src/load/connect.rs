@@ -1,0 +1,58 @@
+//! How long it takes to get the first byte of a new connection, and how many connections fit in a second.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::dial::dial;
+use super::round_trip::exchange;
+use super::{Latencies, Numbers, numbers, port};
+
+/// Connect, send a byte, get it back, close; again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect {
+    /// So many threads, each with one connection after another.
+    pub at_once: usize,
+    /// At most so many connections of each thread.
+    pub count: usize,
+    /// At most so long.
+    pub limit: Duration,
+}
+
+impl Connect {
+    /// Measures.
+    ///
+    /// # Errors
+    /// When one of the connections fails.
+    pub fn run(self, to: IpAddr) -> Result<Numbers> {
+        self.one_after_another(to, self.count.div_ceil(20).min(5))?;
+        let began = Instant::now();
+        let threads: Vec<_> = (0..self.at_once)
+            .map(|_| thread::spawn(move || self.one_after_another(to, self.count)))
+            .collect();
+        let mut latencies = Latencies::default();
+        for thread in threads {
+            let own = thread.join().map_err(|_| anyhow!("a thread panicked"))?;
+            latencies.append(own?);
+        }
+        let took = began.elapsed().as_secs_f64();
+        Ok(numbers([
+            ("connections_per_s", latencies.count() as f64 / took),
+            ("p50_us", latencies.percentile_us(50)),
+            ("p99_us", latencies.percentile_us(99)),
+        ]))
+    }
+
+    fn one_after_another(self, to: IpAddr, count: usize) -> Result<Latencies> {
+        let mut latencies = Latencies::default();
+        let started = Instant::now();
+        while latencies.count() < count && started.elapsed() < self.limit {
+            let (mut stream, began) = dial(to, port::ECHO)?;
+            exchange(&mut stream)?;
+            latencies.add(began.elapsed());
+        }
+        Ok(latencies)
+    }
+}

@@ -1,0 +1,27 @@
+//! A connection of the load's client.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Socket, Type};
+
+/// No single wait of a measure may take longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connected socket, and when its `connect()` began.
+///
+/// It is closed by a reset: neither end keeps the connection in TIME-WAIT, where tens of thousands of them
+/// would make later `connect()` calls search for a free port.
+pub(crate) fn dial(to: IpAddr, port: u16) -> Result<(TcpStream, Instant)> {
+    let to = SocketAddr::new(to, port);
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).context("socket")?;
+    socket.set_linger(Some(Duration::ZERO)).context("linger")?;
+    socket.set_tcp_nodelay(true).context("nodelay")?;
+    // A blocking connect() obeys the time-out of writes (socket(7)).
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let began = Instant::now();
+    socket.connect(&to.into()).context("connect")?;
+    Ok((socket.into(), began))
+}
