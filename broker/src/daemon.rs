@@ -9,6 +9,7 @@ use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
 use adit_rules::{KernelProgram, KernelVerdict, Policy};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::attribution::Attribution;
 use crate::capture_session::{CaptureSession, CaptureState};
@@ -25,6 +26,11 @@ use crate::zone_targets::targets_of;
 
 /// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
 const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// How long each farewell may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a helper may take to come back when its service manager starts it again.
+const HELPER_RESTART: Duration = Duration::from_secs(3);
 
 /// What a broker is started with.
 #[derive(Debug)]
@@ -98,12 +104,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
             Ok(())
         }
     };
-    let released = tokio::time::timeout(Duration::from_secs(5), broker.session.release()).await;
-    match released {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("the capture helper did not take the goodbye: {error}"),
-        Err(_) => tracing::warn!("the capture helper did not take the goodbye in time"),
-    }
+    broker.farewell().await;
     outcome
 }
 
@@ -143,6 +144,26 @@ impl Broker {
             dispatcher,
             asked_down: Notify::new(),
         })
+    }
+
+    /// Ends in an order that leaks nothing: first the kernel's rules, then the flows, then the links.
+    async fn farewell(&self) {
+        match timeout(FAREWELL, self.session.release()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!("the capture helper did not take the goodbye: {error}");
+            }
+            Err(_) => tracing::warn!("the capture helper did not take the goodbye in time"),
+        }
+        self.dispatcher.flows.close_all();
+        for zone in self.dispatcher.zones.values() {
+            if timeout(FAREWELL, zone.close()).await.is_err() {
+                tracing::warn!(
+                    zone = zone.name,
+                    "the gateway did not take the goodbye in time"
+                );
+            }
+        }
     }
 
     async fn capture(&self, ready: impl FnOnce()) -> Result<(), DaemonError> {
@@ -209,7 +230,7 @@ impl Broker {
         reason: String,
     ) -> Result<(), DaemonError> {
         let back = state.wait_for(|state| *state == CaptureState::Capturing);
-        match tokio::time::timeout(Duration::from_secs(3), back).await {
+        match timeout(HELPER_RESTART, back).await {
             Ok(Ok(_)) => Box::pin(self.watch_helper(|| {}, true)).await,
             Ok(Err(_)) | Err(_) => Err(DaemonError::HelperGone(reason)),
         }

@@ -272,6 +272,13 @@ impl FlowTable {
         flow.inspect(|flow| flow.close()).is_some()
     }
 
+    /// Asks every live flow to close.
+    pub fn close_all(&self) {
+        for flow in self.flows().live.values() {
+            flow.close();
+        }
+    }
+
     /// All that is remembered, oldest first.
     pub fn views(&self) -> Vec<FlowView> {
         let mut flows: Vec<_> = {

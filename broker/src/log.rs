@@ -1,5 +1,7 @@
 //! Where the broker's log goes: the journal under systemd, else standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,6 +21,7 @@ pub(crate) fn start(level: &str) {
     }
     let plain = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     registry.with(plain).init();
 }

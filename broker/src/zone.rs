@@ -73,6 +73,7 @@ pub struct Zone {
     pub name: String,
     state: watch::Receiver<ZoneState>,
     nudge: Arc<Notify>,
+    ending: watch::Sender<bool>,
 }
 
 impl Zone {
@@ -80,15 +81,29 @@ impl Zone {
     pub fn start(name: String, targets: Vec<Target>, sockets: MarkedSockets) -> Self {
         let (sender, state) = watch::channel(ZoneState::Connecting { last: None });
         let nudge = Arc::new(Notify::new());
+        let (ending, ends) = watch::channel(false);
         let keeper = Keeper {
             zone: name.clone(),
             targets,
             sockets,
             state: sender,
             nudge: nudge.clone(),
+            ends,
         };
         tokio::spawn(keeper.keep());
-        Self { name, state, nudge }
+        Self {
+            name,
+            state,
+            nudge,
+            ending,
+        }
+    }
+
+    /// Says goodbye to the gateway once the zone's flows are gone. Resolves when that is done.
+    pub async fn close(&self) {
+        self.ending.send_replace(true);
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 
     /// Where the link stands.
@@ -145,6 +160,7 @@ struct Keeper {
     sockets: MarkedSockets,
     state: watch::Sender<ZoneState>,
     nudge: Arc<Notify>,
+    ends: watch::Receiver<bool>,
 }
 
 impl Keeper {
@@ -154,7 +170,11 @@ impl Keeper {
         loop {
             self.state
                 .send_replace(ZoneState::Connecting { last: last.take() });
-            match self.attempt().await {
+            let attempted = tokio::select! {
+                attempted = self.attempt() => attempted,
+                () = self.ended() => return,
+            };
+            match attempted {
                 Ok((connection, gateway)) => {
                     backoff = FIRST_BACKOFF;
                     let Some(reason) = self.carry(connection, gateway).await else {
@@ -174,6 +194,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Resolves when nobody needs the zone any more.
+    async fn ended(&self) {
+        let mut ends = self.ends.clone();
+        // An error says that the zone itself is gone.
+        let _ = ends.wait_for(|ends| *ends).await;
     }
 
     /// Tries each gateway once, in order.
@@ -206,7 +233,7 @@ impl Keeper {
         let mut running = std::pin::pin!(connection.run());
         let end = tokio::select! {
             end = &mut running => end,
-            () = self.state.closed() => {
+            () = self.ended() => {
                 link.close();
                 running.await;
                 return None;
@@ -235,7 +262,7 @@ impl Keeper {
         tokio::select! {
             () = sleep_until(retry_at) => true,
             () = nudged => true,
-            () = self.state.closed() => false,
+            () = self.ended() => false,
         }
     }
 }

@@ -41,7 +41,7 @@ fn row(flow: &FlowView) -> Vec<String> {
         Some(Action::Tunnel) | None => flow.zone.as_deref().unwrap_or("-"),
     };
     let state = match &flow.reason {
-        Some(reason) => format!("{}: {reason}", flow.state),
+        Some(reason) => format!("{} ({reason})", flow.state),
         None => flow.state.to_string(),
     };
     vec![

@@ -127,12 +127,12 @@ impl Attempt<'_> {
             reason,
         };
         let key = russh::keys::load_secret_key(file, None).map_err(|error| {
-            unusable(match error {
-                russh::keys::Error::KeyIsEncrypted => {
-                    "it has a passphrase: add it to an agent (ssh-add) and write `identity: agent`"
-                        .to_owned()
-                }
-                other => other.to_string(),
+            let locked = matches!(error, russh::keys::Error::KeyIsEncrypted);
+            let advice = "it has a passphrase: ssh-add it, and write `identity: agent`";
+            unusable(if locked {
+                advice.to_owned()
+            } else {
+                error.to_string()
             })
         })?;
         let hash = self.hash_for(key.public_key()).await?;

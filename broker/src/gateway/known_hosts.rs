@@ -107,16 +107,11 @@ impl KnownHost {
         let mut found = Vec::new();
         for line in self.lines.iter().filter(|line| !line.revoked) {
             let algorithm = line.key.algorithm();
-            let variants = match algorithm {
-                Algorithm::Rsa { .. } => vec![
-                    Algorithm::Rsa {
-                        hash: Some(HashAlg::Sha512),
-                    },
-                    Algorithm::Rsa {
-                        hash: Some(HashAlg::Sha256),
-                    },
-                ],
-                other => vec![other],
+            let signed_with = |hash| Algorithm::Rsa { hash: Some(hash) };
+            let variants = if matches!(algorithm, Algorithm::Rsa { .. }) {
+                vec![signed_with(HashAlg::Sha512), signed_with(HashAlg::Sha256)]
+            } else {
+                vec![algorithm]
             };
             for variant in variants {
                 if !found.contains(&variant) {
@@ -280,7 +275,7 @@ mod tests {
                 file: "f".into(),
                 line: place.line,
             }),
-            other => other,
+            verdict @ (Verdict::Known | Verdict::Unknown) => verdict,
         }
     }
 
