@@ -1,0 +1,206 @@
+//! `adit up`: one command, no rule file, no service, and nothing left behind.
+
+use std::time::Duration;
+
+use adit_tests::{Conversation, Gateway, Host, Lab, Process, Routing, User, Witness, address};
+use adit_tests::{control_socket, kernel_state, until};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a person types behind `sudo`; the environment is what sudo makes of it.
+fn up(lab: &Lab) -> Result<Process> {
+    let alice = User::Alice;
+    let (home, control) = (alice.home(), control_socket(alice));
+    let (identity, known) = (
+        format!("{home}/.ssh/id_ed25519"),
+        format!("{home}/.ssh/known_hosts"),
+    );
+    let gateway = Gateway::for_user(alice);
+    let words = ["adit", "up", &gateway, address::ZONE, address::ZONE6];
+    let keys = [
+        "--identity",
+        &identity,
+        "--known-hosts",
+        &known,
+        "--control",
+        &control,
+    ];
+    let root = lab.client().user(User::Root);
+    let sudo = root
+        .env("SUDO_UID", alice.uid())
+        .env("SUDO_GID", alice.uid());
+    let mut up = sudo
+        .env("SUDO_USER", alice.name())
+        .start("up", &[&words[..], &keys[..]].concat())?;
+    let line = up.line_with(&gateway, PATIENCE)?;
+    ensure!(
+        line.contains(address::ZONE) && line.contains(alice.name()),
+        "it says: {line}"
+    );
+    Ok(up)
+}
+
+fn works(lab: &Lab) -> Result<()> {
+    for address in [address::SERVER, address::SERVER6] {
+        let talk = Conversation::new("both 1M; finish; end", "both 1M; end").at(address);
+        talk.hold(lab, &lab.client())?
+            .same_as(&talk.hold(lab, &lab.direct())?)?;
+    }
+    Ok(())
+}
+
+/// A connect to the zone fails, and soon.
+fn blocked(lab: &Lab) -> Result<bool> {
+    let to = format!("{}:80", address::SERVER);
+    let dialled = lab.client().argv(&["adit-peer", "dial", &to, "end"])?;
+    let soon = dialled.took < Duration::from_secs(5);
+    let sight = adit_tests::sights(&dialled.ok()?)?.remove(0);
+    Ok(soon && sight.steps.last().is_some_and(|last| last != "end"))
+}
+
+/// Programs of Adit that run on the client as `user`.
+fn running(lab: &Lab, user: User) -> Result<String> {
+    let line = format!("pgrep -l -u {} '^adit' || true", user.uid());
+    Ok(lab
+        .client()
+        .user(User::Root)
+        .sh(&line)?
+        .ok()?
+        .trim()
+        .to_owned())
+}
+
+fn kill(lab: &Lab, user: User) -> Result<()> {
+    let line = format!("pkill -KILL -u {} '^adit'", user.uid());
+    lab.client()
+        .user(User::Root)
+        .sh(&line)?
+        .ok()
+        .context("nothing of Adit was there to kill")?;
+    Ok(())
+}
+
+/// Ends it as Ctrl-C does; everything is as `before`.
+fn ends_cleanly(lab: &Lab, mut up: Process, before: &str) -> Result<()> {
+    up.signal(Signal::SIGINT)?;
+    let status = up.end(PATIENCE)?;
+    ensure!(status.success(), "it ended with {status}: {}", up.tale());
+    for user in [User::Alice, User::Root] {
+        until("its programs to be gone", PATIENCE, || {
+            Ok(running(lab, user)?.is_empty())
+        })?;
+    }
+    let after = kernel_state(lab)?;
+    ensure!(after == before, "left behind: {after}\nbefore: {before}");
+    Ok(())
+}
+
+#[test]
+fn captures_the_caller_only_and_leaves_nothing_behind() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = kernel_state(&lab)?;
+    let gateway = Gateway::start(&lab)?;
+    let up = up(&lab)?;
+    works(&lab)?;
+    for user in [User::Root, User::Bob] {
+        let to = format!("{}:80", address::SERVER);
+        let dialled = lab
+            .on(Host::Client)
+            .user(user)
+            .argv(&["adit-peer", "dial", &to, "end"])?
+            .ok()?;
+        let sight = adit_tests::sights(&dialled)?.remove(0);
+        ensure!(
+            sight.steps == ["connect: network unreachable"],
+            "{user:?}: {sight:?}"
+        );
+    }
+    ensure!(
+        !running(&lab, User::Alice)?.is_empty(),
+        "the broker should run as the caller"
+    );
+    ends_cleanly(&lab, up, &before)?;
+    drop(gateway);
+    Ok(())
+}
+
+#[test]
+fn needs_a_name_to_capture_root() -> Result<()> {
+    let lab = Lab::new()?;
+    let _gateway = Gateway::start(&lab)?;
+    let words = ["adit", "up", &Gateway::for_user(User::Alice), address::ZONE];
+    let ended = lab.client().user(User::Root).argv(&words)?;
+    ensure!(
+        ended.code == Some(2) && ended.stderr.contains("--as"),
+        "{ended}"
+    );
+    Ok(())
+}
+
+/// Kills one half without a goodbye. What was tunnelled is blocked until the next start, which cleans up.
+fn survives_the_death_of(half: User) -> Result<()> {
+    let lab = Lab::with(Routing::Wire)?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let witness = Witness::start(&lab)?;
+    let mut first = up(&lab)?;
+    works(&lab)?;
+    kill(&lab, half)?;
+    if half == User::Alice {
+        first.end(PATIENCE)?;
+        until("the zone to be blocked", PATIENCE, || blocked(&lab))?;
+    }
+    for _ in 0..20 {
+        // With the helper gone, the broker may still carry flows; none may go direct.
+        let to = format!("{}:80", address::SERVER);
+        lab.client()
+            .argv(&["adit-peer", "dial", &to, "end"])?
+            .ok()?;
+    }
+    if first.running()? {
+        first.signal(Signal::SIGINT)?;
+        first.end(PATIENCE)?;
+    }
+    let second = up(&lab)?;
+    works(&lab)?;
+    witness.finish(&lab)?.nothing()?;
+    ends_cleanly(&lab, second, &before)
+}
+
+#[test]
+fn broker_half_killed() -> Result<()> {
+    survives_the_death_of(User::Alice)
+}
+
+#[test]
+fn helper_half_killed() -> Result<()> {
+    survives_the_death_of(User::Root)
+}
+
+#[test]
+fn both_halves_killed_and_down_cleans() -> Result<()> {
+    let lab = Lab::with(Routing::Wire)?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let mut first = up(&lab)?;
+    let witness = Witness::start(&lab)?;
+    kill(&lab, User::Root)?;
+    kill(&lab, User::Alice)?;
+    first.end(PATIENCE)?;
+    ensure!(
+        blocked(&lab)?,
+        "the zone should be blocked with both halves gone"
+    );
+    witness.finish(&lab)?.nothing()?;
+    let control = control_socket(User::Alice);
+    let root = lab
+        .client()
+        .user(User::Root)
+        .env("SUDO_UID", User::Alice.uid());
+    root.argv(&["adit", "down", "--control", &control])?.ok()?;
+    let after = kernel_state(&lab)?;
+    ensure!(after == before, "left behind: {after}\nbefore: {before}");
+    Ok(())
+}
