@@ -7,12 +7,14 @@ use adit_rules::Destination;
 
 use crate::special::canonical;
 
-/// RFC 1035 2.3.4: a name has at most 255 octets on the wire, which leaves 253 characters in writing.
+/// RFC 1035 2.3.4: a name has at most 255 octets on the wire, which leaves 253 characters in
+/// writing.
 const MAX_NAME: usize = 253;
 /// RFC 1035 2.3.4.
 const MAX_LABEL: usize = 63;
 
-/// The destination of a stream as its broker asked for it, in the one form that the policy compares.
+/// The destination of a stream as its broker asked for it, in the one form that the policy
+/// compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// An address. Never an IPv4-mapped one.
@@ -69,20 +71,35 @@ impl Asked {
             return Ok(Self::at(address, port));
         }
         let name = written.strip_suffix('.').unwrap_or(written);
-        let labels_fit = name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()));
+        let labels_fit = name
+            .split('.')
+            .all(|label| (1..=MAX_LABEL).contains(&label.len()));
         // Underscores are in no host name of RFC 952, but in many that resolve.
-        let characters_fit = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        let characters_fit = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if name.len() > MAX_NAME || !labels_fit || !characters_fit {
             return Err(NotADestination::Name);
         }
-        Ok(Self::Name { name: name.to_ascii_lowercase(), port })
+        Ok(Self::Name {
+            name: name.to_ascii_lowercase(),
+            port,
+        })
     }
 
     /// As the patterns of the policy see it, without what resolution adds.
     pub(crate) fn destination(&self) -> Destination {
         match self {
-            Self::Address(at) => Destination { address: Some(at.ip()), name: None, port: at.port() },
-            Self::Name { name, port } => Destination { address: None, name: Some(name.clone()), port: *port },
+            Self::Address(at) => Destination {
+                address: Some(at.ip()),
+                name: None,
+                port: at.port(),
+            },
+            Self::Name { name, port } => Destination {
+                address: None,
+                name: Some(name.clone()),
+                port: *port,
+            },
         }
     }
 }

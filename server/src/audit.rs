@@ -1,7 +1,8 @@
-//! The audit: one line for every stream that was asked for, one for how it ended. Never a byte of payload.
+//! The audit: one line for every stream that was asked for, one for how it ended. Never a byte of
+//! payload.
 //!
-//! Everything a client chose is recorded as a text value, which all three outputs (journal, JSON, text) escape, so that nobody
-//! can write lines of their own.
+//! Everything a client chose is recorded as a text value, which all three outputs (journal, JSON,
+//! text) escape, so that nobody can write lines of their own.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,8 @@ pub struct Who {
     pub user: UserName,
     /// Where from, as far as we know.
     pub from: String,
-    /// Fingerprint of the key that was used, as `ssh-keygen -l` writes it; `-` where another program authenticated.
+    /// Fingerprint of the key that was used, as `ssh-keygen -l` writes it; `-` where another
+    /// program authenticated.
     pub key: String,
 }
 
@@ -44,8 +46,15 @@ impl Question {
     pub(crate) fn new(who: Arc<Who>, asked: String, application: Option<&str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let application = application.unwrap_or("-").to_owned();
-        let record = Record { id: NEXT.fetch_add(1, Ordering::Relaxed), who, asked, application };
-        Self { record: Some(record) }
+        let record = Record {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            who,
+            asked,
+            application,
+        };
+        Self {
+            record: Some(record),
+        }
     }
 
     /// `why` is the full reason, which the broker does not see.
@@ -61,14 +70,23 @@ impl Question {
         if let Some(record) = &record {
             record.opened(&dialled, entry);
         }
-        Open { record, dialled, since: Instant::now(), counters: Counters::default(), end: None }
+        Open {
+            record,
+            dialled,
+            since: Instant::now(),
+            counters: Counters::default(),
+            end: None,
+        }
     }
 }
 
 impl Drop for Question {
     fn drop(&mut self) {
         if let Some(record) = self.record.take() {
-            record.refused("Cancelled", "the broker gave up, or its link ended, before there was an answer");
+            record.refused(
+                "Cancelled",
+                "the broker gave up, or its link ended, before there was an answer",
+            );
         }
     }
 }
@@ -123,7 +141,8 @@ impl Record {
     }
 }
 
-/// An open stream. Its end is written when this is dropped, so that no way of ending goes without a line.
+/// An open stream. Its end is written when this is dropped, so that no way of ending goes without a
+/// line.
 #[derive(Debug)]
 pub(crate) struct Open {
     record: Option<Record>,

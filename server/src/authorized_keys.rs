@@ -1,4 +1,5 @@
-//! Which keys a user may log in with: one file for each user, in OpenSSH's format (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! Which keys a user may log in with: one file for each user, in OpenSSH's format (sshd(8),
+//! AUTHORIZED_KEYS FILE FORMAT).
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -44,7 +45,10 @@ impl std::str::FromStr for KeysPath {
         if !before.starts_with('/') {
             return Err(BadKeysPath::Relative);
         }
-        Ok(Self { before: before.to_owned(), after: after.to_owned() })
+        Ok(Self {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        })
     }
 }
 
@@ -76,7 +80,8 @@ pub enum KeysError {
     },
 }
 
-/// Is `key` one that `user` may log in with? Lines that cannot be used are logged and allow nothing.
+/// Is `key` one that `user` may log in with? Lines that cannot be used are logged and allow
+/// nothing.
 ///
 /// # Errors
 /// The file as a whole is not used.
@@ -87,14 +92,19 @@ pub fn is_authorized(path: &KeysPath, user: &UserName, key: &PublicKey) -> Resul
         match parse_line(line) {
             Ok(Some(listed)) if listed.key_data() == key.key_data() => return Ok(true),
             Ok(_) => {}
-            Err(why) => tracing::warn!(file = %file.display(), line = number + 1, %why, "authorized key not used"),
+            Err(why) => {
+                tracing::warn!(file = %file.display(), line = number + 1, %why, "authorized key not used")
+            }
         }
     }
     Ok(false)
 }
 
 fn read(path: &Path) -> Result<String, KeysError> {
-    let failed = |source| KeysError::Read { file: path.to_owned(), source };
+    let failed = |source| KeysError::Read {
+        file: path.to_owned(),
+        source,
+    };
     let file = bounded_file::open(path).map_err(failed)?;
     only_ours(path, &file)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -106,7 +116,10 @@ fn read(path: &Path) -> Result<String, KeysError> {
 
 /// Only root and the server's own user may be able to change it.
 fn only_ours(path: &Path, opened: &File) -> Result<(), KeysError> {
-    let metadata = opened.metadata().map_err(|source| KeysError::Read { file: path.to_owned(), source })?;
+    let metadata = opened.metadata().map_err(|source| KeysError::Read {
+        file: path.to_owned(),
+        source,
+    })?;
     let problem = if metadata.mode() & 0o022 != 0 {
         "its group or everyone can write to it"
     } else if metadata.uid() != 0 && metadata.uid() != nix::unistd::geteuid().as_raw() {
@@ -114,7 +127,10 @@ fn only_ours(path: &Path, opened: &File) -> Result<(), KeysError> {
     } else {
         return Ok(());
     };
-    Err(KeysError::Writable { path: path.to_owned(), what: problem })
+    Err(KeysError::Writable {
+        path: path.to_owned(),
+        what: problem,
+    })
 }
 
 /// Why a line allows nothing.
@@ -140,7 +156,8 @@ pub fn parse_line(line: &str) -> Result<Option<PublicKey>, BadLine> {
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    // `restrict` switches off what this server does not offer to anyone: it is kept by doing nothing.
+    // `restrict` switches off what this server does not offer to anyone: it is kept by doing
+    // nothing.
     let bare = match line.split_once([' ', '\t']) {
         Some((options, rest)) if options.eq_ignore_ascii_case("restrict") => rest.trim_start(),
         _ => line,
@@ -158,7 +175,9 @@ pub fn parse_line(line: &str) -> Result<Option<PublicKey>, BadLine> {
 }
 
 fn looks_like_key_type(word: &str) -> bool {
-    ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
+    ["ssh-", "ecdsa-", "sk-"]
+        .iter()
+        .any(|prefix| word.starts_with(prefix))
 }
 
 /// No DSA, and no RSA of less than 2048 bits.
@@ -181,11 +200,16 @@ mod tests {
     use super::*;
 
     /// Made with `ssh-keygen -t ed25519` and `ssh-keygen -t rsa -b 1024`.
-    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIRa9vDfiR7M35Zgzf/0GSlqST/kQ9J0AlLi15Lctg6+";
+    const ED25519: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIRa9vDfiR7M35Zgzf/0GSlqST/kQ9J0AlLi15Lctg6+";
     const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDgYI1ihdDKyx3I0TSGbpzmYDjnkPzWsnyPMb9xw0m/3w5vGc2lVsdHcHt6R7pLKl03Mzu5PrR93Tm532yHIK8Z2QECcEiOBRZretTtLeeYBPH+j5RmIw/kB3EnHnb3fponsalt+75s/L738nspjzJmqAAXhcYMqU32tcNKubzlVw==";
 
     fn check(line: &str, expected: Result<bool, BadLine>) {
-        assert_eq!(parse_line(line).map(|key| key.is_some()), expected, "{line:?}");
+        assert_eq!(
+            parse_line(line).map(|key| key.is_some()),
+            expected,
+            "{line:?}"
+        );
     }
 
     #[test]
@@ -196,10 +220,19 @@ mod tests {
         check(&format!("{ED25519} alice at her desk # 2"), Ok(true));
         check(&format!("  {}\tx", ED25519.replace(' ', "\t")), Ok(true));
         check(&format!("restrict {ED25519} alice"), Ok(true));
-        check(&format!("from=\"10.0.0.1\" {ED25519}"), Err(BadLine::Options));
+        check(
+            &format!("from=\"10.0.0.1\" {ED25519}"),
+            Err(BadLine::Options),
+        );
         check(&format!("cert-authority {ED25519}"), Err(BadLine::Options));
-        check(&format!("restrict,command=\"/bin/a b\" {ED25519}"), Err(BadLine::Options));
-        check(&format!("restrict expiry-time=\"20200101\" {ED25519}"), Err(BadLine::Options));
+        check(
+            &format!("restrict,command=\"/bin/a b\" {ED25519}"),
+            Err(BadLine::Options),
+        );
+        check(
+            &format!("restrict expiry-time=\"20200101\" {ED25519}"),
+            Err(BadLine::Options),
+        );
         check(RSA_1024, Err(BadLine::Weak));
         check("ssh-ed25519 AAAA", Err(BadLine::Key));
         check("ssh-ed25519", Err(BadLine::Key));
@@ -207,9 +240,15 @@ mod tests {
 
     #[test]
     fn paths_name_one_file_for_each_user() {
-        let path = |text: &str| text.parse::<KeysPath>().map(|path| path.of(&"alice".parse().expect("name")));
+        let path = |text: &str| {
+            text.parse::<KeysPath>()
+                .map(|path| path.of(&"alice".parse().expect("name")))
+        };
         assert_eq!(path("/etc/adit/keys/%u"), Ok("/etc/adit/keys/alice".into()));
-        assert_eq!(path("/home/%u/.ssh/authorized_keys"), Ok("/home/alice/.ssh/authorized_keys".into()));
+        assert_eq!(
+            path("/home/%u/.ssh/authorized_keys"),
+            Ok("/home/alice/.ssh/authorized_keys".into())
+        );
         assert_eq!(path("/etc/adit/keys"), Err(BadKeysPath::User));
         assert_eq!(path("/etc/%u/%u"), Err(BadKeysPath::User));
         assert_eq!(path("/etc/%h/%u"), Err(BadKeysPath::User));
@@ -221,15 +260,26 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let file = directory.path().join("alice");
         fs::write(&file, format!("{ED25519}\n")).expect("write");
-        let path: KeysPath = format!("{}/%u", directory.path().display()).parse().expect("path");
+        let path: KeysPath = format!("{}/%u", directory.path().display())
+            .parse()
+            .expect("path");
         let key = PublicKey::from_openssh(ED25519).expect("key");
         let ask = || is_authorized(&path, &"alice".parse().expect("name"), &key);
-        for (mode, directory_mode, used) in
-            [(0o644, 0o755, true), (0o600, 0o700, true), (0o664, 0o755, false), (0o646, 0o755, false), (0o644, 0o777, false)]
-        {
+        for (mode, directory_mode, used) in [
+            (0o644, 0o755, true),
+            (0o600, 0o700, true),
+            (0o664, 0o755, false),
+            (0o646, 0o755, false),
+            (0o644, 0o777, false),
+        ] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("chmod");
-            fs::set_permissions(directory.path(), fs::Permissions::from_mode(directory_mode)).expect("chmod");
-            assert_eq!(ask().is_ok_and(|authorized| authorized), used, "{mode:o} in {directory_mode:o}");
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(directory_mode))
+                .expect("chmod");
+            assert_eq!(
+                ask().is_ok_and(|authorized| authorized),
+                used,
+                "{mode:o} in {directory_mode:o}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! The gateway's file: what is written ([`written`]) and, once every value is checked, what is meant ([`Config`]).
+//! The gateway's file: what is written (`written`) and, once every value is checked, what is
+//! meant ([`Config`]).
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,18 +15,20 @@ use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
 mod written;
-use written::{Written, WrittenEntry, WrittenLog};
 pub use written::{LogFormat, LogLevel, LogTo};
+use written::{Written, WrittenEntry, WrittenLog};
 
 /// Longest file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
-/// russh counts a key's use in nonces: at most 2^30 bytes between two key exchanges. Below this there would be nothing else.
+/// russh counts a key's use in nonces: at most 2^30 bytes between two key exchanges. Below this
+/// there would be nothing else.
 const REKEY_BYTES: std::ops::RangeInclusive<u64> = 65_536..=1 << 30;
 
 /// A checked file.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What a Secure Shell server needs; a relay on stdin and stdout does without. See [`Config::for_server`].
+    /// What a Secure Shell server needs; a relay on stdin and stdout does without. See
+    /// [`Config::for_server`].
     pub(crate) serving: Result<Serving, ConfigError>,
     /// Who may reach what.
     pub policy: Policy,
@@ -95,11 +98,13 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with its place and, where one is known, a hint.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = crate::bounded_file::read(file, MAX_FILE).map_err(|source| ConfigError::Read {
-            file: file.to_owned(),
-            source: Arc::new(source),
-        })?;
-        let text = String::from_utf8(text).map_err(|_| ConfigError::whole(file, "not UTF-8 text", None))?;
+        let text =
+            crate::bounded_file::read(file, MAX_FILE).map_err(|source| ConfigError::Read {
+                file: file.to_owned(),
+                source: Arc::new(source),
+            })?;
+        let text = String::from_utf8(text)
+            .map_err(|_| ConfigError::whole(file, "not UTF-8 text", None))?;
         Self::parse(file, &text)
     }
 
@@ -115,7 +120,12 @@ impl Config {
     /// A relay on stdin and stdout without a file.
     pub fn without_file(policy: Policy) -> Self {
         let serving = Err(ConfigError::whole(Path::new("-"), "there is no file", None));
-        Self { serving, policy, limits: Limits::default(), log: Log::default() }
+        Self {
+            serving,
+            policy,
+            limits: Limits::default(),
+            log: Log::default(),
+        }
     }
 
     /// What the Secure Shell server needs of the file.
@@ -139,41 +149,83 @@ impl Meaning<'_> {
     fn config(&self, written: Written) -> Result<Config, ConfigError> {
         if written.version.value != 1 {
             let hint = "this adit-server reads version 1";
-            return Err(self.error(&written.version, format!("version {}", written.version.value), Some(hint)));
+            return Err(self.error(
+                &written.version,
+                format!("version {}", written.version.value),
+                Some(hint),
+            ));
         }
         let limits = self.limits(&written)?;
         let groups = self.groups(&written)?;
         let policy = self.policy(&written.policy, &groups)?;
-        let log = written.log.as_ref().map_or_else(Log::default, |log: &WrittenLog| Log {
-            format: log.format,
-            to: log.to,
-            level: log.level,
-        });
+        let log = written
+            .log
+            .as_ref()
+            .map_or_else(Log::default, |log: &WrittenLog| Log {
+                format: log.format,
+                to: log.to,
+                level: log.level,
+            });
         let serving = self.serving(&written)?;
-        Ok(Config { serving, policy, limits, log })
+        Ok(Config {
+            serving,
+            policy,
+            limits,
+            log,
+        })
     }
 
     /// The outer error is a value that is wrong, the inner one a key that only a server misses.
     fn serving(&self, written: &Written) -> Result<Result<Serving, ConfigError>, ConfigError> {
-        let listen = written.listen.iter().map(|at| self.listen(at)).collect::<Result<Vec<_>, _>>()?;
-        let keys = written.authorized_keys.as_ref().map(|path| self.keys_path(path)).transpose()?;
+        let listen = written
+            .listen
+            .iter()
+            .map(|at| self.listen(at))
+            .collect::<Result<Vec<_>, _>>()?;
+        let keys = written
+            .authorized_keys
+            .as_ref()
+            .map(|path| self.keys_path(path))
+            .transpose()?;
         let threads = self.within("threads", written.threads.as_ref(), 1..=64, 1)?;
-        let missing = |key: &str, hint| ConfigError::whole(self.file, format!("`{key}` is missing"), Some(hint));
+        let missing = |key: &str, hint| {
+            ConfigError::whole(self.file, format!("`{key}` is missing"), Some(hint))
+        };
         if listen.is_empty() {
-            return Ok(Err(missing("listen", r#"for example  listen: ["[::]:443"]"#)));
+            return Ok(Err(missing(
+                "listen",
+                r#"for example  listen: ["[::]:443"]"#,
+            )));
         }
         if written.host_keys.is_empty() {
-            return Ok(Err(missing("host_keys", "for example  host_keys: [/etc/adit/host_ed25519]")));
+            return Ok(Err(missing(
+                "host_keys",
+                "for example  host_keys: [/etc/adit/host_ed25519]",
+            )));
         }
         let Some(authorized_keys) = keys else {
-            return Ok(Err(missing("authorized_keys", "for example  authorized_keys: /etc/adit/keys/%u")));
+            return Ok(Err(missing(
+                "authorized_keys",
+                "for example  authorized_keys: /etc/adit/keys/%u",
+            )));
         };
-        Ok(Ok(Serving { listen, host_keys: written.host_keys.clone(), authorized_keys, threads }))
+        Ok(Ok(Serving {
+            listen,
+            host_keys: written.host_keys.clone(),
+            authorized_keys,
+            threads,
+        }))
     }
 
     fn listen(&self, at: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
         let hint = "ADDRESS:PORT, an IPv6 address in brackets; [::]:443 is every address, IPv4 too";
-        at.value.parse().map_err(|_| self.error(at, format!("{:?} is no address to listen on", at.value), Some(hint)))
+        at.value.parse().map_err(|_| {
+            self.error(
+                at,
+                format!("{:?} is no address to listen on", at.value),
+                Some(hint),
+            )
+        })
     }
 
     fn keys_path(&self, path: &Spanned<String>) -> Result<KeysPath, ConfigError> {
@@ -186,16 +238,41 @@ impl Meaning<'_> {
     fn limits(&self, written: &Written) -> Result<Limits, ConfigError> {
         let default = Limits::default();
         let seconds = |value: usize| Duration::from_secs(value as u64);
-        let max_connections = self.within("max_connections", written.max_connections.as_ref(), 1..=65_536, 1024)?;
+        let max_connections = self.within(
+            "max_connections",
+            written.max_connections.as_ref(),
+            1..=65_536,
+            1024,
+        )?;
         let unauthenticated = written.max_unauthenticated.as_ref();
         let streams = written.max_streams_per_user.as_ref();
         let rekey = written.rekey_bytes.as_ref();
         Ok(Limits {
             max_connections,
-            max_unauthenticated: self.within("max_unauthenticated", unauthenticated, 1..=4096, default.max_unauthenticated)?,
-            max_streams_per_user: self.within("max_streams_per_user", streams, 1..=1_000_000, default.max_streams_per_user)?,
-            login_grace: seconds(self.within("login_grace_seconds", written.login_grace_seconds.as_ref(), 1..=600, 30)?),
-            dial_timeout: seconds(self.within("dial_timeout_seconds", written.dial_timeout_seconds.as_ref(), 1..=600, 15)?),
+            max_unauthenticated: self.within(
+                "max_unauthenticated",
+                unauthenticated,
+                1..=4096,
+                default.max_unauthenticated,
+            )?,
+            max_streams_per_user: self.within(
+                "max_streams_per_user",
+                streams,
+                1..=1_000_000,
+                default.max_streams_per_user,
+            )?,
+            login_grace: seconds(self.within(
+                "login_grace_seconds",
+                written.login_grace_seconds.as_ref(),
+                1..=600,
+                30,
+            )?),
+            dial_timeout: seconds(self.within(
+                "dial_timeout_seconds",
+                written.dial_timeout_seconds.as_ref(),
+                1..=600,
+                15,
+            )?),
             rekey_bytes: self.within("rekey_bytes", rekey, REKEY_BYTES, default.rekey_bytes)?,
         })
     }
@@ -207,11 +284,18 @@ impl Meaning<'_> {
         range: std::ops::RangeInclusive<u64>,
         default: usize,
     ) -> Result<usize, ConfigError> {
-        let Some(value) = value else { return Ok(default) };
+        let Some(value) = value else {
+            return Ok(default);
+        };
         match usize::try_from(value.value) {
             Ok(meant) if range.contains(&value.value) => Ok(meant),
             _ => {
-                let words = format!("`{key}` is {}, but has to be from {} to {}", value.value, range.start(), range.end());
+                let words = format!(
+                    "`{key}` is {}, but has to be from {} to {}",
+                    value.value,
+                    range.start(),
+                    range.end()
+                );
                 Err(self.error(value, words, None))
             }
         }
@@ -220,24 +304,41 @@ impl Meaning<'_> {
     fn groups(&self, written: &Written) -> Result<Members, ConfigError> {
         let mut groups = Members::new();
         for (name, members) in &written.groups {
-            let members = members.iter().map(|member| self.user(member)).collect::<Result<_, _>>()?;
+            let members = members
+                .iter()
+                .map(|member| self.user(member))
+                .collect::<Result<_, _>>()?;
             groups.insert(name.clone(), members);
         }
         Ok(groups)
     }
 
     fn user(&self, name: &Spanned<String>) -> Result<UserName, ConfigError> {
-        name.value.parse().map_err(|error| self.error(name, format!("{:?} is no user name: {error}", name.value), None))
+        name.value.parse().map_err(|error| {
+            self.error(
+                name,
+                format!("{:?} is no user name: {error}", name.value),
+                None,
+            )
+        })
     }
 
-    fn policy(&self, written: &[Spanned<WrittenEntry>], groups: &Members) -> Result<Policy, ConfigError> {
+    fn policy(
+        &self,
+        written: &[Spanned<WrittenEntry>],
+        groups: &Members,
+    ) -> Result<Policy, ConfigError> {
         let mut names = HashSet::new();
         let mut entries = Vec::new();
         for entry in written {
             let name = &entry.value.name;
             if name.value.is_empty() || !names.insert(name.value.as_str()) {
                 let hint = "the audit names the entry that allowed a connection, so each needs a name of its own";
-                return Err(self.error(name, format!("a second entry with the name {:?}", name.value), Some(hint)));
+                return Err(self.error(
+                    name,
+                    format!("a second entry with the name {:?}", name.value),
+                    Some(hint),
+                ));
             }
             entries.push(self.entry(&entry.value, groups)?);
         }
@@ -257,8 +358,16 @@ impl Meaning<'_> {
             })?;
             users.extend(members.iter().cloned());
         }
-        let allow = written.allow.iter().map(|allow| self.allow(allow)).collect::<Result<_, _>>()?;
-        Ok(Entry { name: Arc::from(written.name.value.as_str()), users, allow })
+        let allow = written
+            .allow
+            .iter()
+            .map(|allow| self.allow(allow))
+            .collect::<Result<_, _>>()?;
+        Ok(Entry {
+            name: Arc::from(written.name.value.as_str()),
+            users,
+            allow,
+        })
     }
 
     fn allow(&self, written: &Spanned<String>) -> Result<AllowEntry, ConfigError> {
@@ -268,7 +377,12 @@ impl Meaning<'_> {
         })
     }
 
-    fn error<T>(&self, at: &Spanned<T>, words: impl Into<String>, hint: Option<&str>) -> ConfigError {
+    fn error<T>(
+        &self,
+        at: &Spanned<T>,
+        words: impl Into<String>,
+        hint: Option<&str>,
+    ) -> ConfigError {
         ConfigError::at(self.file, self.text, &at.referenced, words, hint)
     }
 }
@@ -278,7 +392,8 @@ impl Meaning<'_> {
 /// # Errors
 /// Not an entry.
 pub fn parse_allow(text: &str) -> Result<AllowEntry, String> {
-    text.parse().map_err(|why: String| format!("{text:?}: {why}"))
+    text.parse()
+        .map_err(|why: String| format!("{text:?}: {why}"))
 }
 
 #[cfg(test)]

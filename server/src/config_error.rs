@@ -25,7 +25,8 @@ pub enum ConfigError {
     Content(Complaint),
 }
 
-/// What is wrong with a file's content. `Display` is `FILE:LINE:COLUMN: words`, the line with a caret, and the hint.
+/// What is wrong with a file's content. `Display` is `FILE:LINE:COLUMN: words`, the line with a
+/// caret, and the hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
     file: PathBuf,
@@ -43,27 +44,47 @@ struct Place {
 
 impl ConfigError {
     /// About one place.
-    pub(crate) fn at(file: &Path, text: &str, at: &Location, words: impl Into<String>, hint: Option<&str>) -> Self {
+    pub(crate) fn at(
+        file: &Path,
+        text: &str,
+        at: &Location,
+        words: impl Into<String>,
+        hint: Option<&str>,
+    ) -> Self {
         let place = (at.line() > 0).then(|| Place {
             line: at.line(),
             column: at.column(),
             shown: line_of(text, at.line()),
         });
         let (file, words, hint) = (file.to_owned(), words.into(), hint.map(str::to_owned));
-        Self::Content(Complaint { file, place, words, hint })
+        Self::Content(Complaint {
+            file,
+            place,
+            words,
+            hint,
+        })
     }
 
     /// About no place in particular.
     pub(crate) fn whole(file: &Path, words: impl Into<String>, hint: Option<&str>) -> Self {
         let (file, words, hint) = (file.to_owned(), words.into(), hint.map(str::to_owned));
-        Self::Content(Complaint { file, place: None, words, hint })
+        Self::Content(Complaint {
+            file,
+            place: None,
+            words,
+            hint,
+        })
     }
 
     /// What the YAML parser says.
     pub(crate) fn yaml(file: &Path, text: &str, error: &serde_saphyr::Error) -> Self {
         let words = error.without_snippet().to_string();
         // The parser repeats the place in its words.
-        let words = words.split(" at line ").next().unwrap_or_default().to_owned();
+        let words = words
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         match error.location() {
             Some(at) => Self::at(file, text, &at, words, None),
             None => Self::whole(file, words, None),
@@ -74,7 +95,10 @@ impl ConfigError {
 fn line_of(text: &str, line: u64) -> String {
     let index = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
     let line = text.lines().nth(index).unwrap_or_default();
-    line.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    line.chars()
+        .take(SHOWN)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 impl fmt::Display for Complaint {
@@ -85,7 +109,9 @@ impl fmt::Display for Complaint {
         }
         write!(f, ": {}", self.words)?;
         if let Some(place) = &self.place {
-            let before = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).min(SHOWN);
+            let before = usize::try_from(place.column.saturating_sub(1))
+                .unwrap_or(0)
+                .min(SHOWN);
             write!(f, "\n  {}\n  {}^", place.shown, " ".repeat(before))?;
         }
         if let Some(hint) = &self.hint {

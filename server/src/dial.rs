@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::policy::Authorized;
 
-/// The program's own keepalive ends at the broker, so the gateway has to notice by itself that a destination is gone for good.
+/// The program's own keepalive ends at the broker, so the gateway has to notice by itself that a
+/// destination is gone for good.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -34,26 +35,39 @@ impl DialError {
         let Some(errno) = self.source.raw_os_error().map(Errno::from_raw) else {
             return RefusalReason::Failed;
         };
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the errors of connect(2) that have a reason of their own")]
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the errors of connect(2) that have a reason of their own"
+        )]
         match errno {
             Errno::ECONNREFUSED => RefusalReason::Refused,
             Errno::EHOSTUNREACH | Errno::EHOSTDOWN => RefusalReason::HostUnreachable,
             Errno::ENETUNREACH | Errno::ENETDOWN => RefusalReason::NetworkUnreachable,
             // No port, descriptor or memory left here.
-            Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => RefusalReason::Busy,
+            Errno::EADDRNOTAVAIL
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM => RefusalReason::Busy,
             _ => RefusalReason::Failed,
         }
     }
 }
 
-/// Tries the addresses in order, all within one limit; each gets an equal share of the time that is left, so that a silent one
-/// does not take it all.
+/// Tries the addresses in order, all within one limit; each gets an equal share of the time that is
+/// left, so that a silent one does not take it all.
 ///
 /// # Errors
 /// No address answered. `authorized` empty: as if it had timed out.
-pub async fn dial(authorized: &[Authorized], within: Duration) -> Result<(TcpStream, &Authorized), DialError> {
+pub async fn dial(
+    authorized: &[Authorized],
+    within: Duration,
+) -> Result<(TcpStream, &Authorized), DialError> {
     let deadline = Instant::now() + within;
-    let mut failure = DialError { address: SocketAddr::from(([0, 0, 0, 0], 0)), source: io::ErrorKind::TimedOut.into() };
+    let mut failure = DialError {
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        source: io::ErrorKind::TimedOut.into(),
+    };
     let mut left = u32::try_from(authorized.len()).unwrap_or(u32::MAX);
     for permit in authorized {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
@@ -63,8 +77,18 @@ pub async fn dial(authorized: &[Authorized], within: Duration) -> Result<(TcpStr
                 tune(&connected);
                 return Ok((connected, permit));
             }
-            Ok(Err(source)) => failure = DialError { address: permit.address(), source },
-            Err(_) => failure = DialError { address: permit.address(), source: io::ErrorKind::TimedOut.into() },
+            Ok(Err(source)) => {
+                failure = DialError {
+                    address: permit.address(),
+                    source,
+                }
+            }
+            Err(_) => {
+                failure = DialError {
+                    address: permit.address(),
+                    source: io::ErrorKind::TimedOut.into(),
+                }
+            }
         }
     }
     Err(failure)
@@ -72,8 +96,12 @@ pub async fn dial(authorized: &[Authorized], within: Duration) -> Result<(TcpStr
 
 /// Neither option is worth refusing a flow for when the system will not set it.
 fn tune(connected: &TcpStream) {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    let set = connected.set_nodelay(true).and_then(|()| SockRef::from(connected).set_tcp_keepalive(&keepalive));
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    let set = connected
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(connected).set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options of a dialled connection");
     }
@@ -85,7 +113,10 @@ mod tests {
 
     fn check(source: io::Error, expected: RefusalReason) {
         let shown = format!("{source:?}");
-        let error = DialError { address: SocketAddr::from(([10, 0, 0, 1], 1)), source };
+        let error = DialError {
+            address: SocketAddr::from(([10, 0, 0, 1], 1)),
+            source,
+        };
         assert_eq!(error.reason(), expected, "{shown}");
     }
 

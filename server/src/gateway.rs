@@ -1,6 +1,7 @@
 //! What all connections share, and the way of one stream: authorize, resolve, dial.
 //!
-//! The steps know nothing of links or channels, so that whatever asks (a stream of a link today) goes the same way.
+//! The steps know nothing of links or channels, so that whatever asks (a stream of a link today)
+//! goes the same way.
 use std::sync::{Arc, PoisonError, RwLock};
 
 use adit_link::{Refusal, RefusalReason};
@@ -51,14 +52,23 @@ enum NotOpened {
 }
 
 impl NotOpened {
-    /// What the broker is told. For what the policy allowed the whole truth, otherwise see [`Denial::for_broker`].
+    /// What the broker is told. For what the policy allowed the whole truth, otherwise see
+    /// [`Denial::for_broker`].
     fn refusal(&self) -> Refusal {
         let (reason, detail) = match self {
-            Self::NoDestination(NotADestination::Name) => (RefusalReason::Unresolvable, self.to_string()),
-            Self::NoDestination(NotADestination::PortZero) => (RefusalReason::Failed, self.to_string()),
-            Self::TooMany { .. } | Self::Unresolved(ResolveError::Busy { .. }) => (RefusalReason::Busy, self.to_string()),
+            Self::NoDestination(NotADestination::Name) => {
+                (RefusalReason::Unresolvable, self.to_string())
+            }
+            Self::NoDestination(NotADestination::PortZero) => {
+                (RefusalReason::Failed, self.to_string())
+            }
+            Self::TooMany { .. } | Self::Unresolved(ResolveError::Busy { .. }) => {
+                (RefusalReason::Busy, self.to_string())
+            }
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
-            Self::Unresolved(ResolveError::TimedOut { .. }) => (RefusalReason::TimedOut, self.to_string()),
+            Self::Unresolved(ResolveError::TimedOut { .. }) => {
+                (RefusalReason::TimedOut, self.to_string())
+            }
             Self::Unresolved(ResolveError::Lookup { .. } | ResolveError::Empty { .. }) => {
                 (RefusalReason::Unresolvable, self.to_string())
             }
@@ -102,7 +112,8 @@ impl Gateway {
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
-    /// The whole way of a stream up to a connected destination; both outcomes are in the audit when this returns.
+    /// The whole way of a stream up to a connected destination; both outcomes are in the audit when
+    /// this returns.
     pub(crate) async fn open(
         &self,
         who: &Arc<Who>,
@@ -114,7 +125,11 @@ impl Gateway {
         match self.reach(who, asked).await {
             Ok((connected, permit, place)) => {
                 let open = question.opened(permit.address(), permit.entry());
-                Ok(Dialled { connected, open, place })
+                Ok(Dialled {
+                    connected,
+                    open,
+                    place,
+                })
             }
             Err(error) => {
                 let refusal = error.refusal();
@@ -131,17 +146,26 @@ impl Gateway {
     ) -> Result<(TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
         let deadline = Instant::now() + self.limits.dial_timeout;
-        let too_many = || NotOpened::TooMany { limit: self.streams.limit() };
+        let too_many = || NotOpened::TooMany {
+            limit: self.streams.limit(),
+        };
         let place = self.streams.take(&who.user).ok_or_else(too_many)?;
         let policy = Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner));
         let authorized = match policy.judge(&who.user, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],
             Judgement::Resolve(resolvable) => {
-                let addresses = self.resolver.lookup(&resolvable, self.limits.dial_timeout).await?;
+                let addresses = self
+                    .resolver
+                    .lookup(&resolvable, self.limits.dial_timeout)
+                    .await?;
                 policy.judge_resolved(&resolvable, &addresses)?
             }
         };
-        let (connected, permit) = dial(&authorized, deadline.saturating_duration_since(Instant::now())).await?;
+        let (connected, permit) = dial(
+            &authorized,
+            deadline.saturating_duration_since(Instant::now()),
+        )
+        .await?;
         Ok((connected, permit.clone(), place))
     }
 }

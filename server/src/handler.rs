@@ -1,11 +1,14 @@
-//! What a client may do over Secure Shell: log in with a key and ask for links. Everything else is refused.
+//! What a client may do over Secure Shell: log in with a key and ask for links. Everything else is
+//! refused.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_link::ssh::{Backlog, SUBSYSTEM};
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, Disconnect, Pty};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -19,8 +22,8 @@ use crate::user_name::UserName;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
 pub(crate) const MAX_CHANNELS: u32 = 4;
-/// How long an answer to a wrong password or signature takes; a key that is merely offered is answered sooner (see
-/// [`crate::listener`]), because agents offer several.
+/// How long an answer to a wrong password or signature takes; a key that is merely offered is
+/// answered sooner (see [`crate::listener`]), because agents offer several.
 const REJECTION: Duration = Duration::from_secs(1);
 
 /// What a client finds when it connects.
@@ -57,9 +60,28 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { gateway, keys, peer, guest, backlog, connections, channels } = arrival;
+        let Arrival {
+            gateway,
+            keys,
+            peer,
+            guest,
+            backlog,
+            connections,
+            channels,
+        } = arrival;
         let (guest, place, who, begun) = (Some(guest), None, None, Vec::new());
-        Self { gateway, keys, peer, backlog, connections, channels, guest, place, who, begun }
+        Self {
+            gateway,
+            keys,
+            peer,
+            backlog,
+            connections,
+            channels,
+            guest,
+            place,
+            who,
+            begun,
+        }
     }
 
     fn is_authorized(&self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> bool {
@@ -88,13 +110,22 @@ impl Client {
         }
     }
 
-    fn refuse(&self, channel: ChannelId, what: &str, session: &mut Session) -> Result<(), russh::Error> {
+    fn refuse(
+        &self,
+        channel: ChannelId,
+        what: &str,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
         self.log_refused(what);
         session.channel_failure(channel)
     }
 
     fn log_refused(&self, what: &str) {
-        let user = self.who.as_ref().map(|who| who.user.as_str()).unwrap_or_default();
+        let user = self
+            .who
+            .as_ref()
+            .map(|who| who.user.as_str())
+            .unwrap_or_default();
         tracing::info!(peer = %self.peer, user, what, "refused: only links are served");
     }
 }
@@ -124,19 +155,32 @@ impl Handler for Client {
         Ok(reject_slowly().await)
     }
 
-    async fn auth_openssh_certificate(&mut self, _user: &str, _certificate: &Certificate) -> Result<Auth, Self::Error> {
+    async fn auth_openssh_certificate(
+        &mut self,
+        _user: &str,
+        _certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
         Ok(reject_slowly().await)
     }
 
-    async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
         match self.is_authorized(user, offer.public_key, offer.algorithm) {
             true => Ok(Auth::Accept),
             false => Ok(Auth::reject()),
         }
     }
 
-    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        // Asked again, not remembered: the file may have changed, or the offer been of another user.
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        // Asked again, not remembered: the file may have changed, or the offer been of another
+        // user.
         if !self.is_authorized(user, key.public_key, key.algorithm) {
             return Ok(reject_slowly().await);
         }
@@ -144,7 +188,11 @@ impl Handler for Client {
             return Ok(reject_slowly().await);
         };
         let key = fingerprint(key.public_key);
-        self.who = Some(Arc::new(Who { user, from: self.peer.to_string(), key }));
+        self.who = Some(Arc::new(Who {
+            user,
+            from: self.peer.to_string(),
+            key,
+        }));
         Ok(Auth::Accept)
     }
 
@@ -152,7 +200,11 @@ impl Handler for Client {
         self.place = Arc::clone(&self.connections).try_acquire_owned().ok();
         if self.place.is_none() {
             tracing::warn!(peer = %self.peer, "refused: too many connections");
-            return session.disconnect(Disconnect::TooManyConnections, "the gateway has too many connections", "");
+            return session.disconnect(
+                Disconnect::TooManyConnections,
+                "the gateway has too many connections",
+                "",
+            );
         }
         self.guest = None;
         if let Some(who) = &self.who {
@@ -173,14 +225,29 @@ impl Handler for Client {
             return Ok(());
         };
         let backlog = self.backlog.clone();
-        let place = ChannelPlace { id: channel.id(), handle: session.handle(), backlog, _permit: place };
+        let place = ChannelPlace {
+            id: channel.id(),
+            handle: session.handle(),
+            backlog,
+            _permit: place,
+        };
         reply.accept().await;
         self.begun.retain(|begun| *begun != channel.id());
-        tokio::spawn(serve_channel(Arc::clone(&self.gateway), Arc::clone(who), channel, place));
+        tokio::spawn(serve_channel(
+            Arc::clone(&self.gateway),
+            Arc::clone(who),
+            channel,
+            place,
+        ));
         Ok(())
     }
 
-    async fn subsystem_request(&mut self, channel: ChannelId, name: &str, session: &mut Session) -> Result<(), Self::Error> {
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         if name != SUBSYSTEM || self.begun.contains(&channel) {
             return self.refuse(channel, &format!("subsystem {name}"), session);
         }
@@ -188,16 +255,29 @@ impl Handler for Client {
         session.channel_success(channel)
     }
 
-    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+    async fn channel_close(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.begun.retain(|begun| *begun != channel);
         Ok(())
     }
 
-    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.refuse(channel, "shell", session)
     }
 
-    async fn exec_request(&mut self, channel: ChannelId, _command: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        _command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.refuse(channel, "exec", session)
     }
 
@@ -249,11 +329,18 @@ impl Handler for Client {
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
         self.log_refused("direct-tcpip");
-        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        reply
+            .reject(ChannelOpenFailure::AdministrativelyProhibited)
+            .await;
         Ok(())
     }
 
-    async fn tcpip_forward(&mut self, _address: &str, _port: &mut u32, _session: &mut Session) -> Result<bool, Self::Error> {
+    async fn tcpip_forward(
+        &mut self,
+        _address: &str,
+        _port: &mut u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
         self.log_refused("tcpip-forward");
         Ok(false)
     }
@@ -268,23 +355,29 @@ struct ChannelPlace {
 }
 
 /// Waits for the client to ask for a link and serves it.
-async fn serve_channel(gateway: Arc<Gateway>, who: Arc<Who>, mut channel: Channel<Msg>, place: ChannelPlace) {
+async fn serve_channel(
+    gateway: Arc<Gateway>,
+    who: Arc<Who>,
+    mut channel: Channel<Msg>,
+    place: ChannelPlace,
+) {
     let asked = timeout(gateway.limits().login_grace, asks_for_link(&mut channel)).await;
     if matches!(asked, Ok(true)) {
-        tracing::info!(user = who.user.as_str(), from = who.from.as_str(), "link begins");
+        let (user, from) = (who.user.as_str(), who.from.as_str());
+        tracing::info!(user, from, "link begins");
         let (read, write) = adit_link::ssh::split(channel);
         let write = write.paced_by(place.backlog.clone());
         match link_session::serve(&gateway, &who, read, write).await {
-            Ok(end) => tracing::info!(user = who.user.as_str(), from = who.from.as_str(), %end, "link ended"),
-            Err(error) => tracing::warn!(user = who.user.as_str(), from = who.from.as_str(), %error, "no link"),
+            Ok(end) => tracing::info!(user, from, %end, "link ended"),
+            Err(error) => tracing::warn!(user, from, %error, "no link"),
         }
     }
     // Fails when the connection is gone, and with it the channel.
     let _ = place.handle.close(place.id).await;
 }
 
-/// The session's handler answers each request; here they are only read, so that none of them fills the channel's queue.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all but three are answered elsewhere")]
+/// The session's handler answers each request; here they are only read, so that none of them fills
+/// the channel's queue.
 async fn asks_for_link(channel: &mut Channel<Msg>) -> bool {
     loop {
         match channel.wait().await {

@@ -48,17 +48,29 @@ pub enum HostKeyError {
 /// # Errors
 /// Why it cannot be used, and what to do.
 pub fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {
-    let read_failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => HostKeyError::Missing(path.to_owned()),
-        _ => HostKeyError::Read { file: path.to_owned(), source },
+    let read_failed = |source: io::Error| {
+        if source.kind() == io::ErrorKind::NotFound {
+            return HostKeyError::Missing(path.to_owned());
+        }
+        HostKeyError::Read {
+            file: path.to_owned(),
+            source,
+        }
     };
     let file = bounded_file::open(path).map_err(read_failed)?;
     let metadata = file.metadata().map_err(read_failed)?;
     if metadata.mode() & 0o077 != 0 {
-        return Err(HostKeyError::Exposed(path.to_owned(), metadata.mode() & 0o7777));
+        return Err(HostKeyError::Exposed(
+            path.to_owned(),
+            metadata.mode() & 0o7777,
+        ));
     }
-    let key = PrivateKey::read_openssh(&mut file.take(MAX_FILE))
-        .map_err(|source| HostKeyError::Parse { file: path.to_owned(), source })?;
+    let key = PrivateKey::read_openssh(&mut file.take(MAX_FILE)).map_err(|source| {
+        HostKeyError::Parse {
+            file: path.to_owned(),
+            source,
+        }
+    })?;
     if key.is_encrypted() {
         return Err(HostKeyError::Encrypted(path.to_owned()));
     }
@@ -80,7 +92,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let file = directory.path().join("key");
         let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-t", kind, "-N", passphrase, "-C", "", "-f"]).arg(&file);
+        keygen
+            .args(["-q", "-t", kind, "-N", passphrase, "-C", "", "-f"])
+            .arg(&file);
         assert!(keygen.status().expect("ssh-keygen runs").success());
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("chmod");
         (directory, file)
@@ -92,7 +106,11 @@ mod tests {
             let (_directory, file) = made(kind, "", 0o600);
             let public = fs::read_to_string(file.with_extension("pub")).expect("public key");
             let expected = russh::keys::PublicKey::from_openssh(&public).expect("public key");
-            assert_eq!(load(&file).expect("loaded").public_key().key_data(), expected.key_data(), "{kind}");
+            assert_eq!(
+                load(&file).expect("loaded").public_key().key_data(),
+                expected.key_data(),
+                "{kind}"
+            );
         }
     }
 
@@ -100,14 +118,20 @@ mod tests {
     fn a_key_that_others_can_read_is_refused() {
         for mode in [0o640, 0o604, 0o644, 0o620] {
             let (_directory, file) = made("ed25519", "", mode);
-            assert!(matches!(load(&file), Err(HostKeyError::Exposed(_, found)) if found == mode), "{mode:o}");
+            assert!(
+                matches!(load(&file), Err(HostKeyError::Exposed(_, found)) if found == mode),
+                "{mode:o}"
+            );
         }
     }
 
     #[test]
     fn what_is_missing_or_unusable_says_what_to_do() {
         let error = load(Path::new("/nonexistent/host_ed25519")).expect_err("missing");
-        assert!(error.to_string().contains("ssh-keygen -t ed25519"), "{error}");
+        assert!(
+            error.to_string().contains("ssh-keygen -t ed25519"),
+            "{error}"
+        );
         let (_directory, file) = made("ed25519", "secret", 0o600);
         assert!(matches!(load(&file), Err(HostKeyError::Encrypted(_))));
         fs::write(&file, "no key").expect("write");

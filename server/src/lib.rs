@@ -1,7 +1,8 @@
 //! The gateway of Adit: authenticates, applies the policy of its zone, and relays.
 //!
-//! What a stream passes through, each step consuming what the one before it made: [`asked`] (what is wanted), [`policy`] (may
-//! this user), name lookup, policy again for the addresses found, [`dial`], relay. The policy knows no socket, file or clock.
+//! What a stream passes through, each step consuming what the one before it made: [`asked`] (what
+//! is wanted), [`policy`] (may this user), name lookup, policy again for the addresses found,
+//! [`dial`], relay. The policy knows no socket, file or clock.
 #![forbid(unsafe_code)]
 
 pub mod asked;

@@ -2,7 +2,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_link::{HandshakeError, Host, Incoming, LinkEnd, OpenHeader, ReadChunks, Request, WriteChunks};
+use adit_link::{
+    HandshakeError, Host, Incoming, LinkEnd, OpenHeader, ReadChunks, Request, WriteChunks,
+};
 use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -24,7 +26,8 @@ pub enum LinkError {
     Handshake(#[from] HandshakeError),
 }
 
-/// Serves a link until it ends, or until the gateway stops; no stream of it is left when this returns.
+/// Serves a link until it ends, or until the gateway stops; no stream of it is left when this
+/// returns.
 ///
 /// # Errors
 /// It never began.
@@ -40,15 +43,24 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
     let mut flows = JoinSet::new();
     take_streams(gateway, who, &mut incoming, &mut flows).await;
     let ended = timeout(GOODBYE, &mut driver).await;
-    // Relays see the end of their link by themselves and say so in the audit; a dial that still waits is cut off.
-    let _ = timeout(GOODBYE, async { while flows.join_next().await.is_some() {} }).await;
+    // Relays see the end of their link by themselves and say so in the audit; a dial that still
+    // waits is cut off.
+    let _ = timeout(GOODBYE, async {
+        while flows.join_next().await.is_some() {}
+    })
+    .await;
     flows.shutdown().await;
     driver.abort();
     Ok(ended.ok().and_then(Result::ok).unwrap_or(LinkEnd::Closed))
 }
 
 /// Returns when the link takes no more streams.
-async fn take_streams(gateway: &Arc<Gateway>, who: &Arc<Who>, incoming: &mut Incoming, flows: &mut JoinSet<()>) {
+async fn take_streams(
+    gateway: &Arc<Gateway>,
+    who: &Arc<Who>,
+    incoming: &mut Incoming,
+    flows: &mut JoinSet<()>,
+) {
     let stopped = gateway.stopped();
     tokio::pin!(stopped);
     loop {

@@ -22,7 +22,8 @@ use crate::unauthenticated::{Guest, Unauthenticated};
 const BACKLOG: i32 = 1024;
 /// Attempts to authenticate; offering a key that is not known counts as one.
 const MAX_ATTEMPTS: usize = 6;
-/// How long the answer to an offered key takes, known or not, so that its time does not tell whether the user exists.
+/// How long the answer to an offered key takes, known or not, so that its time does not tell
+/// whether the user exists.
 const OFFER_ANSWER: Duration = Duration::from_millis(100);
 /// Pause when the system has no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -48,7 +49,11 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
@@ -88,7 +93,11 @@ impl Drained {
 
 impl Server {
     /// A server with these host keys.
-    pub fn new(gateway: Arc<Gateway>, keys: KeysPath, host_keys: Vec<PrivateKey>) -> (Self, Drained) {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        keys: KeysPath,
+        host_keys: Vec<PrivateKey>,
+    ) -> (Self, Drained) {
         let limits = *gateway.limits();
         let (alive, ended) = mpsc::channel(1);
         let server = Self {
@@ -117,7 +126,8 @@ impl Server {
                     tracing::error!(%error, "no connection can be accepted for now");
                     sleep(EXHAUSTED).await;
                 }
-                // A connection that ended before it was accepted, or another matter of that one connection: accept(2), ERRORS.
+                // A connection that ended before it was accepted, or another matter of that one
+                // connection: accept(2), ERRORS.
                 Err(error) => tracing::debug!(%error, "accept"),
             }
         }
@@ -126,7 +136,9 @@ impl Server {
     fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Without it the server is being dropped already.
-        let Some(alive) = self.alive.upgrade() else { return };
+        let Some(alive) = self.alive.upgrade() else {
+            return;
+        };
         let server = self.clone();
         tokio::spawn(async move {
             if let Err(error) = server.converse(socket, peer).await {
@@ -171,7 +183,11 @@ impl Server {
         }
     }
 
-    async fn session_of(&self, socket: BufferedSocket, arrival: Arrival) -> Result<(), russh::Error> {
+    async fn session_of(
+        &self,
+        socket: BufferedSocket,
+        arrival: Arrival,
+    ) -> Result<(), russh::Error> {
         let channels = Arc::clone(&arrival.channels);
         let client = Client::new(arrival);
         let running = russh::server::run_stream(Arc::clone(&self.session), socket, client);
@@ -187,7 +203,14 @@ impl Server {
         let _all = channels.acquire_many(MAX_CHANNELS).await;
         let handle = session.handle();
         let farewell = async {
-            handle.disconnect(Disconnect::ByApplication, "the gateway is stopping".into(), String::new()).await.ok();
+            handle
+                .disconnect(
+                    Disconnect::ByApplication,
+                    "the gateway is stopping".into(),
+                    String::new(),
+                )
+                .await
+                .ok();
             session.await
         };
         timeout(FAREWELL, farewell).await.unwrap_or(Ok(()))
@@ -204,13 +227,21 @@ fn session_config(limits: &Limits, host_keys: Vec<PrivateKey>) -> russh::server:
         keys: host_keys,
         ..russh::server::Config::default()
     };
-    adit_link::ssh::tune_server(&mut config, Rekey { bytes: limits.rekey_bytes });
+    adit_link::ssh::tune_server(
+        &mut config,
+        Rekey {
+            bytes: limits.rekey_bytes,
+        },
+    );
     config
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
 }
 
 #[cfg(test)]
@@ -220,8 +251,20 @@ mod tests {
     #[test]
     fn only_a_lack_of_resources_makes_the_accept_loop_pause() {
         // Numbers of Linux's errno(3).
-        for (errno, pauses) in [(24, true), (23, true), (105, true), (12, true), (103, false), (110, false), (1, false)] {
-            assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(errno)), pauses, "{errno}");
+        for (errno, pauses) in [
+            (24, true),
+            (23, true),
+            (105, true),
+            (12, true),
+            (103, false),
+            (110, false),
+            (1, false),
+        ] {
+            assert_eq!(
+                is_exhaustion(&io::Error::from_raw_os_error(errno)),
+                pauses,
+                "{errno}"
+            );
         }
     }
 }

@@ -29,7 +29,8 @@ pub enum LogError {
 pub enum Stderr {
     /// The service manager's or the administrator's.
     Ours,
-    /// The client's, over the Secure Shell server that started us: no place for an audit where there is another.
+    /// The client's, over the Secure Shell server that started us: no place for an audit where
+    /// there is another.
     Clients,
 }
 
@@ -45,20 +46,32 @@ pub fn start(log: Log, stderr: Stderr) -> Result<(), LogError> {
     };
     if wanted {
         match tracing_journald::layer() {
-            Ok(journal) => return begin(journal.with_syslog_identifier("adit-server".to_owned()), log),
+            Ok(journal) => {
+                return begin(
+                    journal.with_syslog_identifier("adit-server".to_owned()),
+                    log,
+                );
+            }
             Err(error) if log.to == LogTo::Journal => return Err(LogError::Journal(error)),
             Err(_) => {}
         }
     }
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => begin(lines, log),
         LogFormat::Json => begin(lines.json().flatten_event(true), log),
     }
 }
 
-fn begin(layer: impl Layer<tracing_subscriber::Registry> + Send + Sync, log: Log) -> Result<(), LogError> {
-    Ok(tracing_subscriber::registry().with(layer.with_filter(filter(log.level))).try_init()?)
+fn begin(
+    layer: impl Layer<tracing_subscriber::Registry> + Send + Sync,
+    log: Log,
+) -> Result<(), LogError> {
+    Ok(tracing_subscriber::registry()
+        .with(layer.with_filter(filter(log.level)))
+        .try_init()?)
 }
 
 /// The audit is written at any level.
@@ -76,9 +89,14 @@ fn filter(level: LogLevel) -> Targets {
         .with_target(audit::TARGET, Level::INFO)
 }
 
-/// systemd.exec(5), `$JOURNAL_STREAM`: device and inode of the stream, to be compared with those of the descriptor.
+/// systemd.exec(5), `$JOURNAL_STREAM`: device and inode of the stream, to be compared with those of
+/// the descriptor.
 fn stderr_is_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
+        return false;
+    };
     stream == format!("{}:{}", stderr.dev(), stderr.ino())
 }

@@ -19,7 +19,8 @@ use clap::{CommandFactory, Parser};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The gateway of Adit: a Secure Shell server that relays what its policy allows, and does nothing else.
+/// The gateway of Adit: a Secure Shell server that relays what its policy allows, and does nothing
+/// else.
 #[derive(Debug, Parser)]
 #[command(name = "adit-server", version)]
 struct Arguments {
@@ -32,8 +33,14 @@ struct Arguments {
     /// Relay on stdin and stdout, as a subsystem or command of another Secure Shell server
     #[arg(long)]
     stdio: bool,
-    /// With --stdio and without a file: a destination to allow, such as 10.20.0.0/16:443 or "*.finance.corp:*"; may be repeated
-    #[arg(long, value_name = "HOST:PORTS", requires = "stdio", conflicts_with = "config")]
+    /// With --stdio and without a file: a destination to allow, such as 10.20.0.0/16:443 or
+    /// "*.finance.corp:*"; may be repeated
+    #[arg(
+        long,
+        value_name = "HOST:PORTS",
+        requires = "stdio",
+        conflicts_with = "config"
+    )]
     allow: Vec<String>,
     /// Form of log lines on stderr, whatever the file says
     #[arg(long, value_name = "FORM")]
@@ -71,10 +78,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return relay_stdio(arguments);
     }
     let Some(file) = arguments.config.as_deref() else {
-        return Err(Failure::Use(Arguments::command().render_usage().to_string()));
+        return Err(Failure::Use(
+            Arguments::command().render_usage().to_string(),
+        ));
     };
     let config = load(file, arguments)?;
-    let serving = config.for_server().map_err(|error| Failure::Use(error.to_string()))?.clone();
+    let serving = config
+        .for_server()
+        .map_err(|error| Failure::Use(error.to_string()))?
+        .clone();
     if arguments.check {
         writeln!(std::io::stdout(), "{}: no errors", file.display())?;
         return Ok(());
@@ -95,17 +107,29 @@ fn load(file: &Path, arguments: &Arguments) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// One thread unless the administrator wants more: handing a packet from thread to thread costs more than it gains as long as
-/// one core keeps up.
+/// One thread unless the administrator wants more: handing a packet from thread to thread costs
+/// more than it gains as long as one core keeps up.
 fn runtime(threads: usize) -> std::io::Result<Runtime> {
     match threads {
         0 | 1 => Builder::new_current_thread().enable_all().build(),
-        more => Builder::new_multi_thread().worker_threads(more).enable_all().build(),
+        more => Builder::new_multi_thread()
+            .worker_threads(more)
+            .enable_all()
+            .build(),
     }
 }
 
-async fn serve(file: &Path, arguments: &Arguments, config: Config, serving: Serving) -> Result<(), Failure> {
-    let host_keys = serving.host_keys.iter().map(|path| host_key::load(path)).collect::<Result<Vec<_>, _>>();
+async fn serve(
+    file: &Path,
+    arguments: &Arguments,
+    config: Config,
+    serving: Serving,
+) -> Result<(), Failure> {
+    let host_keys = serving
+        .host_keys
+        .iter()
+        .map(|path| host_key::load(path))
+        .collect::<Result<Vec<_>, _>>();
     let host_keys = host_keys.map_err(|error| Failure::Use(error.to_string()))?;
     for key in &host_keys {
         let public = key.public_key();
@@ -113,7 +137,11 @@ async fn serve(file: &Path, arguments: &Arguments, config: Config, serving: Serv
         tracing::info!(kind = public.algorithm().as_str(), fingerprint, "host key");
     }
     let gateway = Gateway::new(config.policy, config.limits);
-    let (server, drained) = Server::new(Arc::clone(&gateway), serving.authorized_keys.clone(), host_keys);
+    let (server, drained) = Server::new(
+        Arc::clone(&gateway),
+        serving.authorized_keys.clone(),
+        host_keys,
+    );
     for address in &serving.listen {
         let listener = listen(*address)?;
         tracing::info!(address = %listener.local_addr()?, "listening");
@@ -129,7 +157,12 @@ async fn serve(file: &Path, arguments: &Arguments, config: Config, serving: Serv
 }
 
 /// Returns at SIGTERM or SIGINT; a SIGHUP in between reads the policy again.
-async fn until_stopped(file: &Path, arguments: &Arguments, gateway: &Gateway, serving: &Serving) -> Result<(), Failure> {
+async fn until_stopped(
+    file: &Path,
+    arguments: &Arguments,
+    gateway: &Gateway,
+    serving: &Serving,
+) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -148,13 +181,19 @@ fn reload(file: &Path, arguments: &Arguments, gateway: &Gateway, serving: &Servi
     match load(file, arguments) {
         Ok(config) => {
             if config.for_server().ok() != Some(serving) || config.limits != *gateway.limits() {
-                tracing::warn!("changes of addresses, keys and limits take effect at the next start");
+                tracing::warn!(
+                    "changes of addresses, keys and limits take effect at the next start"
+                );
             }
             gateway.replace_policy(config.policy);
             tracing::info!(file = %file.display(), "policy read again");
         }
-        Err(Failure::Use(error)) => tracing::error!(%error, "the file is not used, the old policy stays"),
-        Err(Failure::Work(error)) => tracing::error!(%error, "the file is not used, the old policy stays"),
+        Err(Failure::Use(error)) => {
+            tracing::error!(%error, "the file is not used, the old policy stays")
+        }
+        Err(Failure::Work(error)) => {
+            tracing::error!(%error, "the file is not used, the old policy stays")
+        }
     }
 }
 
@@ -193,6 +232,14 @@ fn policy_of(user: &UserName, allow: &[String]) -> Result<Policy, Failure> {
                 .to_owned(),
         ));
     }
-    let allow = allow.iter().map(|text| parse_allow(text)).collect::<Result<_, _>>().map_err(Failure::Use)?;
-    Ok(Policy::new(vec![Entry { name: "--allow".into(), users: HashSet::from([user.clone()]), allow }]))
+    let allow = allow
+        .iter()
+        .map(|text| parse_allow(text))
+        .collect::<Result<_, _>>()
+        .map_err(Failure::Use)?;
+    Ok(Policy::new(vec![Entry {
+        name: "--allow".into(),
+        users: HashSet::from([user.clone()]),
+        allow,
+    }]))
 }

@@ -1,7 +1,9 @@
-//! The policy of the zone: who may reach what. Nothing is allowed that no entry allows. No socket, file or clock here.
+//! The policy of the zone: who may reach what. Nothing is allowed that no entry allows. No socket,
+//! file or clock here.
 //!
-//! Only [`Policy`] makes an [`Authorized`], and only an [`Authorized`] can be dialled (see [`crate::dial`]); for a name, only it
-//! makes the [`Resolvable`] that can be looked up. So no step can be skipped, and the address that was judged is the one dialled.
+//! Only [`Policy`] makes an [`Authorized`], and only an [`Authorized`] can be dialled (see
+//! [`crate::dial`]); for a name, only it makes the [`Resolvable`] that can be looked up. So no step
+//! can be skipped, and the address that was judged is the one dialled.
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -104,12 +106,17 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// What the broker is told: enough for its user to ask the administrator, nothing about the network behind.
+    /// What the broker is told: enough for its user to ask the administrator, nothing about the
+    /// network behind.
     pub fn for_broker(&self) -> String {
         match self {
-            Self::NoEntry { .. } => "denied by policy of the gateway: no entry allows it".to_owned(),
+            Self::NoEntry { .. } => {
+                "denied by policy of the gateway: no entry allows it".to_owned()
+            }
             Self::Withheld { entry, .. } => {
-                format!("denied by policy of the gateway: entry {entry:?} does not reach the gateway's own addresses")
+                format!(
+                    "denied by policy of the gateway: entry {entry:?} does not reach the gateway's own addresses"
+                )
             }
         }
     }
@@ -126,66 +133,113 @@ impl Policy {
         &self.entries
     }
 
-    /// May `user` reach what was asked for? A name is only looked up when some entry could allow the result: otherwise anyone
-    /// could use the gateway to ask its resolver, or to send data out in names.
+    /// May `user` reach what was asked for? A name is only looked up when some entry could allow
+    /// the result: otherwise anyone could use the gateway to ask its resolver, or to send data out
+    /// in names.
     ///
     /// # Errors
     /// Why not.
     pub fn judge(&self, user: &UserName, asked: &Asked) -> Result<Judgement, Denial> {
         match asked {
-            Asked::Address(at) => {
-                self.permit(user, *at, &asked.destination(), asked.to_string()).map(Judgement::Dial)
-            }
+            Asked::Address(at) => self
+                .permit(user, *at, &asked.destination(), asked.to_string())
+                .map(Judgement::Dial),
             Asked::Name { name, port } => {
                 let by_name = asked.destination();
-                let some_entry = self.allows_of(user).any(|(_, allow)| allow.matches(&by_name) || has_port(allow, *port));
+                let some_entry = self
+                    .allows_of(user)
+                    .any(|(_, allow)| allow.matches(&by_name) || has_port(allow, *port));
                 if !some_entry {
-                    return Err(Denial::NoEntry { user: user.clone(), destination: asked.to_string() });
+                    return Err(Denial::NoEntry {
+                        user: user.clone(),
+                        destination: asked.to_string(),
+                    });
                 }
-                Ok(Judgement::Resolve(Resolvable { user: user.clone(), name: name.clone(), port: *port }))
+                Ok(Judgement::Resolve(Resolvable {
+                    user: user.clone(),
+                    name: name.clone(),
+                    port: *port,
+                }))
             }
         }
     }
 
-    /// Of the addresses that a name resolved to, those that may be dialled, in the resolver's order; never empty.
+    /// Of the addresses that a name resolved to, those that may be dialled, in the resolver's
+    /// order; never empty.
     ///
     /// # Errors
     /// None may be: why the first one may not.
-    pub fn judge_resolved(&self, resolvable: &Resolvable, addresses: &[IpAddr]) -> Result<Vec<Authorized>, Denial> {
+    pub fn judge_resolved(
+        &self,
+        resolvable: &Resolvable,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<Authorized>, Denial> {
         let Resolvable { user, name, port } = resolvable;
         let mut permitted = Vec::new();
         let mut denied = None;
         for address in addresses.iter().copied().map(special::canonical) {
             let at = SocketAddr::new(address, *port);
-            let destination = Destination { address: Some(address), name: Some(name.clone()), port: *port };
+            let destination = Destination {
+                address: Some(address),
+                name: Some(name.clone()),
+                port: *port,
+            };
             match self.permit(user, at, &destination, format!("{name}:{port} ({address})")) {
                 Ok(authorized) => permitted.push(authorized),
                 Err(denial) => denied = denied.or(Some(denial)),
             }
         }
         if permitted.is_empty() {
-            let no_address = || Denial::NoEntry { user: user.clone(), destination: format!("{name}:{port}") };
+            let no_address = || Denial::NoEntry {
+                user: user.clone(),
+                destination: format!("{name}:{port}"),
+            };
             return Err(denied.unwrap_or_else(no_address));
         }
         Ok(permitted)
     }
 
-    fn permit(&self, user: &UserName, at: SocketAddr, seen: &Destination, shown: String) -> Result<Authorized, Denial> {
+    fn permit(
+        &self,
+        user: &UserName,
+        at: SocketAddr,
+        seen: &Destination,
+        shown: String,
+    ) -> Result<Authorized, Denial> {
         let mut denied = None;
-        for (entry, allow) in self.allows_of(user).filter(|(_, allow)| allow.matches(seen)) {
+        for (entry, allow) in self
+            .allows_of(user)
+            .filter(|(_, allow)| allow.matches(seen))
+        {
             match special::withheld(at.ip(), allow.network()) {
-                None => return Ok(Authorized { address: at, entry: entry.name.clone() }),
+                None => {
+                    return Ok(Authorized {
+                        address: at,
+                        entry: entry.name.clone(),
+                    });
+                }
                 Some(range) => denied = denied.or(Some((entry.name.clone(), range))),
             }
         }
         Err(match denied {
-            Some((entry, range)) => Denial::Withheld { entry, destination: shown, address: at.ip(), range },
-            None => Denial::NoEntry { user: user.clone(), destination: shown },
+            Some((entry, range)) => Denial::Withheld {
+                entry,
+                destination: shown,
+                address: at.ip(),
+                range,
+            },
+            None => Denial::NoEntry {
+                user: user.clone(),
+                destination: shown,
+            },
         })
     }
 
     fn allows_of(&self, user: &UserName) -> impl Iterator<Item = (&Entry, &AllowEntry)> {
-        let entries = self.entries.iter().filter(|entry| entry.users.contains(user));
+        let entries = self
+            .entries
+            .iter()
+            .filter(|entry| entry.users.contains(user));
         entries.flat_map(|entry| entry.allow.iter().map(move |allow| (entry, allow)))
     }
 }
@@ -193,6 +247,10 @@ impl Policy {
 /// Does an entry by network cover this port, whatever the address?
 fn has_port(allow: &AllowEntry, port: u16) -> bool {
     allow.network().is_some_and(|network| {
-        allow.matches(&Destination { address: Some(network.addr()), name: None, port })
+        allow.matches(&Destination {
+            address: Some(network.addr()),
+            name: None,
+            port,
+        })
     })
 }

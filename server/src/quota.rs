@@ -20,7 +20,10 @@ pub(crate) struct Place {
 
 impl Quota {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, held: Mutex::default() })
+        Arc::new(Self {
+            limit,
+            held: Mutex::default(),
+        })
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -35,13 +38,20 @@ impl Quota {
             return None;
         }
         *count += 1;
-        Some(Place { quota: Arc::clone(self), user: user.clone() })
+        Some(Place {
+            quota: Arc::clone(self),
+            user: user.clone(),
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut held = self.quota.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .quota
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = held.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {

@@ -10,8 +10,9 @@ use crate::quota::Quota;
 
 /// Addresses of one name that are judged and tried. A name with more is served by its first ones.
 const MAX_ADDRESSES: usize = 16;
-/// Lookups of one user at a time. A lookup cannot be cancelled and holds a thread until the system's resolver gives up, so that
-/// one user's names that never answer must not take all threads.
+/// Lookups of one user at a time. A lookup cannot be cancelled and holds a thread until the
+/// system's resolver gives up, so that one user's names that never answer must not take all
+/// threads.
 const MAX_LOOKUPS_PER_USER: usize = 32;
 
 /// Why a name has no address.
@@ -55,23 +56,38 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     pub(crate) fn new() -> Self {
-        Self { lookups: Quota::new(MAX_LOOKUPS_PER_USER) }
+        Self {
+            lookups: Quota::new(MAX_LOOKUPS_PER_USER),
+        }
     }
 
     /// The addresses of a name, in the resolver's order, each once.
-    pub(crate) async fn lookup(&self, wanted: &Resolvable, within: Duration) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(crate) async fn lookup(
+        &self,
+        wanted: &Resolvable,
+        within: Duration,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
         let name = wanted.name().to_owned();
-        let busy = || ResolveError::Busy { limit: self.lookups.limit() };
+        let busy = || ResolveError::Busy {
+            limit: self.lookups.limit(),
+        };
         let place = self.lookups.take(wanted.user()).ok_or_else(busy)?;
         let question = name.clone();
         let lookup = tokio::task::spawn_blocking(move || {
             // Held until the thread is free again, not only until the answer is no longer awaited.
             let _place = place;
-            (question.as_str(), 0).to_socket_addrs().map(|found| found.map(|at| at.ip()).collect::<Vec<_>>())
+            (question.as_str(), 0)
+                .to_socket_addrs()
+                .map(|found| found.map(|at| at.ip()).collect::<Vec<_>>())
         });
         let answered = timeout(within, lookup).await;
         let found = match answered {
-            Err(_) => return Err(ResolveError::TimedOut { name, after: within }),
+            Err(_) => {
+                return Err(ResolveError::TimedOut {
+                    name,
+                    after: within,
+                });
+            }
             Ok(Err(stopped)) => Err(std::io::Error::other(stopped)),
             Ok(Ok(found)) => found,
         };

@@ -7,8 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Takes all descriptors that we may have: every stream needs one, and the soft limit is 1024 on most systems for the sake of
-/// programs that use select(2).
+/// Takes all descriptors that we may have: every stream needs one, and the soft limit is 1024 on
+/// most systems for the sake of programs that use select(2).
 pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
@@ -20,7 +20,9 @@ pub fn raise_descriptor_limit() {
 
 /// Tells systemd a state, such as `READY=1` (sd_notify(3)). Without systemd this does nothing.
 pub fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     if let Err(error) = send(&path, state) {
         tracing::warn!(%error, state, "the service manager was not told");
     }
@@ -31,5 +33,7 @@ fn send(path: &OsStr, state: &str) -> io::Result<()> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(path)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    UnixDatagram::unbound()?
+        .send_to_addr(state.as_bytes(), &address)
+        .map(drop)
 }

@@ -1,4 +1,5 @@
-//! The relay on standard input and output: as a subsystem or command of another Secure Shell server, which authenticates.
+//! The relay on standard input and output: as a subsystem or command of another Secure Shell
+//! server, which authenticates.
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +21,9 @@ use crate::user_name::{BadUserName, UserName};
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
     /// Somebody tried it by hand.
-    #[error("--stdio speaks a binary protocol with a broker and is no use on a terminal: let sshd start it (Subsystem adit-link)")]
+    #[error(
+        "--stdio speaks a binary protocol with a broker and is no use on a terminal: let sshd start it (Subsystem adit-link)"
+    )]
     Terminal,
     /// Whose process this is cannot be found out, so no policy can be applied.
     #[error("the name of the user with uid {uid} is not known: {why}")]
@@ -41,18 +44,30 @@ pub enum StdioError {
     Link(#[from] LinkError),
 }
 
-/// Who we relay for: the user this process belongs to. Where from is only known from the environment that sshd sets.
+/// Who we relay for: the user this process belongs to. Where from is only known from the
+/// environment that sshd sets.
 ///
 /// # Errors
 /// The user has no name, or none that can be used.
 pub fn who() -> Result<Who, StdioError> {
     let uid = nix::unistd::getuid();
-    let no_user = |why: String| StdioError::NoUser { uid: uid.as_raw(), why };
+    let no_user = |why: String| StdioError::NoUser {
+        uid: uid.as_raw(),
+        why,
+    };
     let found = nix::unistd::User::from_uid(uid).map_err(|error| no_user(error.to_string()))?;
-    let name = found.ok_or_else(|| no_user("no such user".to_owned()))?.name;
-    let user: UserName = name.parse().map_err(|error| StdioError::BadUser(name, error))?;
+    let name = found
+        .ok_or_else(|| no_user("no such user".to_owned()))?
+        .name;
+    let user: UserName = name
+        .parse()
+        .map_err(|error| StdioError::BadUser(name, error))?;
     let from = std::env::var("SSH_CONNECTION").unwrap_or_else(|_| "stdio".to_owned());
-    Ok(Who { user, from, key: "-".to_owned() })
+    Ok(Who {
+        user,
+        from,
+        key: "-".to_owned(),
+    })
 }
 
 /// Serves one link on stdin and stdout until it ends.
@@ -69,7 +84,8 @@ pub async fn serve(gateway: &Arc<Gateway>, who: Who) -> Result<LinkEnd, StdioErr
     Ok(link_session::serve(gateway, &Arc::new(who), read, write).await?)
 }
 
-/// sshd gives a socket for both or a pipe for each; those are polled like any other. Other files are read by a thread.
+/// sshd gives a socket for both or a pipe for each; those are polled like any other. Other files
+/// are read by a thread.
 fn reader(fd: OwnedFd) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
     let file = File::from(fd);
     let kind = file.metadata()?.file_type();

@@ -1,7 +1,8 @@
 //! Connections that have not authenticated yet: a bounded number, for a bounded time.
 //!
-//! One too many ends the oldest. Honest clients authenticate within a few round trips, so that it takes a flood of `limit`
-//! connections within that time to keep one out, and connections that just sit there never do.
+//! One too many ends the oldest. Honest clients authenticate within a few round trips, so that it
+//! takes a flood of `limit` connections within that time to keep one out, and connections that just
+//! sit there never do.
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,23 +29,32 @@ pub(crate) struct Guest {
 
 impl Unauthenticated {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, waiting: Mutex::default() })
+        Arc::new(Self {
+            limit,
+            waiting: Mutex::default(),
+        })
     }
 
-    /// `socket` is a second descriptor of the connection: shutting it down ends the session that reads from the first, whatever
-    /// state that is in.
+    /// `socket` is a second descriptor of the connection: shutting it down ends the session that
+    /// reads from the first, whatever state that is in.
     pub(crate) fn enter(self: &Arc<Self>, socket: TcpStream) -> Guest {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.connections.len() >= self.limit {
             if let Some((_, oldest)) = waiting.connections.pop_front() {
-                tracing::warn!(limit = self.limit, "too many unauthenticated connections: the oldest is closed");
+                tracing::warn!(
+                    limit = self.limit,
+                    "too many unauthenticated connections: the oldest is closed"
+                );
                 shut_down(&oldest);
             }
         }
         let id = waiting.next;
         waiting.next += 1;
         waiting.connections.push_back((id, socket));
-        Guest { among: Arc::clone(self), id }
+        Guest {
+            among: Arc::clone(self),
+            id,
+        }
     }
 }
 
@@ -57,8 +67,15 @@ impl Guest {
     }
 
     fn leave(&self) -> Option<TcpStream> {
-        let mut waiting = self.among.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = waiting.connections.iter().position(|(id, _)| *id == self.id)?;
+        let mut waiting = self
+            .among
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let index = waiting
+            .connections
+            .iter()
+            .position(|(id, _)| *id == self.id)?;
         waiting.connections.remove(index).map(|(_, socket)| socket)
     }
 }
@@ -98,9 +115,16 @@ mod tests {
         let guests = (all.enter(first), all.enter(second));
         drop(guests.0);
         let _later = (all.enter(third), all.enter(fourth));
-        assert_eq!(old.read(&mut byte).expect("read"), 0, "the oldest is closed");
+        assert_eq!(
+            old.read(&mut byte).expect("read"),
+            0,
+            "the oldest is closed"
+        );
         gone.set_nonblocking(true).expect("nonblocking");
-        assert_eq!(gone.read(&mut byte).expect_err("open").kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(
+            gone.read(&mut byte).expect_err("open").kind(),
+            std::io::ErrorKind::WouldBlock
+        );
         drop(keep);
     }
 }

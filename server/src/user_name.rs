@@ -4,15 +4,19 @@ use std::fmt;
 /// Longest name, in bytes; Linux's own limit for login names is 32.
 const MAX: usize = 64;
 
-/// A user name that is safe in a path and in a log line: ASCII letters, digits and `._@+-`, beginning with none of `.@+-`.
+/// A user name that is safe in a path and in a log line: ASCII letters, digits and `._@+-`,
+/// beginning with none of `.@+-`.
 ///
-/// It is put into the path of the authorized keys in place of `%u`, so it can hold no separator and can't be `..`.
+/// It is put into the path of the authorized keys in place of `%u`, so it can hold no separator and
+/// can't be `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserName(String);
 
 /// The text is no user name that we accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a user name has 1 to {MAX} of the characters A-Z a-z 0-9 _ . @ + - and begins with a letter, a digit or _")]
+#[error(
+    "a user name has 1 to {MAX} of the characters A-Z a-z 0-9 _ . @ + - and begins with a letter, a digit or _"
+)]
 pub struct BadUserName;
 
 impl UserName {
@@ -28,7 +32,8 @@ impl std::str::FromStr for UserName {
     fn from_str(text: &str) -> Result<Self, BadUserName> {
         let first = text.bytes().next().ok_or(BadUserName)?;
         let first_fits = first.is_ascii_alphanumeric() || first == b'_';
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b'+' | b'-');
+        let fits =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b'+' | b'-');
         if text.len() > MAX || !first_fits || !text.bytes().all(fits) {
             return Err(BadUserName);
         }
@@ -56,10 +61,31 @@ mod tests {
 
     #[test]
     fn names_with_path_characters_are_refused() {
-        for good in ["alice", "alice.smith", "svc-backup", "alice@corp.example", "_apt", "7of9"] {
+        for good in [
+            "alice",
+            "alice.smith",
+            "svc-backup",
+            "alice@corp.example",
+            "_apt",
+            "7of9",
+        ] {
             check(good, true);
         }
-        for bad in ["", ".", "..", "../etc/passwd", "a/b", ".hidden", "-rf", "@finance", "a\0", "a b", "a\n", "al%u", "älice"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../etc/passwd",
+            "a/b",
+            ".hidden",
+            "-rf",
+            "@finance",
+            "a\0",
+            "a b",
+            "a\n",
+            "al%u",
+            "älice",
+        ] {
             check(bad, false);
         }
         check(&"a".repeat(64), true);

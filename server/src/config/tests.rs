@@ -24,51 +24,107 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 fn a_whole_file_is_read_as_it_is_meant() {
     let config = parse(GOOD).expect("good");
     let serving = config.for_server().expect("serving");
-    assert_eq!(serving.listen, ["[::]:443".parse().expect("address"), "127.0.0.1:2222".parse().expect("address")]);
+    assert_eq!(
+        serving.listen,
+        [
+            "[::]:443".parse().expect("address"),
+            "127.0.0.1:2222".parse().expect("address")
+        ]
+    );
     assert_eq!(serving.host_keys, [PathBuf::from("/etc/adit/host_ed25519")]);
-    let [entry] = config.policy.entries() else { panic!("one entry") };
+    let [entry] = config.policy.entries() else {
+        panic!("one entry")
+    };
     let mut users: Vec<_> = entry.users.iter().map(UserName::as_str).collect();
     users.sort_unstable();
-    assert_eq!((entry.name.as_ref(), users.as_slice()), ("finance staff", &["alice", "bob", "carol"][..]));
+    assert_eq!(
+        (entry.name.as_ref(), users.as_slice()),
+        ("finance staff", &["alice", "bob", "carol"][..])
+    );
     assert_eq!(entry.allow.len(), 2);
     assert_eq!(config.limits.max_connections, 10);
     assert_eq!(config.limits.login_grace, Duration::from_secs(5));
     assert_eq!(config.limits.dial_timeout, Duration::from_secs(15));
-    assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
+    assert_eq!(
+        (config.log.format, config.log.level),
+        (LogFormat::Json, LogLevel::Debug)
+    );
 }
 
 /// Replaces `from` in the good file and expects an error at `place` with these words.
 fn check(from: &str, to: &str, place: &str, words: &str) {
     assert!(GOOD.contains(from), "{from:?}");
-    let error = match parse(&GOOD.replacen(from, to, 1)).and_then(|config| config.for_server().map(|_| ())) {
+    let error = match parse(&GOOD.replacen(from, to, 1))
+        .and_then(|config| config.for_server().map(|_| ()))
+    {
         Ok(()) => panic!("{to:?} was accepted"),
         Err(error) => error.to_string(),
     };
-    assert!(error.starts_with(&format!("gateway.yaml{place}: ")), "{to:?}: {error}");
+    assert!(
+        error.starts_with(&format!("gateway.yaml{place}: ")),
+        "{to:?}: {error}"
+    );
     assert!(error.contains(words), "{to:?}: {error}");
 }
 
 #[test]
 fn errors_say_where_and_what() {
     check("version: 1", "version: 2", ":1:10", "version 2");
-    check("127.0.0.1:2222", "127.0.0.1", ":2:22", "no address to listen on");
+    check(
+        "127.0.0.1:2222",
+        "127.0.0.1",
+        ":2:22",
+        "no address to listen on",
+    );
     check("%u", "keys", ":4:18", "%u");
     check("/etc/adit/keys/%u", "keys/%u", ":4:18", "not absolute");
     check("carol", "../etc", ":8:13", "no user name");
-    check("@finance", "@sales", ":8:20", "no group is called \"sales\"");
-    check("10.20.0.0/16:443", "10.20.0.0/16", ":9:13", "hint: HOST:PORTS");
-    check("max_connections: 10", "max_connections: 0", ":10:18", "from 1 to 65536");
-    check("max_connections: 10", "rekey_bytes: 1000", ":10:14", "from 65536 to 1073741824");
-    check("max_connections", "max_conections", ":10:1", "unknown field");
+    check(
+        "@finance",
+        "@sales",
+        ":8:20",
+        "no group is called \"sales\"",
+    );
+    check(
+        "10.20.0.0/16:443",
+        "10.20.0.0/16",
+        ":9:13",
+        "hint: HOST:PORTS",
+    );
+    check(
+        "max_connections: 10",
+        "max_connections: 0",
+        ":10:18",
+        "from 1 to 65536",
+    );
+    check(
+        "max_connections: 10",
+        "rekey_bytes: 1000",
+        ":10:14",
+        "from 65536 to 1073741824",
+    );
+    check(
+        "max_connections",
+        "max_conections",
+        ":10:1",
+        "unknown field",
+    );
     check("    users:", "    user:", ":8:5", "unknown field");
-    check("level: debug", "level: loud", ":12:", "loud");
-    check("login_grace_seconds: 5", "max_connections: 5", ":11:1", "duplicate");
+    check("level: debug", "level: loud", ":12:28", "loud");
+    check(
+        "login_grace_seconds: 5",
+        "max_connections: 5",
+        ":11:1",
+        "duplicate",
+    );
     check("listen:", "# listen:", "", "`listen` is missing");
 }
 
 #[test]
 fn an_error_shows_its_line_with_a_caret() {
-    let error = parse(&GOOD.replace("@finance", "@sales")).expect_err("no such group").to_string();
+    let error = parse(&GOOD.replace("@finance", "@sales"))
+        .expect_err("no such group")
+        .to_string();
     let expected = "gateway.yaml:8:20: no group is called \"sales\"
       users: [carol, \"@sales\"]
                      ^
@@ -78,14 +134,21 @@ fn an_error_shows_its_line_with_a_caret() {
 
 #[test]
 fn two_entries_of_one_name_are_refused() {
-    let second = "  - {name: finance staff, users: [dora], allow: [\"10.0.0.1:1\"]}\nmax_connections: 10";
+    let second =
+        "  - {name: finance staff, users: [dora], allow: [\"10.0.0.1:1\"]}\nmax_connections: 10";
     check("max_connections: 10", second, ":10:12", "second entry");
 }
 
 #[test]
 fn without_a_policy_nothing_is_allowed() {
     let start = GOOD.find("policy:").expect("policy");
-    assert!(parse(&GOOD[..start]).expect("good").policy.entries().is_empty());
+    assert!(
+        parse(&GOOD[..start])
+            .expect("good")
+            .policy
+            .entries()
+            .is_empty()
+    );
 }
 
 proptest! {

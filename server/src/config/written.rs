@@ -1,4 +1,5 @@
-//! First stage: the file as it is written, with the place of every value that the second stage may object to.
+//! First stage: the file as it is written, with the place of every value that the second stage may
+//! object to.
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogTo {
-    /// The journal when systemd started us with it (and for `--stdio` whenever there is one), else stderr.
+    /// The journal when systemd started us with it (and for `--stdio` whenever there is one), else
+    /// stderr.
     #[default]
     Auto,
     /// The journal, or it is an error.

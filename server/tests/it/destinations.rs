@@ -34,7 +34,9 @@ pub(crate) async fn closed_port() -> u16 {
 }
 
 /// Does one thing with the first connection.
-pub(crate) async fn once<T, F>(act: impl FnOnce(TcpStream) -> F + Send + 'static) -> (SocketAddr, JoinHandle<T>)
+pub(crate) async fn once<T, F>(
+    act: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> (SocketAddr, JoinHandle<T>)
 where
     F: Future<Output = T> + Send,
     T: Send + 'static,
@@ -44,12 +46,20 @@ where
     (address, done)
 }
 
-/// An address whose queue of connections is full, so that it answers no more; keep what is returned.
+/// An address whose queue of connections is full, so that it answers no more; keep what is
+/// returned.
 pub(crate) async fn silent() -> (SocketAddr, impl Sized) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .expect("bind");
     socket.listen(0).expect("listen");
-    let address = socket.local_addr().expect("address").as_socket().expect("address");
+    let address = socket
+        .local_addr()
+        .expect("address")
+        .as_socket()
+        .expect("address");
     let mut waiting = Vec::new();
     for _ in 0..4 {
         let connect = TcpStream::connect(address);
@@ -65,5 +75,7 @@ pub(crate) async fn read_all(socket: &mut TcpStream) -> std::io::Result<Vec<u8>>
 
 /// Closes with a reset.
 pub(crate) fn reset(socket: TcpStream) {
-    SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).expect("linger");
+    SockRef::from(&socket)
+        .set_linger(Some(std::time::Duration::ZERO))
+        .expect("linger");
 }

@@ -18,14 +18,19 @@ pub(crate) struct KnowsHost(PublicKey);
 impl Handler for KnowsHost {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        Ok(matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.0.key_data()))
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        Ok(
+            matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.0.key_data()),
+        )
     }
 }
 
 /// A logged-in connection with one link.
 pub(crate) struct Broker {
-    pub(crate) session: client::Handle<KnowsHost>,
+    pub(crate) _session: client::Handle<KnowsHost>,
     pub(crate) link: Link,
 }
 
@@ -36,10 +41,19 @@ pub(crate) async fn log_in(site: &Site, gateway: SocketAddr) -> client::Handle<K
     let host_key = PublicKey::from_openssh(&site.public_key("host")).expect("host key");
     let socket = BufferedSocket::new(TcpStream::connect(gateway).await.expect("connect"));
     let session = client::connect_stream(Arc::new(config), socket, KnowsHost(host_key));
-    let mut session = timeout(PATIENCE, session).await.expect("in time").expect("session");
+    let mut session = timeout(PATIENCE, session)
+        .await
+        .expect("in time")
+        .expect("session");
     let key = Arc::new(load_secret_key(site.path("alice"), None).expect("key"));
     let login = session.authenticate_publickey("alice", PrivateKeyWithHashAlg::new(key, None));
-    assert!(timeout(PATIENCE, login).await.expect("in time").expect("login").success());
+    assert!(
+        timeout(PATIENCE, login)
+            .await
+            .expect("in time")
+            .expect("login")
+            .success()
+    );
     session
 }
 
@@ -47,9 +61,15 @@ impl Broker {
     pub(crate) async fn connect(site: &Site, gateway: SocketAddr) -> Self {
         let session = log_in(site, gateway).await;
         let channel = session.channel_open_session().await.expect("channel");
-        channel.request_subsystem(true, SUBSYSTEM).await.expect("subsystem");
+        channel
+            .request_subsystem(true, SUBSYSTEM)
+            .await
+            .expect("subsystem");
         let (read, write) = adit_link::ssh::split(channel);
-        Self { session, link: begin(read, write).await }
+        Self {
+            _session: session,
+            link: begin(read, write).await,
+        }
     }
 
     pub(crate) async fn refusal(&self, host: &str, port: u16) -> Refusal {
@@ -62,19 +82,33 @@ impl Broker {
 }
 
 /// Begins a link on any stream and runs it.
-pub(crate) async fn begin<R: adit_link::ReadChunks, W: adit_link::WriteChunks>(read: R, write: W) -> Link {
+pub(crate) async fn begin<R: adit_link::ReadChunks, W: adit_link::WriteChunks>(
+    read: R,
+    write: W,
+) -> Link {
     let begun = adit_link::initiate(read, write, adit_link::Limits::default());
-    let (link, driver) = timeout(PATIENCE, begun).await.expect("in time").expect("a link");
+    let (link, driver) = timeout(PATIENCE, begun)
+        .await
+        .expect("in time")
+        .expect("a link");
     tokio::spawn(driver.run());
     link
 }
 
 /// `host` is an address or a name.
 async fn open(link: &Link, host: &str, port: u16) -> Result<adit_link::Stream, StreamError> {
-    let host = host.parse::<IpAddr>().map_or_else(|_| Host::Name(host.to_owned()), Host::Address);
-    let header = OpenHeader { host, port, application: Some("/usr/bin/test".to_owned()) };
+    let host = host
+        .parse::<IpAddr>()
+        .map_or_else(|_| Host::Name(host.to_owned()), Host::Address);
+    let header = OpenHeader {
+        host,
+        port,
+        application: Some("/usr/bin/test".to_owned()),
+    };
     let mut stream = link.open(&header).expect("open");
-    timeout(PATIENCE, stream.opened()).await.expect("answered in time")?;
+    timeout(PATIENCE, stream.opened())
+        .await
+        .expect("answered in time")?;
     Ok(stream)
 }
 
@@ -89,7 +123,9 @@ pub(crate) async fn refusal(link: &Link, host: &str, port: u16) -> Refusal {
 
 /// Opens a stream and relays it: what is returned is the program's socket.
 pub(crate) async fn flow(link: &Link, host: &str, port: u16) -> TcpStream {
-    let stream = open(link, host, port).await.unwrap_or_else(|error| panic!("{host}:{port}: {error}"));
+    let stream = open(link, host, port)
+        .await
+        .unwrap_or_else(|error| panic!("{host}:{port}: {error}"));
     let (listener, address) = listener().await;
     let (program, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let near = accepted.expect("accept").0;

@@ -17,7 +17,11 @@ fn until_closed(socket: &mut TcpStream, since: Instant) -> Duration {
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
     }
-    assert!(said.starts_with(b"SSH-2.0-"), "{:?}", String::from_utf8_lossy(&said));
+    assert!(
+        said.starts_with(b"SSH-2.0-"),
+        "{:?}",
+        String::from_utf8_lossy(&said)
+    );
     since.elapsed()
 }
 
@@ -26,19 +30,32 @@ async fn fifty_that_never_log_in_hinder_nobody_and_are_closed_in_time() {
     let site = Site::new();
     let gateway = site.start(POLICY, "login_grace_seconds: 3");
     let since = Instant::now();
-    let mut silent: Vec<_> = (0..50).map(|_| TcpStream::connect(gateway.address).expect("connect")).collect();
+    let mut silent: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(gateway.address).expect("connect"))
+        .collect();
     // Half of them say who they are and nothing more, so that they stand within the key exchange.
     for socket in silent.iter_mut().step_by(2) {
         std::io::Write::write_all(socket, b"SSH-2.0-silent\r\n").expect("write");
     }
     let broker = Broker::connect(&site, gateway.address).await;
     broker.flow(echo().await).await;
-    assert!(since.elapsed() < Duration::from_secs(3), "an honest client was kept waiting for {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "an honest client was kept waiting for {:?}",
+        since.elapsed()
+    );
     let closed = tokio::task::spawn_blocking(move || {
-        silent.iter_mut().map(|socket| until_closed(socket, since)).max().expect("fifty")
+        silent
+            .iter_mut()
+            .map(|socket| until_closed(socket, since))
+            .max()
+            .expect("fifty")
     });
     let closed = closed.await.expect("closed");
-    assert!((Duration::from_secs(3)..Duration::from_secs(6)).contains(&closed), "closed after {closed:?}");
+    assert!(
+        (Duration::from_secs(3)..Duration::from_secs(6)).contains(&closed),
+        "closed after {closed:?}"
+    );
     // The honest one is still there.
     broker.flow(echo().await).await;
 }
@@ -48,25 +65,34 @@ async fn one_too_many_ends_the_oldest_and_lets_an_honest_one_in() {
     let site = Site::new();
     let gateway = site.start(POLICY, "max_unauthenticated: 10");
     let since = Instant::now();
-    let mut silent: Vec<_> = (0..10).map(|_| TcpStream::connect(gateway.address).expect("connect")).collect();
+    let mut silent: Vec<_> = (0..10)
+        .map(|_| TcpStream::connect(gateway.address).expect("connect"))
+        .collect();
     let broker = Broker::connect(&site, gateway.address).await;
     broker.flow(echo().await).await;
     let mut oldest = silent.remove(0);
-    let closed = tokio::task::spawn_blocking(move || until_closed(&mut oldest, since)).await.expect("closed");
-    assert!(closed < Duration::from_secs(20), "the oldest was closed after {closed:?}");
+    let closed = tokio::task::spawn_blocking(move || until_closed(&mut oldest, since))
+        .await
+        .expect("closed");
+    assert!(
+        closed < Duration::from_secs(20),
+        "the oldest was closed after {closed:?}"
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_are_bounded_and_a_place_is_given_back() {
     let site = Site::new();
     let gateway = site.start(POLICY, "max_connections: 1");
     let first = Broker::connect(&site, gateway.address).await;
     let second = crate::flows::log_in(&site, gateway.address).await;
-    assert!(second.channel_open_session().await.is_err(), "a second connection");
+    assert!(
+        second.channel_open_session().await.is_err(),
+        "a second connection"
+    );
     gateway.wait_log(|line| line["message"] == "refused: too many connections");
     drop(first);
     gateway.wait_log(|line| line["message"] == "link ended");
-    let at = echo().await;
     let tried = async {
         loop {
             let session = crate::flows::log_in(&site, gateway.address).await;
@@ -75,6 +101,7 @@ async fn connections_are_bounded_and_a_place_is_given_back() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, tried).await.expect("the place is free again");
-    drop(at);
+    tokio::time::timeout(PATIENCE, tried)
+        .await
+        .expect("the place is free again");
 }

@@ -1,4 +1,5 @@
-//! Links over Secure Shell: what is opened, what is refused, and that flows behave like direct connections.
+//! Links over Secure Shell: what is opened, what is refused, and that flows behave like direct
+//! connections.
 use std::io::ErrorKind;
 use std::process::Command;
 
@@ -23,20 +24,47 @@ async fn check(broker: &Broker, host: &str, port: u16, reason: RefusalReason, wo
     assert!(refusal.detail.contains(words), "{host}:{port}: {refusal}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_the_program_would_have_seen() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
     let broker = Broker::connect(&site, gateway.address).await;
     let (silent_address, _full) = silent().await;
-    check(&broker, "127.0.0.1", closed_port().await, RefusalReason::Refused, "").await;
-    check(&broker, "db.zone.test", closed_port().await, RefusalReason::Refused, "").await;
-    check(&broker, "no-such-host.zone.test", 443, RefusalReason::Unresolvable, "no-such-host.zone.test").await;
-    check(&broker, "not a name", 443, RefusalReason::Unresolvable, "").await;
-    check(&broker, "127.0.0.1", silent_address.port(), RefusalReason::TimedOut, "").await;
+    check(
+        &broker,
+        "127.0.0.1",
+        closed_port().await,
+        RefusalReason::Refused,
+        "",
+    )
+    .await;
+    check(
+        &broker,
+        "db.zone.test",
+        closed_port().await,
+        RefusalReason::Refused,
+        "",
+    )
+    .await;
+    check(
+        &broker,
+        "no-such-host.zone.test",
+        443,
+        RefusalReason::Unresolvable,
+        "no-such-host.zone.test",
+    )
+    .await;
+    check(
+        &broker,
+        "127.0.0.1",
+        silent_address.port(),
+        RefusalReason::TimedOut,
+        "",
+    )
+    .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_entry_allows_is_denied_with_few_words_and_audited_with_all() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -51,25 +79,57 @@ async fn what_no_entry_allows_is_denied_with_few_words_and_audited_with_all() {
     check(&broker, "0.0.0.0", 443, RefusalReason::Denied, own).await;
     check(&broker, "fe80::1", 443, RefusalReason::Denied, own).await;
     check(&broker, "fd00:ec2::254", 443, RefusalReason::Denied, own).await;
-    let line = gateway.wait_log(|line| line["event"] == "refuse" && line["asked"] == "[fd00:ec2::254]:443");
-    assert_eq!((&line["target"], &line["user"], &line["reason"]), (&"audit".into(), &"alice".into(), &"Denied".into()));
-    assert!(line["why"].as_str().is_some_and(|why| why.contains("cloud metadata") && why.contains("wide")), "{line}");
+    let line = gateway
+        .wait_log(|line| line["event"] == "refuse" && line["asked"] == "[fd00:ec2::254]:443");
+    assert_eq!(
+        (&line["target"], &line["user"], &line["reason"]),
+        (&"audit".into(), &"alice".into(), &"Denied".into())
+    );
+    assert!(
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("cloud metadata") && why.contains("wide")),
+        "{line}"
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_leads_to_no_special_address_and_is_not_looked_up_for_nothing() {
     let site = Site::new();
-    let gateway = site.start(r#"[{name: open, users: [alice], allow: ["*.open.test:443"]}]"#, "");
+    let gateway = site.start(
+        r#"[{name: open, users: [alice], allow: ["*.open.test:443"]}]"#,
+        "",
+    );
     let broker = Broker::connect(&site, gateway.address).await;
-    check(&broker, "rebound.open.test", 443, RefusalReason::Denied, "own addresses").await;
+    check(
+        &broker,
+        "rebound.open.test",
+        443,
+        RefusalReason::Denied,
+        "own addresses",
+    )
+    .await;
     check(&broker, "localhost", 443, RefusalReason::Denied, "no entry").await;
     // Does not resolve, which would be another answer.
-    check(&broker, "no-such-host.open.test", 80, RefusalReason::Denied, "no entry").await;
-    let line = gateway.wait_log(|line| line["event"] == "refuse" && line["asked"] == "rebound.open.test:443");
-    assert!(line["why"].as_str().is_some_and(|why| why.contains("127.0.0.1 is loopback")), "{line}");
+    check(
+        &broker,
+        "no-such-host.open.test",
+        80,
+        RefusalReason::Denied,
+        "no entry",
+    )
+    .await;
+    let line = gateway
+        .wait_log(|line| line["event"] == "refuse" && line["asked"] == "rebound.open.test:443");
+    assert!(
+        line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("127.0.0.1 is loopback")),
+        "{line}"
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_audit_says_who_reached_what_and_how_much() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -87,15 +147,21 @@ async fn the_audit_says_who_reached_what_and_how_much() {
     keygen.arg("-lf").arg(site.path("alice.pub"));
     let fingerprint = String::from_utf8(output(keygen).stdout).expect("text");
     assert_eq!(open["key"].as_str(), fingerprint.split(' ').nth(1));
-    assert_eq!((&open["user"], &open["application"]), (&"alice".into(), &"/usr/bin/test".into()));
+    assert_eq!(
+        (&open["user"], &open["application"]),
+        (&"alice".into(), &"/usr/bin/test".into())
+    );
     // The name has ::1 too, which no entry allows.
     assert_eq!(open["dialled"], format!("127.0.0.1:{port}"));
-    assert_eq!((&end["sent"], &end["received"], &end["end"]), (&7.into(), &7.into(), &"finished".into()));
+    assert_eq!(
+        (&end["sent"], &end["received"], &end["end"]),
+        (&7.into(), &7.into(), &"finished".into())
+    );
     let everything = format!("{:?}", gateway.log_lines());
     assert!(!everything.contains("seven b"), "payload in the log");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_end_is_an_end_in_one_direction_only() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -113,7 +179,7 @@ async fn an_end_is_an_end_in_one_direction_only() {
     assert_eq!(served.await.expect("server"), b"question");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_end_first_and_still_be_written_to() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -131,7 +197,7 @@ async fn a_server_may_end_first_and_still_be_written_to() {
     assert_eq!(served.await.expect("server"), 1 << 20);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_is_a_reset_on_the_other_side() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -145,8 +211,16 @@ async fn a_reset_is_a_reset_on_the_other_side() {
     let mut program = broker.flow(at).await;
     program.write_u8(1).await.expect("write");
     let seen = timeout(PATIENCE, program.read_u8()).await.expect("in time");
-    assert_eq!(seen.expect_err("a reset").kind(), ErrorKind::ConnectionReset);
-    gateway.wait_log(|line| line["event"] == "end" && line["end"].as_str().is_some_and(|end| end.contains("destination")));
+    assert_eq!(
+        seen.expect_err("a reset").kind(),
+        ErrorKind::ConnectionReset
+    );
+    gateway.wait_log(|line| {
+        line["event"] == "end"
+            && line["end"]
+                .as_str()
+                .is_some_and(|end| end.contains("destination"))
+    });
 
     let (at, served) = once(|mut socket| async move {
         socket.read_u8().await.expect("a byte");
@@ -157,10 +231,16 @@ async fn a_reset_is_a_reset_on_the_other_side() {
     program.write_u8(1).await.expect("write");
     gateway.wait_log(|line| line["event"] == "open" && line["dialled"] == at.to_string());
     reset(program);
-    assert_eq!(timeout(PATIENCE, served).await.expect("in time").expect("server"), ErrorKind::ConnectionReset);
+    assert_eq!(
+        timeout(PATIENCE, served)
+            .await
+            .expect("in time")
+            .expect("server"),
+        ErrorKind::ConnectionReset
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_flows_at_once_get_their_own_bytes() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -171,7 +251,9 @@ async fn two_hundred_flows_at_once_get_their_own_bytes() {
         let link = broker.link.clone();
         flows.spawn(async move {
             let mut program = flow(&link, "127.0.0.1", at.port()).await;
-            let sent: Vec<u8> = (0..number * 501).map(|i| (i.wrapping_mul(number + 7) >> 3) as u8).collect();
+            let sent: Vec<u8> = (0..number * 501)
+                .map(|i| (i.wrapping_mul(number + 7) >> 3) as u8)
+                .collect();
             let (mut read, mut write) = program.split();
             let send = async {
                 write.write_all(&sent).await.expect("write");
@@ -180,14 +262,23 @@ async fn two_hundred_flows_at_once_get_their_own_bytes() {
             let mut got = Vec::new();
             let ((), read) = tokio::join!(send, read.read_to_end(&mut got));
             read.expect("read");
-            assert!(got == sent, "flow {number}: {} bytes sent, {} came back", sent.len(), got.len());
+            assert!(
+                got == sent,
+                "flow {number}: {} bytes sent, {} came back",
+                sent.len(),
+                got.len()
+            );
         });
     }
-    let all = async { while let Some(done) = flows.join_next().await { done.expect("flow") } };
+    let all = async {
+        while let Some(done) = flows.join_next().await {
+            done.expect("flow")
+        }
+    };
     timeout(PATIENCE * 2, all).await.expect("in time");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_has_a_bounded_number_of_streams() {
     let site = Site::new();
     let gateway = site.start(POLICY, "groups: {staff: [alice]}\nmax_streams_per_user: 2");
@@ -195,13 +286,20 @@ async fn a_user_has_a_bounded_number_of_streams() {
     let second = Broker::connect(&site, gateway.address).await;
     let at = echo().await;
     let held = (broker.flow(at).await, second.flow(at).await);
-    check(&broker, "127.0.0.1", at.port(), RefusalReason::Busy, "2 streams").await;
+    check(
+        &broker,
+        "127.0.0.1",
+        at.port(),
+        RefusalReason::Busy,
+        "2 streams",
+    )
+    .await;
     drop(held.0);
     gateway.wait_log(|line| line["event"] == "end");
     broker.flow(at).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_has_a_bounded_number_of_channels_and_one_link_in_each() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
@@ -210,12 +308,21 @@ async fn a_connection_has_a_bounded_number_of_channels_and_one_link_in_each() {
     for _ in 0..4 {
         channels.push(session.channel_open_session().await.expect("channel"));
     }
-    assert!(session.channel_open_session().await.is_err(), "a fifth channel");
+    assert!(
+        session.channel_open_session().await.is_err(),
+        "a fifth channel"
+    );
     let mut first = channels.remove(0);
     for expected in ["Success", "Failure"] {
-        first.request_subsystem(true, "adit-link").await.expect("request");
+        first
+            .request_subsystem(true, "adit-link")
+            .await
+            .expect("request");
         loop {
-            let message = timeout(PATIENCE, first.wait()).await.expect("in time").expect("a message");
+            let message = timeout(PATIENCE, first.wait())
+                .await
+                .expect("in time")
+                .expect("a message");
             let name = format!("{message:?}");
             if name == "Success" || name == "Failure" {
                 assert_eq!(name, expected);

@@ -1,4 +1,5 @@
-//! The real binary on loopback, driven by the system's `ssh`, by a link over russh, and under a stock sshd.
+//! The real binary on loopback, driven by the system's `ssh`, by a link over russh, and under a
+//! stock sshd.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod destinations;

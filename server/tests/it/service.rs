@@ -23,7 +23,11 @@ fn adit_server(arguments: &[&str]) -> Command {
 fn check(command: Command, code: i32, words: &str) {
     let shown = format!("{command:?}");
     let output = output(command);
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(output.status.code(), Some(code), "{shown}: {said}");
     assert!(said.contains(words), "{shown}: {said}");
 }
@@ -35,12 +39,28 @@ fn a_bad_file_and_wrong_use_are_exit_code_two() {
     let good = good.to_str().expect("path");
     check(adit_server(&["--config", good, "--check"]), 0, "no errors");
     check(adit_server(&[]), 2, "--config");
-    check(adit_server(&["--config", good, "--stdio", "--allow", "10.0.0.1:1"]), 2, "cannot be used");
-    check(adit_server(&["--config", "/nonexistent/gateway.yaml"]), 2, "No such file");
+    check(
+        adit_server(&["--config", good, "--stdio", "--allow", "10.0.0.1:1"]),
+        2,
+        "cannot be used",
+    );
+    check(
+        adit_server(&["--config", "/nonexistent/gateway.yaml"]),
+        2,
+        "No such file",
+    );
     check(adit_server(&["--stdio"]), 2, "--allow");
-    check(adit_server(&["--stdio", "--allow", "10.0.0.0/33:1"]), 2, "10.0.0.0/33:1");
+    check(
+        adit_server(&["--stdio", "--allow", "10.0.0.0/33:1"]),
+        2,
+        "10.0.0.0/33:1",
+    );
     let bad = site.config("[{name: x, users: [alice], allow: [nonsense]}]", "");
-    check(adit_server(&["--config", bad.to_str().expect("path"), "--check"]), 2, "gateway.yaml:5:");
+    check(
+        adit_server(&["--config", bad.to_str().expect("path"), "--check"]),
+        2,
+        "gateway.yaml:5:",
+    );
 }
 
 #[test]
@@ -49,10 +69,21 @@ fn a_host_key_is_needed_and_has_to_be_secret() {
     let config = site.config(POLICY, "");
     let config = config.to_str().expect("path");
     let mut chmod = Command::new("chmod");
-    assert!(chmod.arg("644").arg(site.path("host")).status().expect("chmod").success());
+    assert!(
+        chmod
+            .arg("644")
+            .arg(site.path("host"))
+            .status()
+            .expect("chmod")
+            .success()
+    );
     check(adit_server(&["--config", config]), 2, "chmod 600");
     std::fs::remove_file(site.path("host")).expect("remove");
-    check(adit_server(&["--config", config]), 2, "ssh-keygen -t ed25519");
+    check(
+        adit_server(&["--config", config]),
+        2,
+        "ssh-keygen -t ed25519",
+    );
 }
 
 #[test]
@@ -61,12 +92,18 @@ fn an_address_in_use_is_exit_code_one() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = taken.local_addr().expect("address").to_string();
     let config = site.config(POLICY, "");
-    let text = std::fs::read_to_string(&config).expect("read").replace("127.0.0.1:0", &address);
+    let text = std::fs::read_to_string(&config)
+        .expect("read")
+        .replace("127.0.0.1:0", &address);
     std::fs::write(&config, text).expect("write");
-    check(adit_server(&["--config", config.to_str().expect("path")]), 1, &format!("cannot listen on {address}"));
+    check(
+        adit_server(&["--config", config.to_str().expect("path")]),
+        1,
+        &format!("cannot listen on {address}"),
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_says_goodbye_and_ends_soon() {
     let site = Site::new();
     let gateway = site.start(POLICY, "");
@@ -74,48 +111,82 @@ async fn sigterm_says_goodbye_and_ends_soon() {
     let mut program = broker.flow(echo().await).await;
     let since = Instant::now();
     gateway.signal(Signal::SIGTERM);
-    let end = timeout(PATIENCE, broker.link.ended()).await.expect("in time");
+    let end = timeout(PATIENCE, broker.link.ended())
+        .await
+        .expect("in time");
     assert!(format!("{end:?}").contains("Closed"), "no goodbye: {end:?}");
     // Nobody has ended the flow: its program must not take it for finished.
-    assert!(timeout(PATIENCE, program.read_u8()).await.expect("in time").is_err_and(|e| e.kind() != std::io::ErrorKind::UnexpectedEof));
+    assert!(
+        timeout(PATIENCE, program.read_u8())
+            .await
+            .expect("in time")
+            .is_err_and(|e| e.kind() != std::io::ErrorKind::UnexpectedEof)
+    );
     gateway.wait_log(|line| line["event"] == "end");
     let status = gateway.ended();
     assert!(status.success(), "{status}");
-    assert!(since.elapsed() < Duration::from_secs(4), "ended after {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "ended after {:?}",
+        since.elapsed()
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_reads_the_policy_again_and_keeps_the_old_one_when_the_file_is_bad() {
     let site = Site::new();
     let gateway = site.start(POLICY, "");
     let broker = Broker::connect(&site, gateway.address).await;
     let port = closed_port().await;
-    assert_eq!(broker.refusal("127.0.0.1", port).await.reason, RefusalReason::Refused);
+    assert_eq!(
+        broker.refusal("127.0.0.1", port).await.reason,
+        RefusalReason::Refused
+    );
 
     site.config(NOTHING, "");
     gateway.signal(Signal::SIGHUP);
     gateway.wait_log(|line| line["message"] == "policy read again");
-    assert_eq!(broker.refusal("127.0.0.1", port).await.reason, RefusalReason::Denied);
+    assert_eq!(
+        broker.refusal("127.0.0.1", port).await.reason,
+        RefusalReason::Denied
+    );
 
     site.config("[{name: broken", "");
     gateway.signal(Signal::SIGHUP);
-    gateway.wait_log(|line| line["level"] == "ERROR" && line["error"].as_str().is_some_and(|e| e.contains("gateway.yaml:")));
-    assert_eq!(broker.refusal("127.0.0.1", port).await.reason, RefusalReason::Denied);
+    gateway.wait_log(|line| {
+        line["level"] == "ERROR"
+            && line["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("gateway.yaml:"))
+    });
+    assert_eq!(
+        broker.refusal("127.0.0.1", port).await.reason,
+        RefusalReason::Denied
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn running_out_of_descriptors_ends_nothing() {
     let site = Site::new();
     let gateway = site.start(POLICY, "max_unauthenticated: 4096");
     let broker = Broker::connect(&site, gateway.address).await;
     let at = echo().await;
     let mut prlimit = Command::new("prlimit");
-    prlimit.arg(format!("--pid={}", gateway.pid())).arg("--nofile=40:40");
+    prlimit
+        .arg(format!("--pid={}", gateway.pid()))
+        .arg("--nofile=40:40");
     assert!(prlimit.status().expect("prlimit runs").success());
-    let flood: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(gateway.address).expect("connect")).collect();
+    let flood: Vec<_> = (0..60)
+        .map(|_| std::net::TcpStream::connect(gateway.address).expect("connect"))
+        .collect();
     gateway.wait_log(|line| line["message"] == "no connection can be accepted for now");
-    assert_eq!(broker.refusal("127.0.0.1", at.port()).await.reason, RefusalReason::Busy);
+    assert_eq!(
+        broker.refusal("127.0.0.1", at.port()).await.reason,
+        RefusalReason::Busy
+    );
     drop(flood);
-    let again = timeout(PATIENCE, Broker::connect(&site, gateway.address)).await.expect("accepts again");
+    let again = timeout(PATIENCE, Broker::connect(&site, gateway.address))
+        .await
+        .expect("accepts again");
     again.flow(at).await;
 }

@@ -15,7 +15,8 @@ use serde_json::Value;
 /// Longest wait for anything that should happen at once; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Names that the gateway's resolver knows, from a hosts file of its own; there is no name server behind it.
+/// Names that the gateway's resolver knows, from a hosts file of its own; there is no name server
+/// behind it.
 const HOSTS: &str = "127.0.0.1 localhost db.zone.test rebound.open.test\n::1 localhost both.zone.test\n127.0.0.1 both.zone.test\n";
 
 /// Keys and directory.
@@ -26,16 +27,23 @@ pub(crate) struct Site {
 impl Site {
     /// A host key, a key of alice's that is authorized, a key of mallory's that is not.
     pub(crate) fn new() -> Self {
-        let site = Self { directory: tempfile::tempdir().expect("directory") };
+        let site = Self {
+            directory: tempfile::tempdir().expect("directory"),
+        };
         for name in ["host", "alice", "mallory"] {
             let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(site.path(name));
+            keygen
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+                .arg(site.path(name));
             assert!(keygen.status().expect("ssh-keygen runs").success());
         }
         fs::create_dir(site.path("keys")).expect("directory");
         site.authorize("alice", &site.public_key("alice"));
         site.write("hosts", HOSTS);
-        site.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+        site.write(
+            "resolv.conf",
+            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+        );
         site
     }
 
@@ -73,7 +81,10 @@ impl Site {
     pub(crate) fn start(&self, policy: &str, extra: &str) -> Running {
         let config = self.config(policy, extra);
         let mut command = self.with_names(Path::new(env!("CARGO_BIN_EXE_adit-server")));
-        command.arg("--config").arg(config).args(["--log-format", "json"]);
+        command
+            .arg("--config")
+            .arg(config)
+            .args(["--log-format", "json"]);
         Running::of(command)
     }
 
@@ -84,19 +95,48 @@ impl Site {
             command.arg("--map-root-user");
         }
         let script = "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
-        command.args(["--mount", "sh", "-ec", script, "sh"]).arg(self.path("hosts")).arg(self.path("resolv.conf")).arg(program);
+        command
+            .args(["--mount", "sh", "-ec", script, "sh"])
+            .arg(self.path("hosts"))
+            .arg(self.path("resolv.conf"))
+            .arg(program);
         command
     }
 
     /// `ssh` as `user` with the key called `key`, to the gateway at `address`, host key checked.
     pub(crate) fn ssh(&self, address: SocketAddr, user: &str, key: &str) -> Command {
-        let known = format!("[{}]:{} {}", address.ip(), address.port(), self.public_key("host"));
+        let known = format!(
+            "[{}]:{} {}",
+            address.ip(),
+            address.port(),
+            self.public_key("host")
+        );
         let known = self.write("known_hosts", &known);
         let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"]);
-        ssh.args(["-o", "ControlPath=none", "-o", "IdentityAgent=none", "-o", "SendEnv=LANG LC_*"]).env("LC_ALL", "C");
-        ssh.arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-        ssh.arg("-i").arg(self.path(key)).args(["-p", &address.port().to_string(), "-l", user]);
+        ssh.args([
+            "-F",
+            "/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+        ]);
+        ssh.args([
+            "-o",
+            "ControlPath=none",
+            "-o",
+            "IdentityAgent=none",
+            "-o",
+            "SendEnv=LANG LC_*",
+        ])
+        .env("LC_ALL", "C");
+        ssh.arg("-o")
+            .arg(format!("UserKnownHostsFile={}", known.display()));
+        ssh.arg("-i")
+            .arg(self.path(key))
+            .args(["-p", &address.port().to_string(), "-l", user]);
         ssh.arg(address.ip().to_string());
         ssh
     }
@@ -111,11 +151,22 @@ pub(crate) struct Running {
 
 impl Running {
     fn of(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the gateway starts");
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts");
         let log = Log::follow(child.stderr.take().expect("stderr"));
         let listening = log.wait(|line| line["message"] == "listening");
-        let address = listening["address"].as_str().expect("address").parse().expect("address");
-        Self { child, address, log }
+        let address = listening["address"]
+            .as_str()
+            .expect("address")
+            .parse()
+            .expect("address");
+        Self {
+            child,
+            address,
+            log,
+        }
     }
 
     pub(crate) fn wait_log(&self, fits: impl Fn(&Value) -> bool) -> Value {
@@ -161,13 +212,30 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
 
 /// Runs to the end, at most [`PATIENCE`]. Output is small in these tests.
 pub(crate) fn output(mut command: Command) -> Output {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let command = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("starts");
     let status = wait(&mut child);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    child.stdout.take().expect("stdout").read_to_end(&mut stdout).expect("read");
-    child.stderr.take().expect("stderr").read_to_end(&mut stderr).expect("read");
-    Output { status, stdout, stderr }
+    child
+        .stdout
+        .take()
+        .expect("stdout")
+        .read_to_end(&mut stdout)
+        .expect("read");
+    child
+        .stderr
+        .take()
+        .expect("stderr")
+        .read_to_end(&mut stderr)
+        .expect("read");
+    Output {
+        status,
+        stdout,
+        stderr,
+    }
 }
 
 /// The JSON lines of a process so far.
@@ -193,7 +261,11 @@ impl Log {
     fn wait(&self, fits: impl Fn(&Value) -> bool) -> Value {
         let lines = self.lines.0.lock().expect("log");
         let missing = |lines: &mut Vec<Value>| !lines.iter().any(&fits);
-        let (lines, _) = self.lines.1.wait_timeout_while(lines, PATIENCE, missing).expect("log");
+        let (lines, _) = self
+            .lines
+            .1
+            .wait_timeout_while(lines, PATIENCE, missing)
+            .expect("log");
         let found = lines.iter().find(|line| fits(line)).cloned();
         found.unwrap_or_else(|| panic!("no such line in the log: {lines:#?}"))
     }

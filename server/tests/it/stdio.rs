@@ -1,4 +1,5 @@
-//! The relay on stdin and stdout: through pipes, a socket, and a stock sshd with the system's `ssh` before it.
+//! The relay on stdin and stdout: through pipes, a socket, and a stock sshd with the system's `ssh`
+//! before it.
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +15,10 @@ use crate::site::{Site, wait};
 const SERVER: &str = env!("CARGO_BIN_EXE_adit-server");
 
 fn own_name() -> String {
-    nix::unistd::User::from_uid(nix::unistd::getuid()).expect("user database").expect("user").name
+    nix::unistd::User::from_uid(nix::unistd::getuid())
+        .expect("user database")
+        .expect("user")
+        .name
 }
 
 async fn check_flow(link: &Link, at: SocketAddr) {
@@ -28,38 +32,65 @@ async fn check_flow(link: &Link, at: SocketAddr) {
 
 /// A link through a process's stdin and stdout.
 async fn link_of(mut command: Command) -> (Link, tokio::process::Child) {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("starts");
-    let (input, output) = (child.stdin.take().expect("stdin"), child.stdout.take().expect("stdout"));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let (input, output) = (
+        child.stdin.take().expect("stdin"),
+        child.stdout.take().expect("stdout"),
+    );
     let (read, write) = adit_link::pipe::split(output, input);
     (begin(read, write).await, child)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pipes_carry_a_link_and_only_what_is_allowed() {
     let at = echo().await;
     let mut command = Command::new(SERVER);
     command.args(["--stdio", "--allow", &format!("127.0.0.1:{}", at.port())]);
     let (link, mut child) = link_of(command).await;
     check_flow(&link, at).await;
-    assert_eq!(refusal(&link, "127.0.0.1", closed_port().await).await.reason, RefusalReason::Denied);
+    assert_eq!(
+        refusal(&link, "127.0.0.1", closed_port().await)
+            .await
+            .reason,
+        RefusalReason::Denied
+    );
     link.close();
-    let status = tokio::time::timeout(crate::site::PATIENCE, child.wait()).await.expect("in time").expect("wait");
+    let status = tokio::time::timeout(crate::site::PATIENCE, child.wait())
+        .await
+        .expect("in time")
+        .expect("wait");
     assert!(status.success(), "{status}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_gives_the_policy_of_the_processs_own_user() {
     let site = Site::new();
     let at = echo().await;
-    let policy = |user: &str| site.write("policy.yaml", &format!(
-        "version: 1\npolicy: [{{name: own, users: [{user}], allow: [\"127.0.0.1:{}\"]}}]\n", at.port()));
+    let policy = |user: &str| {
+        site.write(
+            "policy.yaml",
+            &format!(
+                "version: 1\npolicy: [{{name: own, users: [{user}], allow: [\"127.0.0.1:{}\"]}}]\n",
+                at.port()
+            ),
+        )
+    };
     for (user, denied) in [(own_name(), false), ("somebody-else".to_owned(), true)] {
         let mut command = Command::new(SERVER);
         command.arg("--stdio").arg("--config").arg(policy(&user));
         let (link, _child) = link_of(command).await;
         if denied {
-            assert_eq!(refusal(&link, "127.0.0.1", at.port()).await.reason, RefusalReason::Denied);
+            assert_eq!(
+                refusal(&link, "127.0.0.1", at.port()).await.reason,
+                RefusalReason::Denied
+            );
         } else {
             check_flow(&link, at).await;
         }
@@ -84,16 +115,30 @@ impl Sshd {
         let mut command = if nix::unistd::geteuid().is_root() {
             // Started by root, sshd wants a directory that only a booted system has.
             let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-ec", "mount -t tmpfs tmpfs /run; mkdir /run/sshd; exec \"$@\"", "sh"]);
+            command.args([
+                "--mount",
+                "sh",
+                "-ec",
+                "mount -t tmpfs tmpfs /run; mkdir /run/sshd; exec \"$@\"",
+                "sh",
+            ]);
             command.arg("/usr/sbin/sshd");
             command
         } else {
             Command::new("/usr/sbin/sshd")
         };
-        command.arg("-D").arg("-e").arg("-f").arg(config).stderr(Stdio::piped());
+        command
+            .arg("-D")
+            .arg("-e")
+            .arg("-f")
+            .arg(config)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("sshd starts");
         let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines();
-        let said = log.by_ref().map(|line| line.expect("line")).find(|line| line.contains("Server listening on"));
+        let said = log
+            .by_ref()
+            .map(|line| line.expect("line"))
+            .find(|line| line.contains("Server listening on"));
         assert!(said.is_some(), "sshd does not listen");
         // Whatever else it says must not fill the pipe.
         std::thread::spawn(move || log.for_each(drop));
@@ -108,7 +153,7 @@ impl Drop for Sshd {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
     let site = Site::new();
     let at = echo().await;
@@ -119,7 +164,11 @@ async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
         ssh.args(&arguments);
         let (link, _ssh) = link_of(ssh).await;
         check_flow(&link, at).await;
-        assert_eq!(refusal(&link, "127.0.0.2", at.port()).await.reason, RefusalReason::Denied, "{arguments:?}");
+        assert_eq!(
+            refusal(&link, "127.0.0.2", at.port()).await.reason,
+            RefusalReason::Denied,
+            "{arguments:?}"
+        );
     }
     assert!(Path::new(SERVER).exists());
 }
