@@ -59,10 +59,12 @@ fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Poli
     let default = compiler.default(written.default.as_ref());
     let zones = compiler.zones(&written.zones);
     refuse_shadowed(&rules, &written.rules, findings);
+    let names = written.zones.iter().map(|zone| zone.name.value.as_str());
+    let tests = expectation::read(&written.tests, &names.collect::<Vec<_>>(), findings);
     let default = default.filter(|_| !findings.failed())?;
     let rules = rules.into_iter().map(|(_, rule)| rule).collect();
     let policy = Policy::new(Some(file.to_path_buf()), zones, rules, default);
-    expectation::check(&policy, &written.tests, findings);
+    expectation::check(&policy, &tests, findings);
     (!findings.failed()).then_some(policy)
 }
 

@@ -272,7 +272,7 @@ mod tests {
             "4:1+0 a second document begins; a rule file is one document",
         );
         check(
-            &"[".repeat(40),
+            &("[".repeat(40) + &"]".repeat(40)),
             "1:17+1 the file is too deep, or repeats too much; the limits: 16 levels, 1000000 values",
         );
     }

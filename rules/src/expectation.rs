@@ -1,8 +1,8 @@
 //! The `tests:` of a rule file.
 
 use crate::application::{self, Application};
-use crate::destination;
-use crate::diagnostics::{Fault, Findings};
+use crate::destination::{self, Destination};
+use crate::diagnostics::{Fault, Findings, Place};
 use crate::explanation::{Explanation, Step};
 use crate::policy::Policy;
 use crate::suggestion;
@@ -11,14 +11,32 @@ use crate::written::{At, WrittenTest};
 /// Rules that a failed test names as those that should have matched.
 const MOST_REASONS: usize = 3;
 
-/// Runs the tests; each that fails is an error at its `expect:`.
-pub(crate) fn check(policy: &Policy, tests: &[WrittenTest], findings: &mut Findings) {
-    for test in tests {
-        check_one(policy, test, findings);
-    }
+/// A test that could be understood.
+#[derive(Debug)]
+pub(crate) struct Expectation<'a> {
+    place: Place,
+    application: Application,
+    destination: Destination,
+    expected: Expected<'a>,
 }
 
-fn check_one(policy: &Policy, test: &WrittenTest, findings: &mut Findings) {
+/// Reads tests; what is wrong with one is noted.
+pub(crate) fn read<'a>(
+    tests: &'a [WrittenTest],
+    zones: &[&str],
+    findings: &mut Findings,
+) -> Vec<Expectation<'a>> {
+    let tests = tests.iter();
+    tests
+        .filter_map(|test| read_one(test, zones, findings))
+        .collect()
+}
+
+fn read_one<'a>(
+    test: &'a WrittenTest,
+    zones: &[&str],
+    findings: &mut Findings,
+) -> Option<Expectation<'a>> {
     let mut noted = |place, fault| findings.error(place, fault);
     let application = match &test.app {
         None => Ok(Application::Unknown),
@@ -29,11 +47,22 @@ fn check_one(policy: &Policy, test: &WrittenTest, findings: &mut Findings) {
     let destination =
         destination::parse(&test.to.value).map_err(|fault| noted(test.to.place, fault));
     let expected =
-        Expected::parse(policy, &test.expect).map_err(|fault| noted(test.expect.place, fault));
-    if let (Ok(application), Ok(destination), Ok(expected)) = (application, destination, expected) {
-        let explanation = policy.explain(&destination, &application);
-        if !expected.is(&explanation) {
-            noted(test.expect.place, failed(policy, &expected, &explanation));
+        Expected::parse(&test.expect.value, zones).map_err(|fault| noted(test.expect.place, fault));
+    Some(Expectation {
+        place: test.expect.place,
+        application: application.ok()?,
+        destination: destination.ok()?,
+        expected: expected.ok()?,
+    })
+}
+
+/// Runs tests; each that fails is an error at its `expect:`.
+pub(crate) fn check(policy: &Policy, tests: &[Expectation<'_>], findings: &mut Findings) {
+    for test in tests {
+        let explanation = policy.explain(&test.destination, &test.application);
+        if !test.expected.is(&explanation) {
+            let fault = failed(policy, &test.expected, &explanation);
+            findings.error(test.place, fault);
         }
     }
 }
@@ -46,25 +75,22 @@ struct Expected<'a> {
 }
 
 impl<'a> Expected<'a> {
-    fn parse(policy: &Policy, written: &'a At<String>) -> Result<Self, Fault> {
-        let (action, zone) = match written.value.split_once(char::is_whitespace) {
+    fn parse(written: &'a str, zones: &[&str]) -> Result<Self, Fault> {
+        let (action, zone) = match written.split_once(char::is_whitespace) {
             Some((action, zone)) => (action, Some(zone.trim())),
-            None => (written.value.as_str(), None),
+            None => (written, None),
         };
-        let zones = || policy.zones().iter().map(|zone| zone.name.as_str());
         match (action, zone) {
-            ("tunnel", Some(zone)) if zones().all(|known| known != zone) => {
+            ("tunnel", Some(zone)) if !zones.contains(&zone) => {
                 let fault = Fault::new(format!("no zone is called {zone:?}"));
-                Err(match suggestion::nearest(zone, zones()) {
+                Err(match suggestion::nearest(zone, zones.iter().copied()) {
                     Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
                     None => fault,
                 })
             }
             ("tunnel", _) | ("pass" | "block", None) => Ok(Self { action, zone }),
-            (_, _) => Err(
-                Fault::new(format!("{:?} cannot be expected", written.value))
-                    .hint("write `tunnel ZONE`, `pass` or `block`"),
-            ),
+            (_, _) => Err(Fault::new(format!("{written:?} cannot be expected"))
+                .hint("write `tunnel ZONE`, `pass` or `block`")),
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) fn nearest<'a>(
                 word,
             )
         })
-        .filter(|(distance, word)| *distance <= length.max(word.chars().count()).div_ceil(3))
+        .filter(|(distance, word)| *distance <= length.max(word.chars().count()) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
 }
@@ -70,6 +70,7 @@ mod tests {
         check("zoen", Some("zone"));
         check("destination", None);
         check("gateways", None);
+        check("ot", None);
         check("", None);
         check(&"x".repeat(100_000), None);
     }

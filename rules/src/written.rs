@@ -74,13 +74,15 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
         findings.error(place, Fault::new("the file is empty").hint(hint));
         return WrittenFile::default();
     }
-    let known = &["version", "zones", "rules", "default", "tests"];
-    let Some(mut keys) = Keys::of(root, "a rule file", known, findings) else {
-        return WrittenFile::default();
-    };
-    if !is_known_version(&mut keys, findings) {
+    if let Err((place, fault)) = is_known_version(&root.content) {
+        findings.error(place, fault);
         return WrittenFile::default();
     }
+    let known = &["version", "zones", "rules", "default", "tests"];
+    let Some(mut keys) = Keys::of(root, "the file", known, findings) else {
+        return WrittenFile::default();
+    };
+    keys.required("version", &only_version(), findings);
     WrittenFile {
         zones: zones(&mut keys, findings),
         rules: rules(&mut keys, findings),
@@ -90,17 +92,25 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
 }
 
 /// A file of another version is not looked at further: its keys may mean something else.
-fn is_known_version(keys: &mut Keys, findings: &mut Findings) -> bool {
-    let hint = format!("this program reads `version: {VERSION}`");
-    match keys.required("version", &hint, findings) {
-        None => true,
-        Some(version) if version.value == VERSION => true,
-        Some(At { place, value }) => {
-            let fault = Fault::new(format!("version {value:?} is not known"));
-            findings.error(place, fault.hint(hint));
-            false
-        }
+fn is_known_version(root: &Content) -> Result<(), (Place, Fault)> {
+    let Content::Map(entries) = root else {
+        return Ok(());
+    };
+    let is_version = |key: &Node| matches!(&key.content, Content::Scalar(key) if key == "version");
+    match entries.iter().find(|(key, _)| is_version(key)) {
+        Some((_, node)) => match &node.content {
+            Content::Scalar(version) if version != VERSION => Err((
+                node.place,
+                Fault::new(format!("version {version:?} is not known")).hint(only_version()),
+            )),
+            Content::Scalar(_) | Content::Nothing | Content::List(_) | Content::Map(_) => Ok(()),
+        },
+        None => Ok(()),
     }
+}
+
+fn only_version() -> String {
+    format!("this program reads `version: {VERSION}`")
 }
 
 fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
@@ -169,6 +179,10 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
     let on_down = keys.scalar("on_down", findings);
     let hint = "write `action: tunnel`, `action: pass` or `action: block`";
     let action = keys.required("action", hint, findings)?;
+    if !keys.unknown.is_empty() {
+        // What the rule would match without that key is not what was meant.
+        return None;
+    }
     Some(WrittenRule {
         place: name.as_ref().map_or(keys.place, |name| name.place),
         position,
@@ -222,13 +236,15 @@ struct Keys {
     what: String,
     place: Place,
     entries: Vec<(String, Place, Node)>,
+    /// For each key that is not known, the known one it may be a slip of.
+    unknown: Vec<Option<String>>,
 }
 
 impl Keys {
     /// `what` names the mapping in messages. Keys that are not `known` are noted and left out.
     fn of(node: Node, what: &str, known: &[&str], findings: &mut Findings) -> Option<Self> {
         let place = node.place;
-        let mut entries = Vec::new();
+        let (mut entries, mut unknown) = (Vec::new(), Vec::new());
         for (key, value) in mapping(node, what, findings)? {
             let Some(At { place, value: key }) = scalar(key, "a key", findings) else {
                 continue;
@@ -238,16 +254,19 @@ impl Keys {
                 continue;
             }
             let fault = Fault::new(format!("{what} has no key {key:?}"));
-            let hint = match suggestion::nearest(&key, known.iter().copied()) {
+            let meant = suggestion::nearest(&key, known.iter().copied());
+            let hint = match meant {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("its keys are {}", known.join(", ")),
             };
             findings.error(place, fault.hint(hint));
+            unknown.push(meant.map(str::to_owned));
         }
         Some(Self {
             what: what.to_owned(),
             place,
             entries,
+            unknown,
         })
     }
 
@@ -262,10 +281,17 @@ impl Keys {
         scalar(node, &format!("`{key}`"), findings)
     }
 
-    /// As `scalar`; notes when the key is missing.
+    /// As `scalar`; notes when the key is missing, unless a slip of it was noted.
     fn required(&mut self, key: &str, hint: &str, findings: &mut Findings) -> Option<At<String>> {
         if self.entries.iter().any(|(own, ..)| own == key) {
             return self.scalar(key, findings);
+        }
+        if self
+            .unknown
+            .iter()
+            .any(|meant| meant.as_deref() == Some(key))
+        {
+            return None;
         }
         let fault = Fault::new(format!("{} has no `{key}`", self.what));
         findings.error(self.place, fault.hint(hint));
@@ -365,7 +391,7 @@ fn pattern(node: Node, what: &str, findings: &mut Findings) -> Option<At<Written
         return Some(At { place, value });
     }
     let mut keys = Keys::of(node, what, &["regex"], findings)?;
-    if keys.entries.is_empty() {
+    if keys.entries.is_empty() && keys.unknown.is_empty() {
         let fault = Fault::new(format!("{what} is a mapping without `regex`"));
         findings.error(place, fault.hint("write a text, or {regex: \"…\"}"));
         return None;

@@ -1,0 +1,188 @@
+//! Random policies and flows against a reference that asks every rule in turn, and random text against panics.
+
+mod model;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use adit_rules::{Decision, Judgement, KernelProgram, KernelVerdict, Policy};
+use model::{ModelPolicy, Verdict};
+use proptest::prelude::*;
+
+/// Parses the model's file. Rules that are refused as shadowed are left out, which must change no decision.
+///
+/// Also gives the model of the rules that are left.
+fn parse(model: &ModelPolicy) -> (Policy, ModelPolicy) {
+    let mut kept = model.clone();
+    loop {
+        let text = kept.to_yaml();
+        let errors = match Policy::parse(Path::new("rules.yaml"), &text) {
+            Ok(checked) => return (checked.policy, kept),
+            Err(errors) => errors,
+        };
+        let shadowed: Vec<String> = errors
+            .iter()
+            .map(|error| {
+                let name = error.message().strip_suffix(" can never match");
+                let name =
+                    name.unwrap_or_else(|| panic!("only shadows are wrong:\n{errors}\n{text}"));
+                name.trim_matches('"').to_owned()
+            })
+            .collect();
+        kept.rules.retain(|rule| !shadowed.contains(&rule.name));
+    }
+}
+
+fn verdict(decision: &Decision) -> Verdict {
+    Verdict {
+        action: decision.action().to_owned(),
+        zone: decision.zone().map(str::to_owned),
+        rule: decision.rule().to_owned(),
+    }
+}
+
+fn decided(judgement: Judgement) -> Decision {
+    match judgement {
+        Judgement::Decided(decision) => decision,
+        Judgement::NeedsApplication => panic!("the application was given"),
+    }
+}
+
+/// What a kernel would do that runs the program.
+fn run(program: &KernelProgram, address: IpAddr, port: u16) -> KernelVerdict {
+    let address = address.to_canonical();
+    let step = program.steps.iter().find(|step| {
+        let ports = &step.ports;
+        step.to.iter().any(|network| network.contains(&address))
+            && (ports.is_empty() || ports.iter().any(|range| range.contains(&port)))
+    });
+    step.map_or(program.default, |step| step.verdict)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn judges_like_the_reference(
+        model in model::policy(),
+        flows in prop::collection::vec(model::flow(), 1..24),
+    ) {
+        let (policy, _) = parse(&model);
+        for flow in &flows {
+            let expected = model.judge(flow);
+            let decision = decided(policy.judge(&flow.destination(), Some(&flow.application())));
+            prop_assert_eq!(verdict(&decision), expected, "{:?}\n{}", flow, model.to_yaml());
+            let explanation = policy.explain(&flow.destination(), &flow.application());
+            prop_assert_eq!(explanation.decision(), &decision);
+            prop_assert_eq!(explanation.steps().last().map(|step| step.rule()), Some(decision.rule()));
+        }
+    }
+
+    #[test]
+    fn asks_for_the_application_exactly_when_it_matters(
+        model in model::policy(),
+        flow in model::flow(),
+    ) {
+        let (policy, kept) = parse(&model);
+        match policy.judge(&flow.destination(), None) {
+            Judgement::NeedsApplication => prop_assert!(kept.asks_for_application(&flow)),
+            Judgement::Decided(decision) => {
+                prop_assert!(!kept.asks_for_application(&flow));
+                prop_assert_eq!(verdict(&decision), model.judge(&flow));
+            }
+        }
+    }
+
+    #[test]
+    fn kernel_and_broker_together_give_what_the_reference_gives(
+        model in model::policy(),
+        flows in prop::collection::vec(model::flow(), 1..24),
+    ) {
+        let (policy, _) = parse(&model);
+        let program = policy.kernel_program();
+        for flow in &flows {
+            let flow = flow.without_name();
+            let Some(address) = flow.address else { continue };
+            let expected = model.judge(&flow);
+            let actual = match run(&program, address, flow.port) {
+                KernelVerdict::Pass => "pass".to_owned(),
+                KernelVerdict::Block => "block".to_owned(),
+                KernelVerdict::HandOver => {
+                    let judgement = policy.judge(&flow.destination(), Some(&flow.application()));
+                    decided(judgement).action().to_owned()
+                }
+            };
+            prop_assert_eq!(actual, expected.action, "{:?}\n{}\n{:?}", flow, model.to_yaml(), program);
+        }
+    }
+
+    #[test]
+    fn the_kernels_steps_are_tidy(model in model::policy()) {
+        let program = parse(&model).0.kernel_program();
+        for step in &program.steps {
+            prop_assert!(!step.to.is_empty());
+            prop_assert!(step.to.iter().all(|network| network.trunc() == *network));
+            let apart = step.ports.windows(2).all(|pair| u32::from(*pair[0].end()) + 1 < u32::from(*pair[1].start()));
+            prop_assert!(apart);
+        }
+        for pair in program.steps.windows(2) {
+            prop_assert!(pair[0].verdict != pair[1].verdict || pair[0].ports != pair[1].ports);
+        }
+        prop_assert_ne!(program.steps.last().map(|step| step.verdict), Some(program.default));
+    }
+}
+
+const EXAMPLE: &str = include_str!("example.yaml");
+
+proptest! {
+    #[test]
+    fn random_text_never_panics(text in any::<String>()) {
+        let _ = Policy::parse(Path::new("rules.yaml"), &text).map_err(|errors| errors.to_string());
+    }
+
+    #[test]
+    fn random_yaml_never_panics(
+        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone): |[&*]a |: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
+    ) {
+        let _ = Policy::parse(Path::new("rules.yaml"), &text).map_err(|errors| errors.to_string());
+    }
+
+    #[test]
+    fn mutated_files_never_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "\\PC{0,3}|\n *|[\\[\\]{}:,*&!|>\"'#-]"), 1..6),
+    ) {
+        let mut characters: Vec<char> = EXAMPLE.chars().collect();
+        for (at, removed, inserted) in edits {
+            let start = at.index(characters.len() + 1);
+            let end = (start + removed).min(characters.len());
+            characters.splice(start..end, inserted.chars());
+        }
+        let text: String = characters.into_iter().collect();
+        match Policy::parse(Path::new("rules.yaml"), &text) {
+            Ok(checked) => {
+                let _ = checked.policy.kernel_program();
+                let _ = checked.warnings.to_string();
+            }
+            Err(errors) => {
+                prop_assert!(!errors.is_empty());
+                prop_assert!(errors.iter().all(|error| error.line() >= 1 && error.column() >= 1));
+                let _ = errors.to_string();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_example_is_valid() {
+    let checked = Policy::parse(Path::new("example.yaml"), EXAMPLE);
+    let checked = checked.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(checked.policy.zones().len(), 1);
+}
+
+#[test]
+fn a_file_that_is_too_large_is_refused_at_once() {
+    let text = format!("version: 1\ndefault: pass\n#{}\n", "x".repeat(16 << 20));
+    let errors = Policy::parse(Path::new("rules.yaml"), &text).expect_err("too large");
+    assert_eq!(errors.iter().count(), 1);
+    assert!(errors.to_string().contains("at most 16777216 are read"));
+}
