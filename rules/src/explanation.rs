@@ -116,39 +116,36 @@ pub(crate) fn because(
     match mismatch {
         None => "it matches".to_owned(),
         Some(Mismatch::Target) => {
+            let targets = rule.targets.as_ref();
+            let asks_for_names = targets.is_some_and(|targets| !targets.names.is_empty());
             let host = match (&destination.name, destination.address) {
                 (Some(name), Some(address)) => format!("{name} ({address})"),
                 (Some(name), None) => name.clone(),
-                (None, Some(address)) => format!("{address}, of no known name,"),
+                (None, Some(address)) if asks_for_names => {
+                    format!("{address}, of no known name,")
+                }
+                (None, Some(address)) => address.to_string(),
                 (None, None) => "a host that is not known".to_owned(),
             };
-            format!("{host} is not in its `to` ({})", targets(rule))
+            let shown = targets.map_or("any", |targets| targets.shown.as_str());
+            format!("{host} is not in its `to` ({shown})")
         }
         Some(Mismatch::Port) => {
             let ports = port::show(&rule.ports);
             format!("port {} is not in its `ports` ({ports})", destination.port)
         }
         Some(Mismatch::Application) => {
-            let patterns = rule.applications.iter().flatten();
+            let patterns = rule.applications.as_deref().unwrap_or_default().iter();
             let patterns = list(patterns.map(ToString::to_string));
             format!("the application {application} is not in its `app` ({patterns})")
         }
     }
 }
 
-fn targets(rule: &Rule) -> String {
-    let Some(targets) = &rule.targets else {
-        return "any".to_owned();
-    };
-    let networks = targets.addresses.networks().into_iter();
-    let names = targets.names.iter().map(ToString::to_string);
-    list(networks.map(|network| network.to_string()).chain(names))
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    let mut items: Vec<String> = items.collect();
+/// The first few of a list, and how many there are beyond.
+pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
     let more = items.len().saturating_sub(MOST_PATTERNS);
-    items.truncate(MOST_PATTERNS);
+    let mut items: Vec<String> = items.take(MOST_PATTERNS).collect();
     if more > 0 {
         items.push(format!("and {more} more"));
     }

@@ -3,6 +3,7 @@
 use crate::address::{self, AddressSet};
 use crate::application::ApplicationPattern;
 use crate::diagnostics::{Fault, Findings};
+use crate::explanation;
 use crate::name::NamePattern;
 use crate::port::{self, PortSet};
 use crate::rule::Targets;
@@ -64,6 +65,10 @@ impl Matchers {
             findings.warning(written[*index].place, fault);
         }
         Some(Some(Targets {
+            shown: explanation::list(written.iter().map(|at| match &at.value {
+                WrittenPattern::Text(text) => text.clone(),
+                WrittenPattern::Regex(source) => format!("/{source}/"),
+            })),
             addresses: AddressSet::from_iter(ranges),
             names: names.into_iter().map(|(_, name)| name).collect(),
         }))

@@ -11,7 +11,7 @@ use crate::compile;
 use crate::decision::Judgement;
 use crate::destination::Destination;
 use crate::diagnostics::Diagnostics;
-use crate::explanation::Explanation;
+use crate::explanation::{self, Explanation};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
 use crate::port;
@@ -64,6 +64,7 @@ impl Policy {
         };
         let mut rule = Rule::for_everything("adit up", None, action);
         rule.targets = Some(Targets {
+            shown: explanation::list(networks.iter().map(ToString::to_string)),
             addresses: networks.into_iter().map(AddressRange::from).collect(),
             names: Vec::new(),
         });

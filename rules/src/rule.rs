@@ -34,6 +34,8 @@ pub(crate) struct Targets {
     pub(crate) addresses: AddressSet,
     /// By name.
     pub(crate) names: Vec<NamePattern>,
+    /// As the administrator wrote them, cut short for people.
+    pub(crate) shown: String,
 }
 
 /// What a rule does.

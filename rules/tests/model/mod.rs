@@ -234,7 +234,7 @@ fn host() -> impl Strategy<Value = ModelHost> {
         3 => range,
         1 => (0u32..16).prop_map(|low| ModelHost::Mapped(Ipv4Addr::from(0x0a00_0000 + low))),
         1 => prop::sample::select(&["0.0.0.0/0", "::/0", "10.0.0.0/8"])
-            .prop_map(|text| ModelHost::Network(text.parse().unwrap())),
+            .prop_map(|text| ModelHost::Network(text.parse().expect("a network"))),
         1 => prop::sample::select(&NAMES).prop_map(ModelHost::Name),
         1 => prop::sample::select(&["corp", "a.corp"]).prop_map(ModelHost::Below),
         1 => prop::sample::select(&["a", "x"]).prop_map(ModelHost::StartsWith),

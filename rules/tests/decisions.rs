@@ -1,0 +1,322 @@
+//! What a policy gives for a flow, and what can be read from the decision, the kernel's program and the explanation.
+
+use std::path::Path;
+
+use adit_rules::{
+    Application, Decision, Destination, Engine, Identity, Judgement, KernelProgram, KernelVerdict,
+    OnDown, Policy, Zone,
+};
+
+const FILE: &str = include_str!("example.yaml");
+
+fn policy(text: &str) -> Policy {
+    Policy::parse(Path::new("/etc/adit/rules.yaml"), text)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .policy
+}
+
+fn zone(name: &str, on_down: OnDown) -> Zone {
+    Zone {
+        name: name.to_owned(),
+        gateways: vec!["adit@gw".parse().expect("valid")],
+        identity: None,
+        known_hosts: None,
+        engine: Engine::Auto,
+        on_down,
+    }
+}
+
+fn decide(policy: &Policy, app: &str, to: &str) -> Decision {
+    let destination = Destination::parse(to).expect("valid");
+    let application = Application::parse(app).expect("valid");
+    match policy.judge(&destination, Some(&application)) {
+        Judgement::Decided(decision) => decision,
+        Judgement::NeedsApplication => panic!("the application was given"),
+    }
+}
+
+#[track_caller]
+fn check(app: &str, to: &str, action: &str, rule: &str) {
+    let decision = decide(&policy(FILE), app, to);
+    assert_eq!((decision.action(), decision.rule()), (action, rule));
+}
+
+#[test]
+fn the_first_rule_that_matches_wins() {
+    let payroll = "payroll only from the browser";
+    check("/usr/bin/firefox", "10.20.1.1:443", "tunnel", payroll);
+    check("/usr/bin/chromium", "10.20.1.1:8050", "tunnel", payroll);
+    check("/snap/chromium", "10.20.1.1:443", "pass", "default");
+    check("/opt/erp/bin/x", "10.30.0.9:443", "tunnel", payroll);
+    check("/opt/erp/bin/x", "10.30.0.10:443", "pass", "default");
+    check("/srv/pay/run", "erp7.corp:443", "tunnel", payroll);
+    check("/srv/pay/run", "a.b.finance.corp:443", "tunnel", payroll);
+    check("/srv/pay/run", "finance.corp:443", "pass", "default");
+    check("unknown", "10.20.1.1:443", "pass", "default");
+    check(
+        "/usr/bin/firefox",
+        "10.20.1.1:23",
+        "block",
+        "no telnet anywhere",
+    );
+    check("unknown", "[2001:db8::9]:80", "pass", "our own");
+}
+
+#[track_caller]
+fn check_question(to: &str, expected: Option<&str>) {
+    let destination = Destination::parse(to).expect("valid");
+    let rule = match policy(FILE).judge(&destination, None) {
+        Judgement::NeedsApplication => None,
+        Judgement::Decided(decision) => Some(decision.rule().to_owned()),
+    };
+    assert_eq!(rule.as_deref(), expected, "{to}");
+}
+
+#[test]
+fn the_application_is_asked_for_only_when_it_matters() {
+    check_question("10.20.1.1:443", None);
+    check_question("erp7.corp:443", None);
+    check_question("10.20.1.1:80", Some("default"));
+    check_question("10.20.1.1:23", Some("no telnet anywhere"));
+    check_question("192.0.2.1:443", Some("default"));
+}
+
+#[test]
+fn a_permit_carries_the_one_destination_normalized() {
+    let policy = policy("version: 1\nzones: {z: {gateways: [gw]}}\ndefault: tunnel\n");
+    let destination = Destination {
+        address: "::ffff:10.0.0.1".parse().ok(),
+        name: Some("ERP.Corp.".to_owned()),
+        port: 443,
+    };
+    let Judgement::Decided(Decision::Tunnel(permit)) = policy.judge(&destination, None) else {
+        panic!("the default tunnels");
+    };
+    let expected = Destination {
+        address: "10.0.0.1".parse().ok(),
+        name: Some("erp.corp".to_owned()),
+        port: 443,
+    };
+    assert_eq!(permit.destination(), &expected);
+    assert_eq!((permit.zone(), permit.rule()), ("z", "default"));
+}
+
+#[track_caller]
+fn check_on_down(zone_says: &str, rule_says: &str, expected: OnDown) {
+    let text = format!(
+        "version: 1\nzones: {{z: {{gateways: [gw]{zone_says}}}}}\ndefault: block\nrules:\n  - {{action: tunnel{rule_says}}}\n"
+    );
+    let Decision::Tunnel(permit) = decide(&policy(&text), "unknown", "10.0.0.1:1") else {
+        panic!("the rule tunnels");
+    };
+    assert_eq!(permit.on_down(), expected);
+    let way_out = permit.when_down();
+    assert_eq!(way_out.is_some(), expected == OnDown::Pass);
+    if let Some(pass) = way_out {
+        assert_eq!(pass.destination(), permit.destination());
+        assert_eq!(pass.rule(), "rule 1");
+    }
+}
+
+#[test]
+fn the_rules_word_goes_before_the_zones() {
+    check_on_down("", "", OnDown::Reject);
+    check_on_down(", on_down: hold", "", OnDown::Hold);
+    check_on_down(", on_down: pass", "", OnDown::Pass);
+    check_on_down(", on_down: pass", ", on_down: reject", OnDown::Reject);
+    check_on_down("", ", on_down: pass", OnDown::Pass);
+}
+
+#[test]
+fn a_zone_is_read_as_written() {
+    let policy = policy(FILE);
+    let gateways = ["adit@gw1.finance.example:443", "adit@[2001:db8::2]:443"];
+    let expected = Zone {
+        gateways: gateways.map(|text| text.parse().expect("valid")).to_vec(),
+        identity: Some(Identity::File("~/.ssh/id_ed25519".into())),
+        known_hosts: Some("~/.ssh/known_hosts".into()),
+        ..zone("finance", OnDown::Reject)
+    };
+    assert_eq!(policy.zones(), [expected.clone()]);
+    assert_eq!(policy.zone("finance"), Some(&expected));
+    assert_eq!(policy.zone("none"), None);
+}
+
+#[test]
+fn networks_alone_make_a_policy() {
+    let networks = ["10.1.2.3/8", "2001:db8::/32", "::ffff:192.0.2.0/120"];
+    let networks = networks.map(|text| text.parse().expect("valid")).to_vec();
+    let policy = Policy::for_networks(zone("up", OnDown::Hold), networks);
+    for (to, action, rule) in [
+        ("10.255.0.1:443", "tunnel", "adit up"),
+        ("[2001:db8::1]:22", "tunnel", "adit up"),
+        ("192.0.2.9:1", "tunnel", "adit up"),
+        ("11.0.0.1:443", "pass", "default"),
+        ("erp.corp:443", "pass", "default"),
+    ] {
+        let decision = decide(&policy, "unknown", to);
+        assert_eq!((decision.action(), decision.rule()), (action, rule), "{to}");
+    }
+    check_program(
+        &policy.kernel_program(),
+        "hand over 10.0.0.0/8 192.0.2.0/24 2001:db8::/32 all\nelse pass",
+    );
+}
+
+/// A step a line.
+#[track_caller]
+fn check_program(program: &KernelProgram, expected: &str) {
+    let word = |verdict| match verdict {
+        KernelVerdict::HandOver => "hand over",
+        KernelVerdict::Pass => "pass",
+        KernelVerdict::Block => "block",
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for step in &program.steps {
+        let to: Vec<String> = step.to.iter().map(ToString::to_string).collect();
+        let ports: Vec<String> = step
+            .ports
+            .iter()
+            .map(|range| format!("{}-{}", range.start(), range.end()))
+            .collect();
+        let ports = if ports.is_empty() {
+            "all".to_owned()
+        } else {
+            ports.join(",")
+        };
+        lines.push(format!("{} {} {ports}", word(step.verdict), to.join(" ")));
+    }
+    lines.push(format!("else {}", word(program.default)));
+    assert_eq!(lines.join("\n"), expected);
+}
+
+#[track_caller]
+fn check_kernel(rules: &str, expected: &str) {
+    let text =
+        format!("version: 1\nzones: {{z: {{gateways: [gw]}}}}\ndefault: pass\nrules:\n{rules}");
+    check_program(&policy(&text).kernel_program(), expected);
+}
+
+#[test]
+fn the_kernel_gets_its_share() {
+    check_program(
+        &policy(FILE).kernel_program(),
+        "hand over 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
+         block 0.0.0.0/0 ::/0 23-23\n\
+         else pass",
+    );
+    // Neighbours that say the same are one step, and their networks are joined.
+    check_kernel(
+        "  - {to: 10.0.0.0/9, action: tunnel}\n  - {to: 10.128.0.0/9, app: curl, action: block}\n  - {to: erp.corp, action: block}\n  - {to: 11.0.0.0/8, action: tunnel}\n",
+        "hand over 10.0.0.0/7 all\nelse pass",
+    );
+    // Other ports: two steps.
+    check_kernel(
+        "  - {to: 10.0.0.0/9, ports: [80], action: block}\n  - {to: 10.128.0.0/9, ports: [81], action: block}\n",
+        "block 10.0.0.0/9 80-80\nblock 10.128.0.0/9 81-81\nelse pass",
+    );
+    // Order is kept where verdicts differ.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: pass}\n  - {to: 10.0.0.0/8, action: tunnel}\n",
+        "pass 10.1.0.0/16 all\nhand over 10.0.0.0/8 all\nelse pass",
+    );
+    // What matches everything is the default; nothing behind it counts.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: pass}\n  - {app: curl, action: block}\n  - {to: 10.0.0.0/8, action: block}\n",
+        "pass 10.1.0.0/16 all\nelse hand over",
+    );
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: pass}\n  - {to: [0.0.0.0/0, \"::/0\"], action: block}\n",
+        "pass 10.1.0.0/16 all\nelse block",
+    );
+    // The last step says what the default says.
+    check_kernel("  - {to: 10.1.0.0/16, action: pass}\n", "else pass");
+    check_kernel("  - {to: \"*.corp\", action: tunnel}\n", "else pass");
+}
+
+#[test]
+fn an_explanation_says_why_to_people() {
+    let explain = |app: &str, to: &str| {
+        let application = Application::parse(app).expect("valid");
+        let destination = Destination::parse(to).expect("valid");
+        policy(FILE).explain(&destination, &application).to_string()
+    };
+    assert_eq!(
+        explain("/usr/bin/firefox", "10.20.1.1:443"),
+        "tunnel through finance, by \"payroll only from the browser\" (/etc/adit/rules.yaml:10)\n  \
+           yes  \"payroll only from the browser\", line 10: it matches"
+    );
+    assert_eq!(
+        explain("/usr/bin/curl", "10.20.1.1:443"),
+        "pass, by \"default\" (/etc/adit/rules.yaml:22)\n  \
+           no   \"payroll only from the browser\", line 10: the application /usr/bin/curl is not in its `app` \
+           (firefox, /usr/bin/chromium, /opt/erp/**, /^/srv/[a-z]+/run$/)\n  \
+           no   \"no telnet anywhere\", line 17: port 443 is not in its `ports` (23)\n  \
+           no   \"our own\", line 19: 10.20.1.1 is not in its `to` (2001:db8::/32)\n  \
+           yes  \"default\", line 22: no rule matches"
+    );
+    assert_eq!(
+        explain("unknown", "x.corp:23"),
+        "block, by \"no telnet anywhere\" (/etc/adit/rules.yaml:17)\n  \
+           no   \"payroll only from the browser\", line 10: x.corp is not in its `to` \
+           (10.20.0.0/16, 10.30.0.1-10.30.0.9, *.finance.corp, /^erp[0-9]+\\.corp$/)\n  \
+           yes  \"no telnet anywhere\", line 17: it matches"
+    );
+}
+
+#[test]
+fn an_explanation_is_data_for_programs() {
+    let destination = Destination::parse("10.20.1.1:443").expect("valid");
+    let firefox = Application::parse("/usr/bin/firefox").expect("valid");
+    let explanation = policy(FILE).explain(&destination, &firefox);
+    assert_eq!(
+        serde_json::to_value(&explanation).expect("valid"),
+        serde_json::json!({
+            "action": "tunnel",
+            "zone": "finance",
+            "rule": "payroll only from the browser",
+            "file": "/etc/adit/rules.yaml",
+            "line": 10,
+            "steps": [{
+                "rule": "payroll only from the browser",
+                "line": 10,
+                "matched": true,
+                "because": "it matches",
+            }],
+        })
+    );
+    let up = Policy::for_networks(zone("up", OnDown::Reject), Vec::new());
+    let explanation = up.explain(&destination, &Application::Unknown);
+    assert_eq!(
+        serde_json::to_value(&explanation).expect("valid"),
+        serde_json::json!({
+            "action": "pass",
+            "zone": null,
+            "rule": "default",
+            "file": null,
+            "line": null,
+            "steps": [
+                {"rule": "adit up", "line": null, "matched": false,
+                 "because": "10.20.1.1 is not in its `to` ()"},
+                {"rule": "default", "line": null, "matched": true, "because": "no rule matches"},
+            ],
+        })
+    );
+}
+
+#[test]
+fn diagnostics_are_data_for_programs() {
+    let errors = Policy::parse(Path::new("f.yaml"), "version: 1\ndefault: tunnel x\n")
+        .expect_err("there is no zone");
+    assert_eq!(
+        serde_json::to_value(&errors).expect("valid"),
+        serde_json::json!([{
+            "severity": "error",
+            "file": "f.yaml",
+            "line": 2,
+            "column": 10,
+            "message": "no zone is called \"x\"",
+            "hint": "define it under `zones:`",
+        }])
+    );
+}
