@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{
@@ -68,13 +68,22 @@ impl Frames {
         Frames { stream }
     }
 
+    /// Another descriptor of the same socket, for those who only want to know whether the other side is still there.
+    ///
+    /// # Errors
+    /// When descriptors ran out.
+    pub fn connection(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
+    }
+
     /// The next frame, however long it takes to begin; `None` when the other side has left between frames.
     ///
     /// # Errors
     /// See [`FrameError`]; the connection is of no use afterwards. The same is true when this future is dropped.
     pub async fn read(&mut self, limit: usize) -> Result<Option<Frame>, FrameError> {
         let mut header = [0; 4];
-        let (count, descriptors) = self.first(&mut header).await?;
+        // One byte alone: a longer read would also take the descriptors of a byte further on.
+        let (count, descriptors) = self.first(&mut header[..1]).await?;
         if count == 0 {
             return Ok(None);
         }

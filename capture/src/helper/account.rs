@@ -117,7 +117,7 @@ mod tests {
             Err("no user \"no-such-user\""),
         );
         check("capture_users: [root]", Err("capture_users"));
-        check("capture_system_users: [-1]", Err("\"-1\""));
+        check("capture_system_users: [-1]", Err("line 1 column 24"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use adit_capture::Claim;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::keeper::{Keeper, Refusal, SessionId};
+use super::keeper::{Connection, Keeper, Refusal, SessionId};
 use super::listener::Listeners;
 
 /// Each session waits for its answer, so more than the sessions there are can never wait.
@@ -23,7 +23,7 @@ struct Question {
 
 #[derive(Debug)]
 enum What {
-    Claim(Box<Claim>, Listeners),
+    Claim(Connection, Box<Claim>, Listeners),
     Release,
     Ended,
 }
@@ -37,13 +37,17 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) async fn claim(
         &self,
-        session: SessionId,
+        (session, connection): (SessionId, Connection),
         uid: u32,
         claim: Claim,
         listeners: Listeners,
     ) -> Result<(), Refusal> {
-        self.ask(session, uid, What::Claim(Box::new(claim), listeners))
-            .await
+        self.ask(
+            session,
+            uid,
+            What::Claim(connection, Box::new(claim), listeners),
+        )
+        .await
     }
 
     pub(crate) async fn release(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
@@ -131,8 +135,10 @@ impl Office {
             answer,
         } = question;
         let result = match what {
-            What::Claim(claim, listeners) => {
-                self.keeper.claim(session, uid, &claim, listeners).await
+            What::Claim(connection, claim, listeners) => {
+                self.keeper
+                    .claim((session, connection), uid, &claim, listeners)
+                    .await
             }
             What::Release => self.keeper.release(session, uid).await,
             What::Ended => {

@@ -14,8 +14,11 @@ use adit_capture::mark::{MARK, MASK};
 use super::command::{CommandError, Tool};
 use super::program::FAMILIES;
 
-/// Behind the tables `main` (32766) and `default` (32767).
+/// Behind the tables `main` (32766) and `default` (32767): a user's connections to the user's table of ours.
 const PREFERENCE: u32 = 32_800;
+/// Before that: what carries our mark gets the kernel's own answer for want of a route. A rule of its own, as `not` in a rule
+/// turns all of its conditions around and not the mark's alone.
+const MARKED_PREFERENCE: u32 = PREFERENCE - 1;
 /// The routing tables that are ours: this one and [`TABLES`] after it.
 const FIRST_TABLE: u32 = 0xad17_0000;
 const TABLES: u32 = 0x1_0000;
@@ -108,37 +111,43 @@ impl Fallback {
         wanted: &BTreeSet<IpNet>,
     ) -> Result<(), FallbackError> {
         let rules = self.rules(family).await?;
-        let table = match rules.get(&uid) {
-            Some(table) => *table,
-            None if wanted.is_empty() => return Ok(()),
-            None => {
-                let free = (FIRST_TABLE..FIRST_TABLE + TABLES)
-                    .find(|table| rules.values().all(|used| used != table));
-                free.ok_or(FallbackError::NoTable)?
-            }
+        let found = rules.get(&uid).copied().unwrap_or_default();
+        let table = match found.table {
+            Some(table) => table,
+            None => free_table(&rules)?,
         };
-        let found = self.table(family, table).await?;
+        let routes = self.table(family, table).await?;
         let mut batch = String::new();
-        for network in wanted.difference(&found) {
+        for network in wanted.difference(&routes) {
+            let source = loopback(family);
             line(
                 &mut batch,
-                format_args!("route add {network} dev lo table {table}"),
+                format_args!("route add {network} dev lo src {source} table {table}"),
             );
         }
-        for network in found.difference(wanted) {
+        for network in routes.difference(wanted) {
             line(
                 &mut batch,
                 format_args!("route del {network} dev lo table {table}"),
             );
         }
-        let has_rule = rules.contains_key(&uid);
-        if has_rule == wanted.is_empty() {
-            let verb = if has_rule { "del" } else { "add" };
+        let needed = !wanted.is_empty();
+        if found.marked != needed {
             line(
                 &mut batch,
                 format_args!(
-                    "rule {verb} pref {PREFERENCE} not fwmark {MARK:#x}/{MASK:#x} \
-                     uidrange {uid}-{uid} ipproto tcp lookup {table}"
+                    "rule {} pref {MARKED_PREFERENCE} fwmark {MARK:#x}/{MASK:#x} \
+                     uidrange {uid}-{uid} ipproto tcp unreachable",
+                    verb(needed)
+                ),
+            );
+        }
+        if found.table.is_some() != needed {
+            line(
+                &mut batch,
+                format_args!(
+                    "rule {} pref {PREFERENCE} uidrange {uid}-{uid} ipproto tcp lookup {table}",
+                    verb(needed)
                 ),
             );
         }
@@ -151,14 +160,19 @@ impl Fallback {
     }
 
     async fn routes(&self, uid: u32, family: Family) -> Result<BTreeSet<IpNet>, FallbackError> {
-        match self.rules(family).await?.get(&uid) {
-            Some(table) => self.table(family, *table).await,
+        match self
+            .rules(family)
+            .await?
+            .get(&uid)
+            .and_then(|found| found.table)
+        {
+            Some(table) => self.table(family, table).await,
             None => Ok(BTreeSet::new()),
         }
     }
 
-    /// Our rules: uid → routing table.
-    async fn rules(&self, family: Family) -> Result<BTreeMap<u32, u32>, FallbackError> {
+    /// Our rules, by uid.
+    async fn rules(&self, family: Family) -> Result<BTreeMap<u32, UserRules>, FallbackError> {
         let answer = match self.ip.run(&[option(family), "-j", "rule"], "").await {
             // A kernel without the family has no rules of it.
             Err(CommandError::Failed { text, .. }) if text.contains("not supported") => {
@@ -167,7 +181,13 @@ impl Fallback {
             other => other?,
         };
         let rules: Vec<RuleLine> = list(&answer)?;
-        Ok(rules.iter().filter_map(RuleLine::ours).collect())
+        let mut users: BTreeMap<u32, UserRules> = BTreeMap::new();
+        for (uid, rule) in rules.iter().filter_map(RuleLine::ours) {
+            let user = users.entry(uid).or_default();
+            user.marked |= rule.marked;
+            user.table = user.table.or(rule.table);
+        }
+        Ok(users)
     }
 
     async fn table(&self, family: Family, table: u32) -> Result<BTreeSet<IpNet>, FallbackError> {
@@ -193,21 +213,53 @@ impl Fallback {
     }
 }
 
+/// What is there of a user's two rules.
+#[derive(Debug, Clone, Copy, Default)]
+struct UserRules {
+    marked: bool,
+    table: Option<u32>,
+}
+
 #[derive(Debug, Deserialize)]
 struct RuleLine {
     priority: u32,
     uid_start: Option<u32>,
     uid_end: Option<u32>,
+    fwmark: Option<String>,
+    action: Option<String>,
     table: Option<String>,
 }
 
 impl RuleLine {
-    fn ours(&self) -> Option<(u32, u32)> {
-        let table: u32 = self.table.as_ref()?.parse().ok()?;
-        let ours = self.priority == PREFERENCE
-            && (FIRST_TABLE..FIRST_TABLE + TABLES).contains(&table)
-            && self.uid_start == self.uid_end;
-        self.uid_start.filter(|_uid| ours).map(|uid| (uid, table))
+    fn ours(&self) -> Option<(u32, UserRules)> {
+        let uid = self
+            .uid_start
+            .filter(|_uid| self.uid_start == self.uid_end)?;
+        match self.priority {
+            PREFERENCE => {
+                let table = self.table.as_ref()?.parse().ok()?;
+                let ours = (FIRST_TABLE..FIRST_TABLE + TABLES).contains(&table);
+                ours.then_some((
+                    uid,
+                    UserRules {
+                        marked: false,
+                        table: Some(table),
+                    },
+                ))
+            }
+            MARKED_PREFERENCE => {
+                let ours = self.fwmark == Some(format!("{MARK:#x}"))
+                    && self.action.as_deref() == Some("unreachable");
+                ours.then_some((
+                    uid,
+                    UserRules {
+                        marked: true,
+                        table: None,
+                    },
+                ))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -232,6 +284,24 @@ impl RouteLine {
             .ok()
             .or_else(single)
             .ok_or_else(|| FallbackError::Destination(self.dst.clone()))
+    }
+}
+
+fn free_table(rules: &BTreeMap<u32, UserRules>) -> Result<u32, FallbackError> {
+    (FIRST_TABLE..FIRST_TABLE + TABLES)
+        .find(|table| rules.values().all(|used| used.table != Some(*table)))
+        .ok_or(FallbackError::NoTable)
+}
+
+fn verb(needed: bool) -> &'static str {
+    if needed { "add" } else { "del" }
+}
+
+/// The source address of a connection that goes nowhere else: without it the kernel takes 0.0.0.0 on a host that has no other.
+fn loopback(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "127.0.0.1",
+        Family::V6 => "::1",
     }
 }
 

@@ -1,8 +1,8 @@
 //! One helper in a network namespace: a lock file named for it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ pub(crate) struct Instance {
 impl Instance {
     /// Becomes the only one.
     pub(crate) fn take(purpose: &str) -> Result<Instance, InstanceError> {
-        let namespace = std::fs::metadata("/proc/self/ns/net")
+        let namespace = fs::metadata("/proc/self/ns/net")
             .map_err(InstanceError::Namespace)?
             .ino();
         let path = Path::new(DIRECTORY).join(format!("capture-{namespace}.lock"));
@@ -58,12 +58,19 @@ impl Instance {
     }
 }
 
-/// Makes a directory that everyone can look into, unless it is there.
+/// Makes a directory that everyone can look into, with those above it, whatever the umask; what is there stays as it is.
 pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o755).create(path)
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        make_directory(parent)?;
+    }
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 fn holder(file: File) -> String {

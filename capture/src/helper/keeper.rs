@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use adit_capture::wire::ErrorCode;
 use adit_capture::{Claim, ClaimError, OnBrokerGone};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::fallback::{Fallback, FallbackError, Routes};
 use super::listener::{ListenerError, Listeners};
@@ -14,6 +16,9 @@ use super::table::{Table, TableError};
 /// A session, for as long as the helper runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionId(pub(crate) u64);
+
+/// A descriptor of a session's connection, to see whether the broker is still at its other end.
+pub(crate) type Connection = OwnedFd;
 
 /// What was not done, and why.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +31,8 @@ pub(crate) enum Refusal {
     Listener(#[from] ListenerError),
     #[error("port {port} still belongs to the claim of user {uid}")]
     PortTaken { port: u16, uid: u32 },
+    #[error("cannot duplicate the connection: {0}")]
+    Connection(#[source] io::Error),
     #[error("cannot mark the listening sockets: {0}")]
     Mark(#[source] io::Error),
     #[error("{0}")]
@@ -42,9 +49,11 @@ impl Refusal {
             Refusal::Busy => ErrorCode::Busy,
             Refusal::Claim(_) => ErrorCode::BadClaim,
             Refusal::Listener(_) | Refusal::PortTaken { .. } => ErrorCode::BadListener,
-            Refusal::Mark(_) | Refusal::Table(_) | Refusal::Fallback(_) | Refusal::Stopping => {
-                ErrorCode::Kernel
-            }
+            Refusal::Connection(_)
+            | Refusal::Mark(_)
+            | Refusal::Table(_)
+            | Refusal::Fallback(_)
+            | Refusal::Stopping => ErrorCode::Kernel,
         }
     }
 }
@@ -53,8 +62,19 @@ impl Refusal {
 #[derive(Debug)]
 struct Holder {
     session: SessionId,
+    connection: Connection,
     /// Kept so that nobody else can bind the ports between the broker's end and the change that follows it.
     _listeners: Listeners,
+}
+
+impl Holder {
+    fn has_left(&self) -> bool {
+        let mut connection = [PollFd::new(self.connection.as_fd(), PollFlags::empty())];
+        poll(&mut connection, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            && connection[0]
+                .revents()
+                .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
 }
 
 /// The kernel's rules and routes, and who holds which.
@@ -95,7 +115,7 @@ impl Keeper {
 
     pub(crate) async fn claim(
         &mut self,
-        session: SessionId,
+        (session, connection): (SessionId, Connection),
         uid: u32,
         claim: &Claim,
         listeners: Listeners,
@@ -124,6 +144,7 @@ impl Keeper {
             uid,
             Holder {
                 session,
+                connection,
                 _listeners: listeners,
             },
         );
@@ -216,7 +237,8 @@ impl Keeper {
 
     fn check_holder(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
         match self.holders.get(&uid) {
-            Some(holder) if holder.session != session => Err(Refusal::Busy),
+            // The news of its end may still be on its way to us.
+            Some(holder) if holder.session != session && !holder.has_left() => Err(Refusal::Busy),
             Some(_) | None => Ok(()),
         }
     }

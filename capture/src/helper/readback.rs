@@ -282,14 +282,6 @@ fn rule(expression: &Value) -> Option<Rule> {
             let right = matched.get("right")?;
             match field(matched.get("left")?)? {
                 ("meta", "l4proto") => (right.as_str()? == "tcp").then_some(())?,
-                ("meta", "nfproto") => {
-                    let family = match right.as_str()? {
-                        "ipv4" => Family::V4,
-                        "ipv6" => Family::V6,
-                        _ => return None,
-                    };
-                    destination = Some((family, Ranges::all_addresses(family)));
-                }
                 ("ip", "daddr") => destination = Some((Family::V4, addresses(right, Family::V4)?)),
                 ("ip6", "daddr") => destination = Some((Family::V6, addresses(right, Family::V6)?)),
                 ("tcp", "dport") => ports = port_ranges(right)?,

@@ -261,16 +261,13 @@ impl std::fmt::Display for RuleText<'_> {
             ports,
             action,
         } = self.0;
-        let (protocol, field) = match family {
-            Family::V4 => ("ipv4", "ip daddr"),
-            Family::V6 => ("ipv6", "ip6 daddr"),
+        // Not `meta nfproto`: beside a reject nft lists rules without it, and they would not be known again.
+        let field = match family {
+            Family::V4 => "ip daddr",
+            Family::V6 => "ip6 daddr",
         };
-        if *to == Ranges::all_addresses(*family) {
-            write!(f, "meta nfproto {protocol} ")?;
-        } else {
-            let list = to.iter().map(|range| addresses(range, *family));
-            write!(f, "{field} {{ {} }} ", list.collect::<Vec<_>>().join(", "))?;
-        }
+        let list = to.iter().map(|range| addresses(range, *family));
+        write!(f, "{field} {{ {} }} ", list.collect::<Vec<_>>().join(", "))?;
         if *ports == Ranges::all_ports() {
             write!(f, "meta l4proto tcp ")?;
         } else {

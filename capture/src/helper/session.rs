@@ -174,11 +174,19 @@ impl Session {
             tracing::warn!(uid = self.uid, "claim refused: a system account");
             return Reply::refusal(ErrorCode::NotAllowed, text);
         }
-        let listeners = Diag::open()
+        let checked = Diag::open()
             .map_err(|error| Refusal::Listener(error.into()))
-            .and_then(|mut diag| Ok(Listeners::check(descriptors, &mut diag)?));
-        let result = match listeners {
-            Ok(listeners) => self.desk.claim(self.id, self.uid, claim, listeners).await,
+            .and_then(|mut diag| Ok(Listeners::check(descriptors, &mut diag)?))
+            .and_then(|listeners| {
+                let connection = self.frames.connection().map_err(Refusal::Connection)?;
+                Ok((listeners, connection))
+            });
+        let result = match checked {
+            Ok((listeners, connection)) => {
+                self.desk
+                    .claim((self.id, connection), self.uid, claim, listeners)
+                    .await
+            }
             Err(refusal) => Err(refusal),
         };
         self.outcome(result, State::Claimed)

@@ -36,6 +36,7 @@ pub(crate) fn kernel_state() -> String {
 pub(crate) fn make_zone() {
     sh("ip netns add zone
         ip link add up0 type veth peer name down0 netns zone
+        ip link set up0 addrgenmode none; ip -n zone link set down0 addrgenmode none
         ip addr add 10.9.0.1/24 dev up0 && ip addr add fd09::1/64 dev up0 nodad && ip link set up0 up
         ip -n zone addr add 10.9.0.2/24 dev down0 && ip -n zone addr add fd09::2/64 dev down0 nodad
         ip -n zone link set down0 up && ip -n zone link set lo up");
