@@ -17,7 +17,7 @@ const STUCK: Duration = Duration::from_millis(100);
 /// Long enough for a sender in the zone to fill every buffer on the way, of which nothing here can tell.
 const FILL: Duration = Duration::from_millis(400);
 /// Who takes more of what nobody reads has a buffer without a bound.
-const SWALLOWED: usize = 256 << 20;
+const SWALLOWED: usize = 64 << 20;
 
 /// What goes on beside the flow that is measured.
 #[derive(Debug, Clone, Copy)]

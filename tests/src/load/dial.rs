@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
 
 /// No single wait of a measure may take longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connected socket, and when its `connect()` began.
 ///

@@ -1,12 +1,12 @@
 //! One byte there and back, again and again.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
-use super::dial::dial;
+use super::dial::{PATIENCE, dial};
 use super::{Latencies, Numbers, numbers, port};
 
 /// Round trips of one byte on an open flow.
@@ -53,13 +53,18 @@ impl RoundTrip {
     }
 }
 
+fn waited(error: io::Error) -> Error {
+    if error.kind() == ErrorKind::WouldBlock {
+        return anyhow!("a byte did not come back within {PATIENCE:?}");
+    }
+    Error::new(error).context("waiting for a byte to come back")
+}
+
 /// Sends one byte and waits for it to come back.
 pub(crate) fn exchange(stream: &mut TcpStream) -> Result<()> {
     let mut back = [0];
     stream.write_all(b"?").context("sending a byte")?;
-    stream
-        .read_exact(&mut back)
-        .context("waiting for a byte to come back")?;
+    stream.read_exact(&mut back).map_err(waited)?;
     ensure!(back == *b"?", "another byte came back");
     Ok(())
 }

@@ -54,6 +54,12 @@ impl Figure {
         Self::value_variants()
     }
 
+    /// As `--figure` takes it.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// What `adit-load` is to do, after the address.
     pub(crate) fn load(self, size: Size) -> Vec<String> {
         let line = match self {
@@ -108,7 +114,7 @@ const fn row(
     }
 }
 
-pub(crate) const ROWS: [Row; 20] = [
+pub(crate) const ROWS: [Row; 21] = [
     row(
         Figure::Up,
         "gbit_per_s",
@@ -246,6 +252,13 @@ pub(crate) const ROWS: [Row; 20] = [
         Figure::Hold,
         "open_s",
         "open 2,000 and hold them",
+        "s",
+        Better::Lower,
+    ),
+    row(
+        Figure::Hold,
+        "ask_all_again_s",
+        "then a byte on each, one by one",
         "s",
         Better::Lower,
     ),

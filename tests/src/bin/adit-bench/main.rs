@@ -125,7 +125,7 @@ impl Run {
     fn build(&mut self, tool: Tool) {
         // The old one goes first: two of them would share the machine.
         self.paths.remove(&tool);
-        let built = Path::build(tool).map_err(|error| format!("setting it up: {error:#}"));
+        let built = Path::build(tool).map_err(|error| format!("can't be set up: {error:#}"));
         self.paths.insert(tool, built);
     }
 
@@ -154,9 +154,9 @@ impl Run {
         };
         let took = began.elapsed().as_secs_f64();
         let round_number = round + 1;
-        let label = tool.label();
+        let (name, label) = (figure.name(), tool.label());
         progress(&format!(
-            "{figure:?} {round_number} {label} ({took:.1} s): {said}"
+            "{name} {round_number} {label} ({took:.1} s): {said}"
         ))?;
         self.results.add(figure, tool, round, found);
         if again {

@@ -149,7 +149,7 @@ fn redirect() -> String {
     format!(
         "table ip peer {{
     chain output {{
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         ip daddr {zone} meta skuid {alice} meta l4proto tcp redirect to :{REDSOCKS_PORT}
     }}
 }}

@@ -42,7 +42,7 @@ impl Results {
             Ok(numbers) => {
                 rounds.numbers.insert(round, numbers);
             }
-            Err(error) => rounds.failed = Some(format!("{error:#}")),
+            Err(error) => rounds.failed = Some(one_line(&format!("{error:#}"))),
         }
     }
 
@@ -87,6 +87,11 @@ impl Results {
         });
         median(pairs.collect())
     }
+}
+
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {

@@ -1,5 +1,6 @@
 //! The tables of a run, for a terminal and for a page in Markdown.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::figure::{Better, Figure, ROWS, Row};
@@ -40,17 +41,21 @@ pub(crate) fn ratios(results: &Results, tools: &[Tool], style: Style) -> String 
     drawn(&lines, style)
 }
 
-/// What failed, and why, a line each.
+/// What failed, and why, a line for each reason of a tool.
 pub(crate) fn failures(results: &Results, tools: &[Tool]) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut by_reason: BTreeMap<(Tool, &str), Vec<String>> = BTreeMap::new();
     for figure in Figure::all() {
         for tool in tools {
             if let Some(why) = results.failed(*figure, *tool) {
-                lines.push(format!("{} fails at {figure:?}: {why}", tool.label()));
+                let figures = by_reason.entry((*tool, why)).or_default();
+                figures.push(figure.name());
             }
         }
     }
-    lines
+    let lines = by_reason.into_iter().map(|((tool, why), figures)| {
+        format!("{} fails at {}: {why}", tool.label(), figures.join(", "))
+    });
+    lines.collect()
 }
 
 fn headings(first: &str, tools: &[Tool]) -> Vec<String> {
