@@ -18,3 +18,6 @@ pub(crate) mod render;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod table;
+
+#[cfg(test)]
+mod program_tests;

@@ -256,8 +256,8 @@ fn a_large_claim() {
         )
     };
     let start = std::time::Instant::now();
-    let mut broker = Puppet::broker(USER, &networks(20_000));
-    println!("20,000 networks: {:?}", start.elapsed());
+    let mut broker = Puppet::broker(USER, &networks(65_536));
+    println!("65,536 networks: {:?}", start.elapsed());
     let mut program = Puppet::of_user(USER);
     program.expect("connect 10.0.100.20:443", "ok");
     broker.expect("accept 0", "ok");
