@@ -137,7 +137,7 @@ fn a_zone_is_read_as_written() {
         known_hosts: Some("~/.ssh/known_hosts".into()),
         ..zone("finance", OnDown::Reject)
     };
-    assert_eq!(policy.zones(), [expected.clone()]);
+    assert_eq!(policy.zones(), std::slice::from_ref(&expected));
     assert_eq!(policy.zone("finance"), Some(&expected));
     assert_eq!(policy.zone("none"), None);
 }

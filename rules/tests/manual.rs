@@ -1,0 +1,70 @@
+//! The administrator's reference shows only what is true.
+
+use std::path::Path;
+
+use adit_rules::Policy;
+
+const MANUAL: &str = include_str!("../../docs/rules.md");
+
+/// A fenced block: the words behind its fence, and what is inside.
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    let fences: Vec<&str> = MANUAL.split("```").collect();
+    let inside = fences.iter().skip(1).step_by(2);
+    inside
+        .map(|block| block.split_once('\n').expect("a fence ends its line"))
+        .collect()
+}
+
+fn parse(text: &str) -> Result<String, String> {
+    match Policy::parse(Path::new("rules.yaml"), text) {
+        Ok(checked) => Ok(checked.warnings.to_string()),
+        Err(errors) => Err(errors.to_string()),
+    }
+}
+
+#[test]
+fn every_example_does_what_the_page_says() {
+    let blocks = blocks();
+    let mut examples = 0;
+    for (index, (kind, text)) in blocks.iter().enumerate() {
+        let shown = || {
+            let (kind, shown) = blocks[index + 1];
+            assert_eq!(kind, "text", "what is shown of:\n{text}");
+            shown.trim_end().to_owned()
+        };
+        match *kind {
+            "yaml" => assert_eq!(parse(text), Ok(String::new()), "{text}"),
+            "yaml warned" => assert_eq!(parse(text), Ok(shown()), "{text}"),
+            "yaml wrong" => assert_eq!(parse(text), Err(shown()), "{text}"),
+            "text" => continue,
+            other => panic!("a block of unknown kind {other:?}:\n{text}"),
+        }
+        examples += 1;
+    }
+    assert_eq!(examples, 7);
+}
+
+/// Entries of the tables of `app` and `to`, each in a rule of its own.
+#[test]
+fn every_pattern_in_the_tables_is_accepted() {
+    let mut patterns = 0;
+    for key in ["app", "to"] {
+        let section = MANUAL
+            .split(&format!("### `{key}`"))
+            .nth(1)
+            .expect("its section");
+        let section = section.split("\n#").next().unwrap_or_default();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        for row in rows {
+            let cell = row.split('|').nth(1).expect("a first cell");
+            for pattern in cell.split('`').skip(1).step_by(2) {
+                let text = format!(
+                    "version: 1\nrules: [{{{key}: {pattern}, action: pass}}]\ndefault: block\n"
+                );
+                assert!(parse(&text).is_ok(), "{pattern}: {:?}", parse(&text));
+                patterns += 1;
+            }
+        }
+    }
+    assert_eq!(patterns, 16);
+}
