@@ -281,8 +281,31 @@ impl Lab {
 pub fn kernel_state(lab: &Lab) -> Result<String> {
     let line =
         "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
-sysctl -a 2>/dev/null | grep -E 'route_localnet|rp_filter|src_valid_mark|forward'";
+sysctl -a 2>/dev/null | grep -E 'conf.(all|gate|lo).(route_localnet|rp_filter|src_valid_mark|forwarding)'";
     lab.client().user(User::Root).sh(line)?.ok()
+}
+
+/// The client's kernel is as it was `before`; see [`kernel_state`].
+///
+/// # Errors
+/// When it is not, with the lines that came and went.
+pub fn as_before(lab: &Lab, before: &str) -> Result<()> {
+    let after = kernel_state(lab)?;
+    let missing = |these: &str, from: &str, sign: &str| {
+        let absent = |line: &&str| !from.lines().any(|other| other == *line);
+        let lines = these
+            .lines()
+            .filter(absent)
+            .map(|line| format!("\n  {sign} {line}"));
+        lines.collect::<String>()
+    };
+    let came = missing(&after, before, "+");
+    let went = missing(before, &after, "-");
+    ensure!(
+        after == before,
+        "the client's kernel is not as before:{came}{went}"
+    );
+    Ok(())
 }
 
 /// `ADIT_BIN_DIR`, else where cargo put the binary that runs now.

@@ -28,7 +28,7 @@ pub use adit::{
 pub use content::Content;
 pub use conversation::{Conversation, Exchange, sights};
 pub use deadline::{until, until_some};
-pub use lab::{Host, Lab, Routing, address, kernel_state};
+pub use lab::{Host, Lab, Routing, address, as_before, kernel_state};
 pub use process::Process;
 pub use run::{Ended, Run};
 pub use shared::Shared;

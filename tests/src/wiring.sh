@@ -7,7 +7,13 @@ done
 ip link add gate netns client type veth peer name outside netns gateway
 ip link add inside netns gateway type veth peer name zone netns server
 
-host() { # NAME: `ip -batch` and `sysctl` for one host, read from standard input
+# Link-local addresses would come and go by themselves while a test compares the kernel's state.
+ip -n client link set gate addrgenmode none
+ip -n gateway link set outside addrgenmode none
+ip -n gateway link set inside addrgenmode none
+ip -n server link set zone addrgenmode none
+
+host() { # NAME: `ip -batch` for one host, read from standard input
     ip netns exec "$1" ip -batch -
 }
 

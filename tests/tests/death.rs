@@ -4,9 +4,9 @@
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_tests::{Broker, Capture, address, kernel_state, rules_for_networks, until};
+use adit_tests::{Broker, Capture, address, as_before, kernel_state, rules_for_networks, until};
 use adit_tests::{Conversation, Gateway, Lab, Process, Routing, RunningAdit, User, Witness};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 const ROUNDS: u64 = 10;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,8 +52,7 @@ fn check(
         .nothing()
         .with_context(|| format!("ADIT_TEST_SEED={seed}"))?;
     adit.broker.adit(&lab, &["down"])?.ok()?;
-    let after = kernel_state(&lab)?;
-    ensure!(after == before, "left behind: {after}\nbefore: {before}");
+    as_before(&lab, &before)?;
     Ok(())
 }
 

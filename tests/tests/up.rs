@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit_tests::{Conversation, Gateway, Host, Lab, Process, Routing, User, Witness, address};
-use adit_tests::{control_socket, kernel_state, until};
+use adit_tests::{as_before, control_socket, kernel_state, until};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
@@ -92,8 +92,7 @@ fn ends_cleanly(lab: &Lab, mut up: Process, before: &str) -> Result<()> {
             Ok(running(lab, user)?.is_empty())
         })?;
     }
-    let after = kernel_state(lab)?;
-    ensure!(after == before, "left behind: {after}\nbefore: {before}");
+    as_before(lab, before)?;
     Ok(())
 }
 
@@ -200,7 +199,6 @@ fn both_halves_killed_and_down_cleans() -> Result<()> {
         .user(User::Root)
         .env("SUDO_UID", User::Alice.uid());
     root.argv(&["adit", "down", "--control", &control])?.ok()?;
-    let after = kernel_state(&lab)?;
-    ensure!(after == before, "left behind: {after}\nbefore: {before}");
+    as_before(&lab, &before)?;
     Ok(())
 }
