@@ -3,11 +3,15 @@
 //! No socket, clock, task or lock in here. Wakers are kept for who waits, and collected in
 //! [`Core::take_woken`] for the caller to wake once it has let go of the core.
 
+mod ending;
 mod inbox;
 mod receive;
 mod state;
 mod transmit;
 mod window;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Poll, Waker};
@@ -16,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::end::{LinkEnd, OpenError, StreamError, Violation};
 use crate::frame::{self, FLAG_LIMITED, HEADER, Header, Kind};
-use crate::header::{OpenHeader, Refusal, RefusalReason, put_text};
+use crate::header::{OpenHeader, Refusal, RefusalReason};
 use crate::hello::Hello;
 use crate::limits::Limits;
 use state::{Phase, ReceiveEnd, SendEnd, State, Turn, park};
@@ -65,7 +69,7 @@ pub(crate) struct Core {
     decoder: frame::Decoder,
     /// Encoded frames that go before any data.
     control: BytesMut,
-    /// Streams that have just begun to send, and those that had a turn already.
+    /// Streams that have just begun to send, with little, and all others that have to.
     fresh: VecDeque<u32>,
     rotation: VecDeque<u32>,
     /// Bytes that fresh streams sent since the last turn of one in rotation.
@@ -356,7 +360,8 @@ impl Core {
             return;
         };
         let finished = matches!(state.send_end, SendEnd::FinDue | SendEnd::FinSent)
-            && state.receive_end == ReceiveEnd::Fin;
+            && state.receive_end == ReceiveEnd::Fin
+            && state.inbox.len() == 0;
         if state.receive_end.is_broken() || self.ended.is_some() {
             self.remove(id);
         } else if finished && state.send_end == SendEnd::FinDue {
@@ -371,82 +376,6 @@ impl Core {
             frame::put(&mut self.control, Kind::Reset, id, &[]);
             self.remove(id);
             self.wake_driver();
-        }
-    }
-
-    /// Ends the link from our side: goodbye, then nothing more.
-    pub(crate) fn close(&mut self, text: &str) {
-        self.say_goodbye(false, text);
-        self.finish_link(LinkEnd::Closed);
-    }
-
-    /// Takes no new streams; the link ends with its last stream.
-    pub(crate) fn drain(&mut self, text: &str) {
-        if self.ended.is_none() && !self.drains {
-            self.say_goodbye(true, text);
-            self.drains = true;
-            self.stop_requests();
-            self.end_if_drained();
-        }
-    }
-
-    /// The transport is gone, the peer broke the rules, or the driver was dropped.
-    pub(crate) fn fail(&mut self, end: LinkEnd) {
-        if let LinkEnd::Protocol(violation) = &end {
-            self.say_goodbye(false, &violation.to_string());
-        }
-        self.finish_link(end);
-    }
-
-    pub(crate) fn poll_ended(&mut self, waker: &Waker) -> Poll<LinkEnd> {
-        if let Some(end) = &self.ended {
-            return Poll::Ready(end.clone());
-        }
-        if !self
-            .ended_wakers
-            .iter()
-            .any(|parked| parked.will_wake(waker))
-        {
-            self.ended_wakers.push(waker.clone());
-        }
-        Poll::Pending
-    }
-
-    fn say_goodbye(&mut self, drains: bool, text: &str) {
-        if self.ended.is_some() || self.said_goodbye {
-            return;
-        }
-        self.said_goodbye = !drains;
-        let mut body = BytesMut::new();
-        bytes::BufMut::put_u8(&mut body, u8::from(drains));
-        put_text(&mut body, text);
-        frame::put(&mut self.control, Kind::Goodbye, 0, &body);
-        self.wake_driver();
-    }
-
-    fn finish_link(&mut self, end: LinkEnd) {
-        if self.ended.is_some() {
-            return;
-        }
-        self.ended = Some(end);
-        for state in self.streams.values_mut() {
-            state.outbox.clear();
-            state.queued = 0;
-            self.woken.extend(state.take_wakers());
-        }
-        self.queued = 0;
-        self.fresh.clear();
-        self.rotation.clear();
-        self.credit_due.clear();
-        self.waiting_for_room.clear();
-        self.woken.extend(self.requests_waker.take());
-        self.woken.append(&mut self.ended_wakers);
-        self.wake_driver();
-    }
-
-    fn end_if_drained(&mut self) {
-        if (self.drains || self.peer_drains) && self.streams.is_empty() && self.ended.is_none() {
-            self.close("drained");
         }
     }
 
@@ -488,13 +417,23 @@ impl Core {
         self.end_if_drained();
     }
 
+    /// Queues the stream for its turn. One that begins with something small goes before those that
+    /// have been sending, one that begins with bulk goes behind them.
     fn schedule(&mut self, id: u32) {
         if let Some(state) = self.streams.get_mut(&id)
             && state.turn == Turn::Idle
             && self.ended.is_none()
         {
             state.turn = Turn::Queued;
-            self.fresh.push_back(id);
+            if state
+                .outbox
+                .front()
+                .is_some_and(|frame| frame.len() >= transmit::GATHERED)
+            {
+                self.rotation.push_back(id);
+            } else {
+                self.fresh.push_back(id);
+            }
             self.wake_driver();
         }
     }

@@ -1,9 +1,9 @@
 //! What goes out next, and in which order.
 //!
 //! Control frames first: they are short, and others wait for them. Then data, one frame a turn. A
-//! stream that begins to send has its first turn before those that have been at it (as in
-//! fq_codel, RFC 8290): a keystroke does not wait for the round of the bulk transfers. So that new
-//! streams can't starve the others, after a chunk's worth of first turns one of the others goes.
+//! stream that begins to send, with something small, has its first turn before all others (much
+//! as in fq_codel, RFC 8290): a keystroke does not wait for the round of the bulk transfers. So
+//! that these can't starve the others, after a chunk's worth of first turns one of the others goes.
 
 use std::task::{Poll, Waker};
 
@@ -14,7 +14,7 @@ use super::state::{SendEnd, State, Turn, park};
 use crate::frame::{self, HEADER, Kind};
 
 /// Frames shorter than this are gathered into one chunk; longer ones travel as they are.
-const GATHERED: usize = 8 << 10;
+pub(super) const GATHERED: usize = 8 << 10;
 
 /// What the driver is to do.
 #[derive(Debug)]

@@ -26,6 +26,11 @@ impl Budget {
     pub(crate) fn give_back(&mut self, bytes: u32) {
         self.left += u64::from(bytes);
     }
+
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
 }
 
 /// The invariant: `allowed + unread + owed == size`, where unread bytes lie in the inbox.
@@ -110,6 +115,11 @@ impl Window {
     /// True when enough is owed to be worth a frame.
     pub(crate) fn due(&self) -> bool {
         self.owed > 0 && self.owed >= self.size / STEP
+    }
+
+    #[cfg(test)]
+    pub(crate) fn size(&self) -> u32 {
+        self.size
     }
 
     /// Takes the credit to tell the peer.
