@@ -84,41 +84,48 @@ impl Attributor {
     /// Which process of that user holds the socket. `None`: not found or not readable.
     pub fn process(&mut self, owner: &Owner) -> Option<Process> {
         let link = format!("socket:[{}]", owner.inode);
-        let known = self.remembered.iter().position(|known| {
-            known.uid == owner.uid
-                && started(known.pid) == Some(known.started)
-                && holds(known.pid, &link)
-        });
-        let process = match known {
-            Some(index) => self.remembered.remove(index),
-            None => self.search(owner.uid, &link)?,
+        let found = match self.recall(owner.uid, &link).and_then(Remembered::identify) {
+            Some(found) => found,
+            None => search(owner.uid, &link)?.identify()?,
         };
+        let (process, path) = found;
+        self.remembered.retain(|known| known.pid != process.pid);
         self.remembered.insert(0, process);
         self.remembered.truncate(REMEMBERED);
-        let path = binary(process.pid)?;
-        // The pid may have been given anew while its binary was being read.
-        (started(process.pid) == Some(process.started)).then_some(Process {
+        Some(Process {
             pid: process.pid,
             path,
         })
     }
 
-    fn search(&mut self, uid: u32, link: &str) -> Option<Remembered> {
-        let mut pids: Vec<u32> = fs::read_dir("/proc")
-            .ok()?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
-        // Newest first: most connections are those of a program that was just started.
-        pids.sort_unstable_by(|a, b| b.cmp(a));
-        pids.into_iter().find_map(|pid| {
-            let of_user = fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid);
-            let started = if of_user { started(pid)? } else { return None };
-            holds(pid, link).then(|| {
-                self.remembered.retain(|known| known.pid != pid);
-                Remembered { pid, uid, started }
-            })
-        })
+    fn recall(&self, uid: u32, link: &str) -> Option<Remembered> {
+        self.remembered
+            .iter()
+            .copied()
+            .find(|known| known.uid == uid && holds(known.pid, link))
     }
+}
+
+impl Remembered {
+    /// The binary of this process, and of no other that was given its pid in the meantime.
+    fn identify(self) -> Option<(Remembered, PathBuf)> {
+        let path = binary(self.pid)?;
+        (started(self.pid) == Some(self.started)).then_some((self, path))
+    }
+}
+
+fn search(uid: u32, link: &str) -> Option<Remembered> {
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    // Newest first: most connections are those of a program that was just started.
+    pids.sort_unstable_by(|a, b| b.cmp(a));
+    pids.into_iter().find_map(|pid| {
+        let of_user = fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid);
+        let started = if of_user { started(pid)? } else { return None };
+        holds(pid, link).then_some(Remembered { pid, uid, started })
+    })
 }
 
 fn holds(pid: u32, link: &str) -> bool {
