@@ -55,14 +55,13 @@ fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Poli
     };
     let written = written::read(root, findings);
     let mut compiler = Compiler::new(&written, findings);
-    let rules = compiler.rules(&written.rules);
+    let (places, rules) = compiler.rules(&written.rules);
     let default = compiler.default(written.default.as_ref());
     let zones = compiler.zones(&written.zones);
-    refuse_shadowed(&rules, &written.rules, findings);
+    refuse_shadowed(&rules, &places, findings);
     let names = written.zones.iter().map(|zone| zone.name.value.as_str());
     let tests = expectation::read(&written.tests, &names.collect::<Vec<_>>(), findings);
     let default = default.filter(|_| !findings.failed())?;
-    let rules = rules.into_iter().map(|(_, rule)| rule).collect();
     let policy = Policy::new(Some(file.to_path_buf()), zones, rules, default);
     expectation::check(&policy, &tests, findings);
     (!findings.failed()).then_some(policy)
@@ -101,14 +100,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The rules that could be understood, each with its position among those written.
-    fn rules(&mut self, written: &[WrittenRule]) -> Vec<(usize, Rule)> {
+    /// The rules that could be understood, and where each stands.
+    fn rules(&mut self, written: &[WrittenRule]) -> (Vec<Place>, Vec<Rule>) {
         self.refuse_duplicate_labels(written);
         written
             .iter()
-            .enumerate()
-            .filter_map(|(index, rule)| Some((index, self.rule(rule)?)))
-            .collect()
+            .filter_map(|rule| Some((rule.place, self.rule(rule)?)))
+            .unzip()
     }
 
     fn rule(&mut self, written: &WrittenRule) -> Option<Rule> {
@@ -165,7 +163,7 @@ impl<'a> Compiler<'a> {
         for (key, value) in only_tunnels {
             if let Some(At { place, .. }) = value {
                 let fault = Fault::new(format!("`{key}` says nothing without `action: tunnel`"));
-                let hint = format!("this rule's action is {}", action.show());
+                let hint = format!("this rule's action is {}", action.as_str());
                 self.findings.error(*place, fault.hint(hint));
             }
         }
@@ -278,33 +276,36 @@ fn label(rule: &WrittenRule) -> String {
 }
 
 fn find_zone(zones: &mut [KnownZone], name: Option<&str>) -> Result<(Arc<str>, OnDown), Fault> {
-    let names: Vec<Arc<str>> = zones.iter().map(|zone| Arc::clone(&zone.name)).collect();
-    let names = names.iter().map(|name| &**name);
-    let found = match (name, zones) {
-        (None, [only]) => only,
-        (None, []) => {
-            return Err(Fault::new("there is no zone to tunnel through")
-                .hint("define one: `zones: {NAME: {gateways: [USER@HOST:PORT]}}`"));
-        }
-        (None, _) => {
-            let hint = format!("name one: {}", names.collect::<Vec<_>>().join(", "));
-            return Err(Fault::new("it is not said through which zone").hint(hint));
-        }
-        (Some(name), zones) => match zones.iter_mut().find(|zone| &*zone.name == name) {
-            Some(zone) => zone,
-            None => {
-                let fault = Fault::new(format!("no zone is called {name:?}"));
-                let known = names.clone().collect::<Vec<_>>().join(", ");
-                return Err(match suggestion::nearest(name, names) {
-                    Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
-                    None if known.is_empty() => fault.hint("define it under `zones:`"),
-                    None => fault.hint(format!("the zones are {known}")),
-                });
-            }
-        },
+    let found = match name {
+        Some(name) => zones.iter().position(|zone| &*zone.name == name),
+        None if zones.len() == 1 => Some(0),
+        None => None,
     };
-    found.is_used = true;
-    Ok((Arc::clone(&found.name), found.on_down))
+    match found.and_then(|found| zones.get_mut(found)) {
+        Some(zone) => {
+            zone.is_used = true;
+            Ok((Arc::clone(&zone.name), zone.on_down))
+        }
+        None => Err(no_zone(zones, name)),
+    }
+}
+
+fn no_zone(zones: &[KnownZone], name: Option<&str>) -> Fault {
+    let names = zones.iter().map(|zone| &*zone.name);
+    let all = names.clone().collect::<Vec<_>>().join(", ");
+    match name {
+        None if zones.is_empty() => Fault::new("there is no zone to tunnel through")
+            .hint("define one: `zones: {NAME: {gateways: [USER@HOST:PORT]}}`"),
+        None => Fault::new("it is not said through which zone").hint(format!("name one: {all}")),
+        Some(name) => {
+            let fault = Fault::new(format!("no zone is called {name:?}"));
+            match suggestion::nearest(name, names) {
+                Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
+                None if zones.is_empty() => fault.hint("define it under `zones:`"),
+                None => fault.hint(format!("the zones are {all}")),
+            }
+        }
+    }
 }
 
 fn wrong_action(word: &str) -> Fault {
@@ -377,15 +378,10 @@ fn file(path: &str) -> Result<PathBuf, Fault> {
         .hint("begin it with `/`, or with `~/` for the user's home"))
 }
 
-fn refuse_shadowed(rules: &[(usize, Rule)], written: &[WrittenRule], findings: &mut Findings) {
-    let places: Vec<Place> = rules
-        .iter()
-        .map(|(index, _)| written[*index].place)
-        .collect();
-    let rules: Vec<Rule> = rules.iter().map(|(_, rule)| rule.clone()).collect();
-    let index = Index::new(&rules);
+fn refuse_shadowed(rules: &[Rule], places: &[Place], findings: &mut Findings) {
+    let index = Index::new(rules);
     for position in 0..rules.len() {
-        let shadows = shadow::shadowed_by(&rules, &index, position);
+        let shadows = shadow::shadowed_by(rules, &index, position);
         let names: Vec<String> = shadows
             .iter()
             .map(|&it| format!("{:?} (line {})", rules[it].label, places[it].line))

@@ -247,7 +247,10 @@ fn render(
     found.sort_by_key(|(place, _)| (place.line, place.column));
     let more = found.len().saturating_sub(MOST_SHOWN);
     found.truncate(MOST_SHOWN);
-    let mut lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
+    // The line breaks of YAML 1.2, section 5.4.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.replace("\r\n", "\n");
+    let mut lines = text.split(['\n', '\r']);
     let mut current = (0, "");
     let found = found
         .into_iter()
@@ -316,6 +319,15 @@ mod tests {
             "a\nbb cc\n",
             (2, 4, 2),
             "error: no\n --> f.yaml:2:4\n  |\n2 | bb cc\n  |    ^^\n  = hint: yes",
+        );
+    }
+
+    #[test]
+    fn counts_lines_as_yaml_does() {
+        check(
+            "\u{feff}a\r\nb\rcc\n",
+            (3, 2, 1),
+            "error: no\n --> f.yaml:3:2\n  |\n3 | cc\n  |  ^\n  = hint: yes",
         );
     }
 

@@ -1,10 +1,12 @@
 //! The `tests:` of a rule file.
 
 use crate::application::{self, Application};
+use crate::decision::{Decision, Judgement};
 use crate::destination::{self, Destination};
 use crate::diagnostics::{Fault, Findings, Place};
-use crate::explanation::{Explanation, Step};
+use crate::explanation::Step;
 use crate::policy::Policy;
+use crate::rule::Rule;
 use crate::suggestion;
 use crate::written::{At, WrittenTest};
 
@@ -59,9 +61,13 @@ fn read_one<'a>(
 /// Runs tests; each that fails is an error at its `expect:`.
 pub(crate) fn check(policy: &Policy, tests: &[Expectation<'_>], findings: &mut Findings) {
     for test in tests {
-        let explanation = policy.explain(&test.destination, &test.application);
-        if !test.expected.is(&explanation) {
-            let fault = failed(policy, &test.expected, &explanation);
+        let judgement = policy.judge(&test.destination, Some(&test.application));
+        let is_met = match &judgement {
+            Judgement::Decided(decision) => test.expected.is(decision),
+            Judgement::NeedsApplication => false,
+        };
+        if !is_met {
+            let fault = failed(policy, test);
             findings.error(test.place, fault);
         }
     }
@@ -94,40 +100,38 @@ impl<'a> Expected<'a> {
         }
     }
 
-    fn is(&self, explanation: &Explanation) -> bool {
-        let decision = explanation.decision();
+    fn is(&self, decision: &Decision) -> bool {
         self.action == decision.action() && (self.zone.is_none() || self.zone == decision.zone())
     }
 }
 
-fn failed(policy: &Policy, expected: &Expected<'_>, explanation: &Explanation) -> Fault {
+fn failed(policy: &Policy, test: &Expectation<'_>) -> Fault {
+    let explanation = policy.explain(&test.destination, &test.application);
     let decision = explanation.decision();
-    let got = match decision.zone() {
-        Some(zone) => format!("tunnel {zone}"),
-        None => decision.action().to_owned(),
-    };
-    let expected_words = match expected.zone {
-        Some(zone) => format!("tunnel {zone}"),
-        None => expected.action.to_owned(),
-    };
     let fault = Fault::new(format!(
-        "this flow gets {got}, by {:?}, and not {expected_words}",
-        decision.rule()
+        "this flow gets {}, by {:?}, and not {}",
+        show(decision.action(), decision.zone()),
+        decision.rule(),
+        show(test.expected.action, test.expected.zone),
     ));
-    let would_do = |step: &&Step| {
-        let rules = policy.rules().iter();
-        let mut rules = rules.filter(|rule| *rule.label == *step.rule());
-        !step.matched() && rules.any(|rule| rule.action.show().starts_with(&expected_words))
+    let would_do = |(step, rule): &(&Step, &Rule)| {
+        !step.matched() && test.expected.is(&rule.decide(test.destination.clone()))
     };
-    let reasons: Vec<String> = explanation
-        .steps()
-        .iter()
+    let steps = explanation.steps().iter().zip(policy.rules());
+    let reasons: Vec<String> = steps
         .filter(would_do)
         .take(MOST_REASONS)
-        .map(|step| format!("{:?}: {}", step.rule(), step.because()))
+        .map(|(step, _)| format!("{:?}: {}", step.rule(), step.because()))
         .collect();
     match reasons.as_slice() {
         [] => fault.hint("no rule before that one does what is expected"),
         reasons => fault.hint(reasons.join("; ")),
+    }
+}
+
+fn show(action: &str, zone: Option<&str>) -> String {
+    match zone {
+        Some(zone) => format!("{action} {zone}"),
+        None => action.to_owned(),
     }
 }

@@ -107,7 +107,7 @@ impl Explanation {
 }
 
 /// The one sentence about a rule.
-pub(crate) fn because(
+fn because(
     rule: &Rule,
     mismatch: Option<Mismatch>,
     destination: &Destination,
@@ -131,7 +131,7 @@ pub(crate) fn because(
             format!("{host} is not in its `to` ({shown})")
         }
         Some(Mismatch::Port) => {
-            let ports = port::show(&rule.ports);
+            let ports = list(port::show(&rule.ports));
             format!("port {} is not in its `ports` ({ports})", destination.port)
         }
         Some(Mismatch::Application) => {

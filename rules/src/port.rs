@@ -51,15 +51,14 @@ pub(crate) fn single(text: &str) -> Result<u16, Fault> {
 }
 
 /// Ports as an administrator would write them.
-pub(crate) fn show(ports: &PortSet) -> String {
-    let ranges = ports.ranges().iter().map(|&(low, high)| {
+pub(crate) fn show(ports: &PortSet) -> impl ExactSizeIterator<Item = String> {
+    ports.ranges().iter().map(|&(low, high)| {
         if low == high {
             low.to_string()
         } else {
             format!("{low}-{high}")
         }
-    });
-    ranges.collect::<Vec<_>>().join(", ")
+    })
 }
 
 #[cfg(test)]

@@ -168,12 +168,12 @@ impl Rule {
 }
 
 impl Action {
-    /// As in a test of the rule file: `tunnel ZONE`, `pass`, `block`.
-    pub(crate) fn show(&self) -> String {
+    /// As in the rule file.
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
-            Self::Tunnel { zone, .. } => format!("tunnel {zone}"),
-            Self::Pass => "pass".to_owned(),
-            Self::Block => "block".to_owned(),
+            Self::Tunnel { .. } => "tunnel",
+            Self::Pass => "pass",
+            Self::Block => "block",
         }
     }
 }
