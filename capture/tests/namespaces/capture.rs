@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
         "release_leaves_everything_as_it_was",
         release_leaves_everything_as_it_was,
     ),
+    ("multipath_tcp_is_captured", multipath_tcp_is_captured),
 ];
 
 const USER: u32 = 1000;
@@ -176,6 +177,32 @@ fn connections_from_before_go_on() {
     program.expect("talk", "ok");
     server.expect("hear", "ok 2");
     broker.expect("accept_none 0", "ok");
+}
+
+/// Multipath TCP (mptcp, RFC 8684) makes the sockets that speak on the wire itself; they are the user's all the same.
+fn multipath_tcp_is_captured() {
+    make_zone();
+    let _helper = Helper::start(&[]);
+    let mut server = Puppet::in_zone();
+    server.expect("listen 10.9.0.2:443 [fd09::2]:443", "ok");
+    let mut broker = Puppet::broker(USER, &hand_over(&["10.0.0.0/8", "fd00::/8"], "block"));
+    let mut program = Puppet::of_user(USER);
+    for (to, listener) in [
+        ("10.9.0.2:443", "0"),
+        ("[fd09::2]:443", "1"),
+        ("10.1.2.3:443", "0"),
+    ] {
+        let from = program.expect(&format!("connect_mptcp {to}"), "ok");
+        let accepted = broker.expect(&format!("accept {listener}"), "ok");
+        assert_eq!(accepted, format!("{from} {to}"));
+        let owner = broker.ask(&format!("owner {accepted}"));
+        assert!(
+            owner.starts_with(&format!("{USER} {} ", program.pid())),
+            "{owner}"
+        );
+    }
+    server.expect("accept_none 0", "ok");
+    broker.kill();
 }
 
 fn a_claim_replaces_the_one_before() {

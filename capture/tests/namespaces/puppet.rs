@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use adit_capture::attribution::Attributor;
 use adit_capture::{Claim, Client, ClientError, Family};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::runtime::Runtime;
 
 use crate::lab::SOCKET;
@@ -78,6 +78,7 @@ impl Puppet {
                 "ok".into()
             }
             "connect" => self.connect(rest),
+            "connect_mptcp" => self.connect_mptcp(rest),
             "marked" => self.marked(rest),
             "accept" => self.accept(rest),
             "talk" => self.talk(),
@@ -128,6 +129,16 @@ impl Puppet {
     fn connect(&mut self, to: &str) -> String {
         match TcpStream::connect_timeout(&to.parse().unwrap(), CONNECT) {
             Ok(stream) => self.keep(stream),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    fn connect_mptcp(&mut self, to: &str) -> String {
+        let to: SocketAddr = to.parse().unwrap();
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::MPTCP));
+        let socket = socket.unwrap();
+        match socket.connect_timeout(&to.into(), CONNECT) {
+            Ok(()) => self.keep(socket.into()),
             Err(error) => format!("{:?}", error.kind()),
         }
     }
