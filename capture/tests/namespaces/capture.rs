@@ -74,7 +74,9 @@ fn everything_handed_over() {
     }
     // Local ones are nobody's business.
     program.expect("listen 127.0.0.1:7777", "ok");
-    program.expect("connect 127.0.0.1:7777", "ok");
+    let from = program.expect("connect 127.0.0.1:7777", "ok");
+    program.expect("accept 0", &format!("ok {from} 127.0.0.1:7777"));
+    broker.expect("accept_none 0", "ok");
 }
 
 fn pass_block_and_order() {

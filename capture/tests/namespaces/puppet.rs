@@ -289,14 +289,19 @@ fn odd(kind: &str) -> Vec<OwnedFd> {
         "other_loopback" => vec![tcp("127.0.0.2:0")],
         "any_v6" => vec![tcp("[::]:0")],
         "twice" => vec![tcp("127.0.0.1:0"), tcp("127.0.0.1:0")],
-        // A listener of another network namespace, with a port that is of no meaning here.
-        "elsewhere" => std::thread::spawn(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            crate::lab::sh("ip link set lo up");
-            vec![TcpListener::bind("127.0.0.1:0").unwrap().into()]
-        })
-        .join()
-        .unwrap(),
+        // A listener of another network namespace, where here someone else has that port.
+        "elsewhere" => {
+            let here = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = here.local_addr().unwrap().port();
+            let there = std::thread::spawn(move || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                crate::lab::sh("ip link set lo up");
+                vec![TcpListener::bind(("127.0.0.1", port)).unwrap().into()]
+            });
+            let there = there.join().unwrap();
+            std::mem::forget(here);
+            there
+        }
         other => panic!("no such descriptors: {other}"),
     }
 }
