@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::accounts;
 use crate::deadline::until;
 use crate::run::Run;
 use crate::sandbox::Sandbox;
@@ -229,16 +230,14 @@ impl Lab {
         self.outside(format!("/run/lab/log/{number:03}-{name}.{kind}"))
     }
 
+    /// Accounts, and leave for them to use sudo, that only this lab knows of.
     fn add_people(&self) -> Result<()> {
-        for (file, extra) in [
-            ("/etc/passwd", passwd_lines()),
-            ("/etc/group", group_lines()),
-        ] {
-            let own = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
-            let ours = format!("/run/lab/{}", file.trim_start_matches("/etc/"));
-            fs::write(self.outside(&ours), format!("{}\n{extra}", own.trim_end()))?;
-            fs::set_permissions(self.outside(&ours), fs::Permissions::from_mode(0o644))?;
-            self.script(&format!("mount --bind {ours} {file}"))?;
+        self.overlay("/etc/passwd", 0o644, accounts::passwd)?;
+        self.overlay("/etc/group", 0o644, accounts::group)?;
+        self.overlay("/etc/shadow", 0o600, accounts::shadow)?;
+        self.overlay("/etc/hosts", 0o644, |_| accounts::HOSTS.to_owned())?;
+        if Path::new("/etc/sudoers").exists() {
+            self.overlay("/etc/sudoers", 0o440, |_| accounts::SUDOERS.to_owned())?;
         }
         self.make_dir(User::Root, "/run/lab/home")?;
         self.make_dir(User::Root, "/run/lab/log")?;
@@ -246,6 +245,15 @@ impl Lab {
             self.make_dir(user, user.home())?;
         }
         Ok(())
+    }
+
+    /// Lays a changed copy over one of the machine's files, in this lab alone.
+    fn overlay(&self, file: &str, mode: u32, change: impl Fn(&str) -> String) -> Result<()> {
+        let own = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
+        let ours = format!("/run/lab/{}", file.trim_start_matches("/etc/"));
+        fs::write(self.outside(&ours), change(&own))?;
+        fs::set_permissions(self.outside(&ours), fs::Permissions::from_mode(mode))?;
+        self.script(&format!("mount --bind {ours} {file}"))
     }
 
     /// The built binaries, where every user can run them however closed the directories above them are.
@@ -322,19 +330,4 @@ fn built_binaries() -> Result<PathBuf> {
     Ok(directory
         .context("this program has no directory")?
         .to_owned())
-}
-
-fn passwd_lines() -> String {
-    let line = |user: User| {
-        let (name, id, home) = (user.name(), user.uid(), user.home());
-        format!("{name}:x:{id}:{id}:lab:{home}:/bin/bash\n")
-    };
-    User::ADDED.into_iter().map(line).collect()
-}
-
-fn group_lines() -> String {
-    User::ADDED
-        .into_iter()
-        .map(|user| format!("{}:x:{}:\n", user.name(), user.uid()))
-        .collect()
 }

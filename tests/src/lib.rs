@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accounts;
 pub mod actor;
 mod adit;
 mod content;

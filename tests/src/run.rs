@@ -143,6 +143,9 @@ impl<'a> Run<'a> {
         command.arg(format!("USER={}", self.user.name()));
         command.arg(format!("LOGNAME={}", self.user.name()));
         command.arg(format!("PATH={PATH}")).arg("LANG=C.UTF-8");
+        if let Some(terminal) = std::env::var_os("TERM").filter(|_| self.terminal) {
+            command.arg(format!("TERM={}", terminal.display()));
+        }
         command.args(
             self.environment
                 .iter()

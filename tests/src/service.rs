@@ -22,6 +22,17 @@ pub const REPOSITORY: &str = "/run/lab/home/adit-alice/zone.git";
 
 const START: Duration = Duration::from_secs(20);
 
+/// All servers below.
+///
+/// # Errors
+/// When one is not ready in time.
+pub fn all(lab: &Lab) -> Result<Vec<Process>> {
+    [web, postgresql, redis, git_daemon, sshd, rsync]
+        .into_iter()
+        .map(|start| start(lab))
+        .collect()
+}
+
 /// nginx: HTTP at port 80 and 8080, HTTPS at 443. `/whoami` tells the client's address as nginx sees it.
 ///
 /// # Errors

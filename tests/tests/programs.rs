@@ -16,14 +16,7 @@ fn lab() -> Result<&'static Lab> {
     static ZONE: Shared<Zone> = Shared::new();
     let zone = ZONE.get(|| {
         let lab = Lab::new()?;
-        let servers = vec![
-            service::web(&lab)?,
-            service::postgresql(&lab)?,
-            service::redis(&lab)?,
-            service::git_daemon(&lab)?,
-            service::sshd(&lab)?,
-            service::rsync(&lab)?,
-        ];
+        let servers = service::all(&lab)?;
         let adit = RunningAdit::start(&lab)?;
         Ok(Zone {
             lab,
