@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::accounts;
 use crate::deadline::until;
+use crate::requirements;
 use crate::run::Run;
 use crate::sandbox::Sandbox;
 use crate::users::User;
@@ -105,6 +106,7 @@ impl Lab {
     /// # Errors
     /// See [`Lab::new`].
     pub fn with(routing: Routing) -> Result<Lab> {
+        requirements::check(&built_binaries()?)?;
         let lab = Lab {
             sandbox: Sandbox::start()?,
             logs: AtomicU32::new(0),

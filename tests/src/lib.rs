@@ -14,6 +14,7 @@ mod deadline;
 mod lab;
 pub mod load;
 mod process;
+mod requirements;
 mod run;
 mod sandbox;
 pub mod script;

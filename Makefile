@@ -1,0 +1,79 @@
+# Everything that a person does with this repository. `make` alone says what there is.
+
+PREFIX ?= /usr/local
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+UNITDIR = $(DESTDIR)/etc/systemd/system
+SYSUSERSDIR = $(DESTDIR)/etc/sysusers.d
+
+PROGRAMS = adit adit-capture adit-server
+UNITS = adit-capture.service adit-capture.socket adit-server.service
+
+# The lab makes network namespaces, which needs root; building does not.
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo -E)
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+ifneq ($(SUDO),)
+export CARGO_TARGET_$(HOST)_RUNNER = $(SUDO)
+endif
+# An error tells what failed; where it was made is no news.
+export RUST_LIB_BACKTRACE ?= 0
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z][a-z0-9]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: programs ## What Adit does, shown by running it: three hosts, real programs, under a minute
+	@$(SUDO) target/debug/adit-demo
+
+.PHONY: lab
+lab: programs ## The demo's three hosts with a shell in the client, for trying by hand
+	@$(SUDO) target/debug/adit-lab
+
+.PHONY: test
+test: ## Everything that must hold before a change goes in; .ci/run is the same
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@sh tests/advisories.sh
+	$(MAKE) --no-print-directory programs
+	cargo test --workspace --locked
+
+.PHONY: e2e
+e2e: programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
+	cargo test -p adit-tests --locked $(if $(TEST),--test $(TEST))
+
+.PHONY: bench
+bench: ## Adit beside redsocks + ssh -D and sshuttle, in one run (installs them when missing)
+	@sh tests/packages.sh bench
+	cargo build --release --locked --workspace --bins
+	$(SUDO) target/release/adit-bench $(BENCH)
+
+.PHONY: build
+build: ## target/release/{adit,adit-capture,adit-server}
+	cargo build --release --locked -p adit-broker -p adit-capture -p adit-server --bins
+
+# Optimized where it counts (see Cargo.toml), and shared by the demo, the lab and the tests.
+.PHONY: programs
+programs:
+	@cargo build --quiet --locked --workspace --bins
+
+.PHONY: deps
+deps: ## Installs the Debian packages that building, the lab and the tests need, as far as they are missing
+	@sh tests/packages.sh
+
+.PHONY: install
+install: ## Installs what `make build` made, and the systemd units: DESTDIR=, PREFIX=/usr/local
+	install -d $(BINDIR) $(UNITDIR) $(SYSUSERSDIR)
+	install -m 755 $(PROGRAMS:%=target/release/%) $(BINDIR)
+	for unit in $(UNITS); do \
+		sed 's|/usr/bin/adit|$(PREFIX)/bin/adit|' packaging/$$unit >$(UNITDIR)/$$unit || exit; \
+	done
+	install -m 644 packaging/sysusers-adit.conf $(SYSUSERSDIR)/adit.conf
+
+.PHONY: uninstall
+uninstall: ## Removes what `make install` installed
+	rm -f $(PROGRAMS:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/adit.conf
+
+.PHONY: clean
+clean: ## Removes what was built
+	cargo clean

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Installs the Debian packages that are missing: for building, the lab and the tests; with `bench` for the
+# bench's peers. Says nothing when all are there.
+set -eu
+
+wanted='gcc libc6-dev make git ca-certificates
+    nftables iproute2 procps util-linux sudo tcpdump
+    curl openssl nginx postgresql redis-server redis-tools
+    openssh-client openssh-server rsync'
+[ "${1-}" = bench ] && wanted='redsocks sshuttle iptables'
+
+missing=
+for package in $wanted; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=
+    [ "$status" = installed ] || missing="$missing $package"
+done
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust 1.90 or newer, for example from https://rustup.rs" >&2
+    [ -n "$missing" ] || exit 1
+fi
+[ -n "$missing" ] || exit 0
+
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
+echo "installing$missing"
+
+# The lab starts servers of its own; those of the packages shall not start beside them.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee $policy >/dev/null
+    $sudo chmod 755 $policy
+    trap '$sudo rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get -qq update
+# shellcheck disable=SC2086
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $missing
+command -v cargo >/dev/null
