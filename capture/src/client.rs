@@ -15,6 +15,8 @@ use crate::wire::{DecodeError, ErrorCode, MAX_OTHER, Reply, Request, VERSION};
 
 /// How long the helper may take for one request.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// The same for changes of the kernel's rules: nft takes seconds for tens of thousands of networks, and users take turns.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 /// Requests that wait for their turn; the next one waits for a place.
 const QUEUE: usize = 64;
 
@@ -52,7 +54,7 @@ pub enum ClientError {
     #[error("the capture helper answered out of turn")]
     OutOfTurn,
     /// It did not answer in time. The session is over.
-    #[error("the capture helper did not answer within {} s", ANSWER_DEADLINE.as_secs())]
+    #[error("the capture helper did not answer in time")]
     TimedOut,
     /// The session is over.
     #[error("the capture helper is gone")]
@@ -239,7 +241,11 @@ async fn exchange(
         frames.write(&body, descriptors).await?;
         frames.read(MAX_OTHER).await?.ok_or(ClientError::Gone)
     };
-    let frame = timeout(ANSWER_DEADLINE, both)
+    let deadline = match request {
+        Request::Claim { .. } | Request::Release => CHANGE_DEADLINE,
+        Request::Hello { .. } | Request::MarkedSocket { .. } => ANSWER_DEADLINE,
+    };
+    let frame = timeout(deadline, both)
         .await
         .map_err(|_late| ClientError::TimedOut)??;
     Ok((Reply::decode(&frame.body)?, frame.descriptors))

@@ -20,6 +20,9 @@ use helper::keeper::Keeper;
 use helper::table::Table;
 use helper::{desk, log, privilege, serve};
 
+/// For the long work on large claims; a further one waits its turn.
+const BACKGROUND_THREADS: usize = 4;
+
 /// Hands the connections of users over to their brokers.
 ///
 /// Runs as root and keeps CAP_NET_ADMIN alone. Brokers connect to its socket; each can claim for its own user only. What it
@@ -84,6 +87,7 @@ fn start(options: &Options, allowed: Allowed) -> anyhow::Result<()> {
     privilege::drop_all_but_needed()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BACKGROUND_THREADS)
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {

@@ -137,7 +137,7 @@ impl Office {
         let result = match what {
             What::Claim(connection, claim, listeners) => {
                 self.keeper
-                    .claim((session, connection), uid, &claim, listeners)
+                    .claim((session, connection), uid, claim, listeners)
                     .await
             }
             What::Release => self.keeper.release(session, uid).await,

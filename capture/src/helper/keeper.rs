@@ -8,6 +8,7 @@ use adit_capture::wire::ErrorCode;
 use adit_capture::{Claim, ClaimError, OnBrokerGone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::background::off_the_loop;
 use super::fallback::{Fallback, FallbackError, Routes};
 use super::listener::{ListenerError, Listeners};
 use super::program::{FAMILIES, Live, Ports, Program, handed_over};
@@ -39,6 +40,8 @@ pub(crate) enum Refusal {
     Table(#[from] TableError),
     #[error("routes: {0}")]
     Fallback(#[from] FallbackError),
+    #[error("a thread of the helper: {0}")]
+    Thread(#[from] tokio::task::JoinError),
     #[error("the helper is stopping")]
     Stopping,
 }
@@ -53,6 +56,7 @@ impl Refusal {
             | Refusal::Mark(_)
             | Refusal::Table(_)
             | Refusal::Fallback(_)
+            | Refusal::Thread(_)
             | Refusal::Stopping => ErrorCode::Kernel,
         }
     }
@@ -117,7 +121,7 @@ impl Keeper {
         &mut self,
         (session, connection): (SessionId, Connection),
         uid: u32,
-        claim: &Claim,
+        claim: Box<Claim>,
         listeners: Listeners,
     ) -> Result<(), Refusal> {
         self.check_holder(session, uid)?;
@@ -125,21 +129,18 @@ impl Keeper {
         self.check_ports(uid, listeners.ports)?;
         listeners.mark().map_err(Refusal::Mark)?;
         let before = self.table.user(uid).cloned();
-        self.table
-            .put(uid, Program::of_claim(claim, listeners.ports))
-            .await?;
-        if let Err(error) = self
-            .fallback
-            .put(uid, &routes(claim, listeners.ports))
-            .await
-        {
+        let (steps, ports) = (claim.steps.len(), listeners.ports);
+        let compile = move || (Program::of_claim(&claim, ports), routes(&claim, ports));
+        let (program, routes) = off_the_loop(compile).await?;
+        self.table.put(uid, program).await?;
+        if let Err(error) = self.fallback.put(uid, &routes).await {
             match before {
                 Some(before) => self.table.put(uid, before).await?,
                 None => self.table.remove(uid).await?,
             }
             return Err(error.into());
         }
-        tracing::info!(uid, ports = ?listeners.ports, steps = claim.steps.len(), "claimed");
+        tracing::info!(uid, ?ports, steps, "claimed");
         self.holders.insert(
             uid,
             Holder {

@@ -1,6 +1,7 @@
 //! The privileged part. No Secure Shell, no rule file, no name resolution: claims in, kernel rules out.
 
 pub(crate) mod account;
+pub(crate) mod background;
 pub(crate) mod command;
 pub(crate) mod desk;
 pub(crate) mod door;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use adit_capture::{Claim, Family, OnBrokerGone, Step, Verdict};
 
-use super::ranges::Ranges;
+use super::ranges::{Growing, Ranges};
 
 /// Everything of one user in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,16 +95,16 @@ impl Program {
 
 /// The addresses of which some port is handed over: those a program must be able to start a connection to.
 pub(crate) fn handed_over(claim: &Claim, family: Family) -> Ranges {
-    let (mut handed, mut decided) = (Ranges::default(), Ranges::default());
-    for (step, to, ports) in parts(claim, family) {
-        if step == Verdict::HandOver {
-            handed = handed.union(&to.minus(&decided));
+    let (mut handed, mut decided) = (Vec::new(), Growing::default());
+    for (verdict, to, ports) in parts(claim, family) {
+        if verdict == Verdict::HandOver {
+            handed.extend(to.iter().flat_map(|range| decided.missing(range)));
         }
         if ports == Ranges::all_ports() {
-            decided = decided.union(&to);
+            to.iter().for_each(|range| decided.add(range));
         }
     }
-    handed
+    Ranges::new(handed)
 }
 
 fn rules(claim: &Claim, action: impl Fn(Verdict, Family) -> Action) -> Vec<Rule> {

@@ -1,5 +1,6 @@
 //! Sets of numbers as sorted, disjoint, not even adjacent ranges: addresses and ports in the one form that can be compared.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -61,38 +62,6 @@ impl Ranges {
         self.0.iter().copied()
     }
 
-    pub(crate) fn union(&self, other: &Ranges) -> Ranges {
-        Ranges::new(self.iter().chain(other.iter()))
-    }
-
-    pub(crate) fn minus(&self, other: &Ranges) -> Ranges {
-        let mut left = Vec::new();
-        let mut holes = other.0.iter().peekable();
-        for (mut low, high) in self.iter() {
-            let mut spent = false;
-            while let Some(&&(hole_low, hole_high)) = holes.peek() {
-                if hole_low > high {
-                    break;
-                }
-                if hole_high >= low {
-                    if hole_low > low {
-                        left.push((low, hole_low - 1));
-                    }
-                    if hole_high >= high {
-                        spent = true;
-                        break;
-                    }
-                    low = hole_high + 1;
-                }
-                holes.next();
-            }
-            if !spent {
-                left.push((low, high));
-            }
-        }
-        Ranges(left)
-    }
-
     /// The fewest networks that are exactly these addresses.
     pub(crate) fn networks(&self, family: Family) -> Vec<IpNet> {
         let bits: u32 = match family {
@@ -115,6 +84,52 @@ impl Ranges {
             }
         }
         networks
+    }
+}
+
+/// A set of numbers that grows: each addition costs what it adds, not what is there.
+#[derive(Debug, Default)]
+pub(crate) struct Growing {
+    /// Low → high; disjoint.
+    ranges: BTreeMap<u128, u128>,
+}
+
+impl Growing {
+    pub(crate) fn add(&mut self, (mut low, mut high): (u128, u128)) {
+        let touching: Vec<(u128, u128)> = self.touching(low, high).collect();
+        for (other_low, other_high) in touching {
+            self.ranges.remove(&other_low);
+            low = low.min(other_low);
+            high = high.max(other_high);
+        }
+        self.ranges.insert(low, high);
+    }
+
+    /// The parts of a range that are not in the set.
+    pub(crate) fn missing(&self, (mut low, high): (u128, u128)) -> Vec<(u128, u128)> {
+        let mut missing = Vec::new();
+        let mut inside: Vec<(u128, u128)> = self.touching(low, high).collect();
+        inside.reverse();
+        for (taken_low, taken_high) in inside {
+            if taken_low > low {
+                missing.push((low, taken_low - 1));
+            }
+            match taken_high.checked_add(1) {
+                Some(next) if next <= high => low = next,
+                Some(_) | None => return missing,
+            }
+        }
+        missing.push((low, high));
+        missing
+    }
+
+    /// The ranges that have a number with this one in common, the highest first.
+    fn touching(&self, low: u128, high: u128) -> impl Iterator<Item = (u128, u128)> {
+        self.ranges
+            .range(..=high)
+            .rev()
+            .map(|(low, high)| (*low, *high))
+            .take_while(move |(_, other_high)| *other_high >= low)
     }
 }
 
@@ -164,11 +179,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn set_algebra_agrees_with_membership(a in ranges(), b in ranges()) {
-            let (union, minus) = (a.union(&b), a.minus(&b));
+        fn what_is_missing_agrees_with_membership(
+            added in prop::collection::vec((0_u128..200, 0_u128..40), 0..8),
+            low in 0_u128..200,
+            length in 0_u128..60,
+        ) {
+            let mut growing = Growing::default();
+            let ranges: Vec<_> = added.iter().map(|(low, length)| (*low, low + length)).collect();
+            ranges.iter().for_each(|range| growing.add(*range));
+            let missing = Ranges::new(growing.missing((low, low + length)));
+            let set = Ranges::new(ranges);
             for number in 0..260 {
-                prop_assert_eq!(has(&union, number), has(&a, number) || has(&b, number));
-                prop_assert_eq!(has(&minus, number), has(&a, number) && !has(&b, number));
+                let asked = (low..=low + length).contains(&number);
+                prop_assert_eq!(has(&missing, number), asked && !has(&set, number));
             }
         }
 

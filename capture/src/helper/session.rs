@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::account::Allowed;
+use super::background::off_the_loop;
 use super::desk::Desk;
 use super::keeper::{Refusal, SessionId};
 use super::listener::Listeners;
@@ -28,6 +29,8 @@ enum SessionError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    #[error("a thread of the helper: {0}")]
+    Thread(#[from] tokio::task::JoinError),
     #[error("no hello within {} s", HELLO_DEADLINE.as_secs())]
     Silent,
     #[error("a {kind:?} is not legal now ({state:?})")]
@@ -44,6 +47,7 @@ impl SessionError {
             SessionError::Version(_) => ErrorCode::Version,
             SessionError::Frame(_)
             | SessionError::Decode(_)
+            | SessionError::Thread(_)
             | SessionError::Silent
             | SessionError::NotNow { .. }
             | SessionError::Descriptors { .. } => ErrorCode::Protocol,
@@ -97,7 +101,10 @@ impl Session {
     async fn serve(&mut self) -> Result<(), SessionError> {
         while let Some(frame) = self.next().await? {
             let Frame { body, descriptors } = frame;
-            let request = Request::decode(&body)?;
+            let request = match body.len() {
+                0..=MAX_OTHER => Request::decode(&body)?,
+                _ => off_the_loop(move || Request::decode(&body)).await??,
+            };
             let kind = Kind::of(&request);
             if !self.state.permits(kind) {
                 return Err(SessionError::NotNow {
@@ -111,7 +118,6 @@ impl Session {
                     count: descriptors.len(),
                 });
             }
-            drop(body);
             let (reply, socket) = self.answer(request, descriptors).await?;
             self.reply(reply, socket).await?;
         }

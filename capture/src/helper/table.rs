@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::background::off_the_loop;
 use super::command::{CommandError, Tool};
 use super::program::{Live, Program};
 use super::readback::{self, ReadError};
@@ -14,6 +15,8 @@ pub(crate) enum TableError {
     Command(#[from] CommandError),
     #[error("cannot read the table back: {0}")]
     Read(#[from] ReadError),
+    #[error("a thread of the helper: {0}")]
+    Thread(#[from] tokio::task::JoinError),
     #[error("the kernel has something else than was meant; the change was undone")]
     Mismatch,
 }
@@ -36,7 +39,9 @@ impl Table {
                 nft.run(&["-f", "-"], &render::remove_table()).await?;
                 None
             }
-            Err(error @ (TableError::Command(_) | TableError::Mismatch)) => return Err(error),
+            Err(
+                error @ (TableError::Command(_) | TableError::Thread(_) | TableError::Mismatch),
+            ) => return Err(error),
         };
         Ok(Table { nft, users })
     }
@@ -54,11 +59,18 @@ impl Table {
 
     /// Gives a user this program.
     pub(crate) async fn put(&mut self, uid: u32, program: Program) -> Result<(), TableError> {
-        let mut text = match self.users {
-            Some(_) => String::new(),
-            None => render::skeleton(),
-        };
-        text.push_str(&render::replace(uid, self.user(uid), &program));
+        let (before, after) = (self.user(uid).cloned(), program.clone());
+        let skeleton = self.users.is_none();
+        let text = off_the_loop(move || {
+            let mut text = if skeleton {
+                render::skeleton()
+            } else {
+                String::new()
+            };
+            text.push_str(&render::replace(uid, before.as_ref(), &after));
+            text
+        })
+        .await?;
         let mut wanted = self.users.clone().unwrap_or_default();
         wanted.insert(uid, program);
         self.change(uid, &text, Some(wanted)).await
@@ -142,5 +154,7 @@ async fn read(nft: &Tool) -> Result<Option<BTreeMap<u32, Program>>, TableError> 
     let listing = nft
         .run(&["-j", "list", "table", "inet", "adit"], "")
         .await?;
-    Ok(Some(readback::programs(&listing)?))
+    Ok(Some(
+        off_the_loop(move || readback::programs(&listing)).await??,
+    ))
 }

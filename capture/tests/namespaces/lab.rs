@@ -194,6 +194,11 @@ impl Puppet {
             .expect("an answer of the puppet")
     }
 
+    /// An answer that is already there.
+    pub(crate) fn try_answer(&mut self) -> Option<String> {
+        self.answers.try_recv().ok()
+    }
+
     pub(crate) fn ask(&mut self, order: &str) -> String {
         self.tell(order);
         self.answer()
