@@ -368,8 +368,9 @@ async fn serve_channel(
         let (read, write) = adit_link::ssh::split(channel);
         let write = write.paced_by(place.backlog.clone());
         match link_session::serve(&gateway, &who, read, write).await {
-            Ok(end) => tracing::info!(user, from, %end, "link ended"),
-            Err(error) => tracing::warn!(user, from, %error, "no link"),
+            // As text, which is escaped: both can hold words of the peer's.
+            Ok(end) => tracing::info!(user, from, end = end.to_string(), "link ended"),
+            Err(error) => tracing::warn!(user, from, error = error.to_string(), "no link"),
         }
     }
     // Fails when the connection is gone, and with it the channel.

@@ -142,7 +142,9 @@ impl Server {
         let server = self.clone();
         tokio::spawn(async move {
             if let Err(error) = server.converse(socket, peer).await {
-                tracing::info!(%peer, %error, "connection ended");
+                // As text, which is escaped: it can hold words of the peer's.
+                let error = error.to_string();
+                tracing::info!(%peer, error, "connection ended");
             }
             drop(alive);
         });

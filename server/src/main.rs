@@ -218,7 +218,7 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
             stopper.stop();
         });
         let end = stdio::serve(&gateway, who).await.context("no link")?;
-        tracing::info!(%end, "link ended");
+        tracing::info!(end = end.to_string(), "link ended");
         Ok(())
     })
 }

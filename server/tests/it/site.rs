@@ -88,6 +88,13 @@ impl Site {
         Running::of(command)
     }
 
+    /// The same with a log for people, each line of which is then a JSON string.
+    pub(crate) fn start_with_text_log(&self, policy: &str) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
+        command.arg("--config").arg(self.config(policy, ""));
+        Running::of(command)
+    }
+
     /// The program with the names of [`HOSTS`] and no others, in a mount namespace of its own.
     pub(crate) fn with_names(&self, program: &Path) -> Command {
         let mut command = Command::new("unshare");
@@ -151,22 +158,25 @@ pub(crate) struct Running {
 
 impl Running {
     fn of(mut command: Command) -> Self {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the gateway starts");
+        let child = command.stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the gateway starts");
         let log = Log::follow(child.stderr.take().expect("stderr"));
-        let listening = log.wait(|line| line["message"] == "listening");
-        let address = listening["address"]
-            .as_str()
-            .expect("address")
-            .parse()
-            .expect("address");
-        Self {
+        // Killed when dropped from here on, also when what follows fails.
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut running = Self {
             child,
             address,
             log,
-        }
+        };
+        let is_said =
+            |line: &Value| line["message"] == "listening" || text(line).contains("listening");
+        let said = running.wait_log(is_said);
+        let address = said["address"].as_str();
+        let address = address.or_else(|| text(&said).split("address=").nth(1));
+        running.address = address
+            .and_then(|at| at.trim().parse().ok())
+            .expect("address");
+        running
     }
 
     pub(crate) fn wait_log(&self, fits: impl Fn(&Value) -> bool) -> Value {
@@ -196,6 +206,10 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn text(line: &Value) -> &str {
+    line.as_str().unwrap_or_default()
 }
 
 /// Waits for a child, at most [`PATIENCE`].

@@ -2,6 +2,7 @@
 //! before it.
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::destinations::{closed_port, echo};
 use crate::flows::{begin, flow, refusal};
-use crate::site::{Site, wait};
+use crate::site::{PATIENCE, Site, output, wait};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_adit-server");
 
@@ -35,7 +36,7 @@ async fn link_of(mut command: Command) -> (Link, tokio::process::Child) {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
@@ -62,7 +63,7 @@ async fn pipes_carry_a_link_and_only_what_is_allowed() {
         RefusalReason::Denied
     );
     link.close();
-    let status = tokio::time::timeout(crate::site::PATIENCE, child.wait())
+    let status = tokio::time::timeout(PATIENCE, child.wait())
         .await
         .expect("in time")
         .expect("wait");
@@ -97,6 +98,56 @@ async fn a_file_gives_the_policy_of_the_processs_own_user() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_goes_to_the_journal_and_not_to_the_client() {
+    let site = Site::new();
+    let at = echo().await;
+    std::fs::create_dir_all(site.path("run/systemd/journal")).expect("directory");
+    let journal = UnixDatagram::bind(site.path("run/systemd/journal/socket")).expect("journal");
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    let script = "mount --bind \"$1\" /run && shift && exec \"$@\"";
+    command
+        .args(["--mount", "sh", "-ec", script, "sh"])
+        .arg(site.path("run"));
+    command.args([
+        SERVER,
+        "--stdio",
+        "--allow",
+        &format!("127.0.0.1:{}", at.port()),
+    ]);
+    let (link, child) = link_of(command).await;
+    check_flow(&link, at).await;
+    link.close();
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("in time");
+    assert_eq!(String::from_utf8_lossy(&output.expect("output").stderr), "");
+
+    journal.set_nonblocking(true).expect("nonblocking");
+    let mut entries = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    while let Ok(length) = journal.recv(&mut buffer) {
+        entries.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    let of = |event: &str| {
+        entries
+            .iter()
+            .find(|entry| entry.contains(&format!("{event}\n")))
+    };
+    let open = of("open").unwrap_or_else(|| panic!("no open in {entries:#?}"));
+    assert!(
+        open.contains("F_ASKED") && open.contains(&at.to_string()),
+        "{open}"
+    );
+    assert!(
+        of("end").is_some_and(|end| end.contains("300000\nF_RECEIVED")),
+        "{entries:#?}"
+    );
+}
+
 /// A stock sshd on loopback; killed when dropped.
 struct Sshd {
     child: Child,
@@ -104,13 +155,13 @@ struct Sshd {
 }
 
 impl Sshd {
-    fn start(site: &Site, subsystem: &str) -> Self {
+    fn start(site: &Site, subsystem: &str, extra: &str) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = free.local_addr().expect("address");
         drop(free);
         let config = site.write("sshd_config", &format!(
             "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin prohibit-password\nSubsystem adit-link {subsystem}\n",
+             PermitRootLogin prohibit-password\nSubsystem adit-link {subsystem}\n{extra}\n",
             address.port(), site.path("host").display(), site.path("keys/alice").display()));
         let mut command = if nix::unistd::geteuid().is_root() {
             // Started by root, sshd wants a directory that only a booted system has.
@@ -158,7 +209,7 @@ async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
     let site = Site::new();
     let at = echo().await;
     let allow = format!("{SERVER} --stdio --allow 127.0.0.1:{}", at.port());
-    let sshd = Sshd::start(&site, &allow);
+    let sshd = Sshd::start(&site, &allow, "");
     for arguments in [vec!["-s", "adit-link"], vec![allow.as_str()]] {
         let mut ssh = site.ssh(sshd.address, &own_name(), "alice");
         ssh.args(&arguments);
@@ -171,4 +222,24 @@ async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
         );
     }
     assert!(Path::new(SERVER).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_command_is_all_there_is_whatever_is_asked_for() {
+    let site = Site::new();
+    let at = echo().await;
+    let allow = format!("{SERVER} --stdio --allow 127.0.0.1:{}", at.port());
+    let extra = format!("ForceCommand {allow}\nDisableForwarding yes\nPermitTTY no");
+    let sshd = Sshd::start(&site, &allow, &extra);
+    for arguments in [["-s", "adit-link"], ["--", "id"]] {
+        let mut ssh = site.ssh(sshd.address, &own_name(), "alice");
+        ssh.args(arguments);
+        let (link, _ssh) = link_of(ssh).await;
+        check_flow(&link, at).await;
+    }
+    let mut forward = site.ssh(sshd.address, &own_name(), "alice");
+    forward.args(["-W", &at.to_string()]);
+    let output = output(forward);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("administratively prohibited"), "{said}");
 }
