@@ -18,7 +18,7 @@ use helper::fallback::Fallback;
 use helper::instance::Instance;
 use helper::keeper::Keeper;
 use helper::table::Table;
-use helper::{desk, log, privilege, serve};
+use helper::{desk, log, privilege, serve, watch};
 
 /// For the long work on large claims; a further one waits its turn.
 const BACKGROUND_THREADS: usize = 4;
@@ -106,8 +106,9 @@ async fn work(
     keeper: Keeper,
     allowed: Allowed,
 ) -> anyhow::Result<()> {
+    let deleted = watch::start().context("cannot hear of deleted tables")?;
     let grace = Duration::from_secs(options.grace.into());
-    let (desk, office, users) = desk::open(keeper, grace);
+    let (desk, office, users) = desk::open(keeper, deleted, grace);
     let sessions = serve::Sessions::new();
     let listener = door.listener().context("cannot accept brokers")?;
     let accepting = tokio::spawn(serve::accept(listener, desk, allowed, sessions.clone()));

@@ -81,11 +81,18 @@ pub(crate) struct Office {
     questions: mpsc::Receiver<Question>,
     users: watch::Sender<usize>,
     grace_ends: Option<Instant>,
+    deleted: mpsc::Receiver<()>,
 }
 
 /// Opens the desk. `grace`: how long users whose rules were found may stay as they are without a broker. The last value counts
 /// the users that have rules in the kernel.
-pub(crate) fn open(keeper: Keeper, grace: Duration) -> (Desk, Office, watch::Receiver<usize>) {
+///
+/// `deleted`: news of deleted tables, see [`super::watch`].
+pub(crate) fn open(
+    keeper: Keeper,
+    deleted: mpsc::Receiver<()>,
+    grace: Duration,
+) -> (Desk, Office, watch::Receiver<usize>) {
     let (sender, questions) = mpsc::channel(QUEUE);
     let (users, count) = watch::channel(keeper.users());
     let grace_ends = (keeper.users() > 0).then(|| Instant::now() + grace);
@@ -94,6 +101,7 @@ pub(crate) fn open(keeper: Keeper, grace: Duration) -> (Desk, Office, watch::Rec
         questions,
         users,
         grace_ends,
+        deleted,
     };
     (Desk { questions: sender }, office, count)
 }
@@ -116,6 +124,7 @@ impl Office {
                     self.grace_ends = None;
                     self.keeper.grace_over().await;
                 }
+                Some(()) = self.deleted.recv() => self.keeper.table_deleted().await,
                 question = self.questions.recv() => match question {
                     Some(question) => self.answer(question).await,
                     None => break,

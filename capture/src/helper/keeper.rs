@@ -184,6 +184,17 @@ impl Keeper {
         }
     }
 
+    /// Some table was deleted. If it was ours, it is there again soon.
+    pub(crate) async fn table_deleted(&mut self) {
+        match self.table.repair().await {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("someone deleted or changed our table; it is written anew"),
+            Err(error) => {
+                tracing::error!(%error, "someone deleted our table; cannot write it anew")
+            }
+        }
+    }
+
     /// The helper stops: what must not leak stays, refused; everything else goes.
     pub(crate) async fn stop(&mut self) {
         let users: Vec<u32> = self.table.users().map(|(uid, _)| uid).collect();

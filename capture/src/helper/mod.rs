@@ -19,6 +19,7 @@ pub(crate) mod render;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod table;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod program_tests;

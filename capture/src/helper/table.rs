@@ -17,7 +17,7 @@ pub(crate) enum TableError {
     Read(#[from] ReadError),
     #[error("a thread of the helper: {0}")]
     Thread(#[from] tokio::task::JoinError),
-    #[error("the kernel has something else than was meant; the change was undone")]
+    #[error("the kernel has something else than was meant")]
     Mismatch,
 }
 
@@ -107,6 +107,18 @@ impl Table {
         }
     }
 
+    /// Writes the table anew where it is not what it was after our last change; whether it was so.
+    pub(crate) async fn repair(&self) -> Result<bool, TableError> {
+        if matches!(read(&self.nft).await, Ok(found) if found == self.users) {
+            return Ok(false);
+        }
+        self.restore().await?;
+        match read(&self.nft).await? == self.users {
+            true => Ok(true),
+            false => Err(TableError::Mismatch),
+        }
+    }
+
     async fn remove_if_empty(&mut self, uid: u32) -> Result<(), TableError> {
         if self.users.as_ref().is_some_and(BTreeMap::is_empty) {
             self.change(uid, &render::remove_table(), None).await?;
@@ -120,19 +132,37 @@ impl Table {
         text: &str,
         wanted: Option<BTreeMap<u32, Program>>,
     ) -> Result<(), TableError> {
-        self.nft.run(&["-f", "-"], text).await?;
-        let found = read(&self.nft).await;
-        if matches!(&found, Ok(users) if *users == wanted) {
+        let Err(error) = self.attempt(text, &wanted).await else {
             self.users = wanted;
             return Ok(());
+        };
+        tracing::error!(uid, %error, "a change did not come about");
+        // A change is computed from what was there. If someone else changed that, it is worth a second try.
+        if !self.repair().await? {
+            return Err(error);
         }
-        tracing::error!(uid, found = ?found.as_ref().err(), "the kernel has something else than was meant");
-        self.restore().await?;
-        Err(found.err().unwrap_or(TableError::Mismatch))
+        if let Err(error) = self.attempt(text, &wanted).await {
+            self.repair().await?;
+            return Err(error);
+        }
+        self.users = wanted;
+        Ok(())
+    }
+
+    async fn attempt(
+        &self,
+        text: &str,
+        wanted: &Option<BTreeMap<u32, Program>>,
+    ) -> Result<(), TableError> {
+        self.nft.run(&["-f", "-"], text).await?;
+        match read(&self.nft).await? == *wanted {
+            true => Ok(()),
+            false => Err(TableError::Mismatch),
+        }
     }
 
     /// Writes the table anew as it was before the change, in one transaction.
-    async fn restore(&mut self) -> Result<(), TableError> {
+    async fn restore(&self) -> Result<(), TableError> {
         // `add` first: `delete` of a table that is not there is an error.
         let mut text = format!("add table {}\n{}", render::TABLE, render::remove_table());
         if let Some(users) = &self.users {

@@ -20,6 +20,10 @@ pub(crate) const CASES: &[Case] = &[
         everything_killed_port_hijack,
     ),
     ("a_strange_table_is_removed", a_strange_table_is_removed),
+    (
+        "a_flushed_ruleset_is_written_anew",
+        a_flushed_ruleset_is_written_anew,
+    ),
     ("until_idle", until_idle),
     ("clean", clean),
     ("one_helper", one_helper),
@@ -206,6 +210,41 @@ fn a_strange_table_is_removed() {
     helper.wait_log("it is removed");
     helper.wait_log("ready");
     assert_eq!(kernel_state(), before);
+}
+
+/// The first line of many a firewall's configuration is `flush ruleset`.
+fn a_flushed_ruleset_is_written_anew() {
+    let mut server = leaky_zone();
+    let before = kernel_state();
+    let mut helper = Helper::start(&[]);
+    let mut broker = Puppet::broker(USER, &hand_over(&ZONE, "block"));
+    Puppet::broker(OTHER, &hand_over(&ZONE, "block")).kill();
+    helper.wait_log("word is applied");
+    let rules = sorted(&kernel_state());
+    for line in ["flush ruleset", "delete table inet adit"] {
+        sh(&format!("nft {line}"));
+        helper.wait_log("written anew");
+        assert_eq!(sorted(&kernel_state()), rules);
+        Puppet::of_user(USER).expect("connect 10.9.0.2:443", "ok");
+        broker.expect("accept 0", "ok");
+        check_refused(&mut Puppet::of_user(OTHER), &mut server);
+    }
+    // What is changed in some other way is put right at our next change.
+    sh("nft flush table inet adit; nft delete chain inet adit u1000_guard || true");
+    broker.expect(&format!("claim {}", hand_over(&ZONE, "release")), "ok");
+    check_refused(&mut Puppet::of_user(OTHER), &mut server);
+    broker.expect("release", "ok");
+    let mut other = Puppet::of_user(OTHER);
+    other.expect("session", "ok");
+    other.expect("release", "ok");
+    assert_eq!(kernel_state(), before);
+}
+
+/// Chains are listed in the order in which they were made.
+fn sorted(state: &str) -> Vec<String> {
+    let mut lines: Vec<String> = state.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn until_idle() {
