@@ -280,3 +280,120 @@ impl Decoder {
         Header::parse(self.head).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::header::{Host, OpenHeader};
+
+    fn stream(frames: &[(Kind, u32, Vec<u8>)]) -> Bytes {
+        let mut out = BytesMut::new();
+        for (kind, stream, body) in frames {
+            put(&mut out, *kind, *stream, body);
+        }
+        out.freeze()
+    }
+
+    /// Decodes pieces of the given lengths; DATA is put together again.
+    fn decode(bytes: &Bytes, cuts: &[usize]) -> Result<Vec<(Kind, u32, Vec<u8>)>, FrameError> {
+        let mut decoder = Decoder::new();
+        let mut rest = bytes.clone();
+        let mut found = Vec::new();
+        let mut data = Vec::new();
+        for cut in cuts.iter().copied().chain([usize::MAX]) {
+            let mut piece = rest.split_to(cut.min(rest.len()));
+            while let Some(item) = decoder.next(&mut piece)? {
+                match item {
+                    Item::Control { kind, stream, body } => {
+                        found.push((kind, stream, body.to_vec()))
+                    }
+                    Item::Data { stream, bytes, .. } => {
+                        data.extend_from_slice(&bytes);
+                        if matches!(decoder.stage, Stage::Header) {
+                            found.push((Kind::Data, stream, std::mem::take(&mut data)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<(Kind, u32, Vec<u8>)>> {
+        let kinds = prop::sample::select(vec![
+            Kind::Open,
+            Kind::Opened,
+            Kind::Refused,
+            Kind::Data,
+            Kind::Window,
+            Kind::Fin,
+            Kind::Reset,
+        ]);
+        let body = prop::collection::vec(any::<u8>(), 0..50);
+        prop::collection::vec((kinds, 1..u32::MAX, body), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cutting(frames in frames(), cuts in prop::collection::vec(0..40_usize, 0..60)) {
+            prop_assert_eq!(decode(&stream(&frames), &cuts), Ok(frames));
+        }
+
+        #[test]
+        fn a_truncated_stream_gives_its_whole_frames(frames in frames()) {
+            let bytes = stream(&frames);
+            for cut in 0..bytes.len() {
+                let found = decode(&bytes.slice(..cut), &[]).unwrap();
+                prop_assert_eq!(&found[..], &frames[..found.len()]);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in prop::collection::vec(0..40_usize, 0..20)) {
+            let bytes = Bytes::from(bytes);
+            prop_assert_eq!(decode(&bytes, &cuts), decode(&bytes, &[]));
+        }
+    }
+
+    /// The example of docs/PROTOCOL.link.md.
+    #[test]
+    fn the_documented_bytes() {
+        let host = Host::Address(IpAddr::from(Ipv4Addr::new(10, 1, 2, 3)));
+        let header = OpenHeader {
+            host,
+            port: 443,
+            application: Some(String::from("/bin/nc")),
+        };
+        let mut out = BytesMut::new();
+        put(&mut out, Kind::Open, 1, &header.encode().unwrap());
+        put(&mut out, Kind::Data, 1, b"hi");
+        put(&mut out, Kind::Fin, 1, b"");
+        let documented = include_str!("../../docs/PROTOCOL.link.md");
+        let block = documented
+            .split("then FIN:\n\n```\n")
+            .nth(1)
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap();
+        let expected: Vec<u8> = block
+            .split_whitespace()
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_long_control_body_is_refused_before_it_is_gathered() {
+        let bytes = Bytes::copy_from_slice(&[0x01, 0, 0x20, 0x01, 0, 0, 0, 1]);
+        let expected = FrameError::TooLong {
+            kind: 1,
+            length: 8193,
+        };
+        assert_eq!(decode(&bytes, &[]), Err(expected));
+    }
+}

@@ -249,7 +249,96 @@ fn cut(text: &str, most: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// The payload of an owned frame body, for callers that have [`Bytes`].
+/// The body of a WINDOW frame.
 pub(crate) fn decode_window(body: &Bytes) -> Result<u32, HeaderError> {
     body.as_ref().try_get_u32().map_err(|_| HeaderError::Short)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers() -> impl Strategy<Value = OpenHeader> {
+        let host = prop_oneof![
+            any::<std::net::Ipv4Addr>().prop_map(|a| Host::Address(a.into())),
+            any::<std::net::Ipv6Addr>().prop_map(|a| Host::Address(a.into())),
+            "[!-~]{1,255}".prop_map(Host::Name),
+        ];
+        let application = prop::option::of("[^\\pC]{1,300}");
+        (host, any::<u16>(), application).prop_map(|(host, port, application)| OpenHeader {
+            host,
+            port,
+            application,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn headers_survive_the_way(header in headers(), later in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut body = header.encode().unwrap();
+            let length = body.len();
+            body.extend_from_slice(&later);
+            prop_assert_eq!(OpenHeader::decode(&body), Ok(header));
+            for cut in 0..length {
+                prop_assert!(OpenHeader::decode(&body[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn bent_headers_are_told_or_sound(header in headers(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+            let mut body = header.encode().unwrap();
+            let at = at.index(body.len());
+            body[at] = to;
+            if let Ok(bent) = OpenHeader::decode(&body) {
+                prop_assert!(bent.encode().is_ok());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_header_or_not(body in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(header) = OpenHeader::decode(&body) {
+                prop_assert_eq!(OpenHeader::decode(&header.encode().unwrap()), Ok(header));
+            }
+            let _ = Refusal::decode(&body);
+        }
+
+        #[test]
+        fn refusals_arrive_within_their_bounds(detail in any::<String>()) {
+            let refusal = Refusal { reason: RefusalReason::TimedOut, detail };
+            let arrived = Refusal::decode(&refusal.encode()).unwrap();
+            prop_assert_eq!(arrived.reason, RefusalReason::TimedOut);
+            prop_assert!(arrived.detail.len() <= MAX_DETAIL);
+            prop_assert!(!arrived.detail.contains(char::is_control));
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_not_sent() {
+        for name in ["", "a b", "a\nb", "zoé", &"a".repeat(256)] {
+            let host = Host::Name(name.to_owned());
+            let header = OpenHeader {
+                host,
+                port: 1,
+                application: None,
+            };
+            assert_eq!(header.encode(), Err(HeaderError::Name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn long_applications_are_cut_between_characters() {
+        let host = Host::Name(String::from("h"));
+        let application = Some("é".repeat(MAX_APPLICATION));
+        let body = OpenHeader {
+            host,
+            port: 1,
+            application,
+        }
+        .encode()
+        .unwrap();
+        let arrived = OpenHeader::decode(&body).unwrap().application.unwrap();
+        assert_eq!(arrived, "é".repeat(MAX_APPLICATION / 2));
+    }
 }
