@@ -8,7 +8,6 @@ use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
 use crate::document;
 use crate::expectation;
 use crate::gateway;
-use crate::index::Index;
 use crate::matchers::Matchers;
 use crate::policy::{Checked, DEFAULT, Policy, matches_everything};
 use crate::rule::{Action, Rule};
@@ -19,6 +18,8 @@ use crate::zone::{Engine, Identity, OnDown, Zone};
 
 /// Bytes of a rule file.
 const LARGEST_FILE: usize = 16 * 1024 * 1024;
+/// Pairs of rules that are compared for whether one shadows the other: about a second.
+const PATIENCE: usize = 30_000_000;
 /// Characters of a zone's name.
 const LONGEST_ZONE: usize = 64;
 
@@ -379,9 +380,14 @@ fn file(path: &str) -> Result<PathBuf, Fault> {
 }
 
 fn refuse_shadowed(rules: &[Rule], places: &[Place], findings: &mut Findings) {
-    let index = Index::new(rules);
+    let mut search = shadow::Search::new(rules, PATIENCE);
     for position in 0..rules.len() {
-        let shadows = shadow::shadowed_by(rules, &index, position);
+        let Ok(shadows) = search.shadows_of(position) else {
+            let fault = Fault::new("from here on, rules that can never match are not found");
+            let hint = "too many rules before this one are about the same hosts";
+            findings.warning(places[position], fault.hint(hint));
+            return;
+        };
         let names: Vec<String> = shadows
             .iter()
             .map(|&it| format!("{:?} (line {})", rules[it].label, places[it].line))

@@ -10,6 +10,8 @@ use crate::diagnostics::{Fault, Place};
 
 /// Nodes of a document, those that aliases repeat included.
 const MOST_NODES: usize = 1_000_000;
+/// Parts of a document that anchors remember and aliases repeat.
+const MOST_REPEATED: usize = 100_000;
 /// Lists and mappings inside one another; a rule file needs six.
 const DEEPEST: usize = 16;
 
@@ -47,14 +49,16 @@ fn options() -> Options {
         budget: serde_saphyr::budget! {
             max_nodes: MOST_NODES,
             max_events: 4 * MOST_NODES,
+            max_recorded_anchor_events: MOST_REPEATED,
             max_depth: DEEPEST,
             max_documents: 2,
             enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MOST_NODES,
+            max_total_replayed_events: MOST_REPEATED,
             max_replay_stack_depth: DEEPEST,
         },
+        emit_comments: false,
         duplicate_keys: DuplicateKeyPolicy::Error,
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         ignore_binary_tag_for_string: true,
@@ -191,8 +195,9 @@ fn fault(error: &Error) -> (Place, Fault) {
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or_default();
     // Inside an alias, the error's text is all that is left of its kind.
-    if message.starts_with("budget breached") || message.starts_with("alias replay") {
-        let fault = Fault::new("the file is too deep, or repeats too much")
+    let limits = ["budget breached", "alias replay", "recursion limit"];
+    if limits.iter().any(|limit| message.starts_with(limit)) {
+        let fault = Fault::new("the file is too deep, or has too many values")
             .hint(format!("the limits: {DEEPEST} levels, {MOST_NODES} values"));
         return (place, fault);
     }
@@ -272,8 +277,12 @@ mod tests {
             "4:1+0 a second document begins; a rule file is one document",
         );
         check(
+            &"[".repeat(999),
+            "1:256+1 the file is too deep, or has too many values; the limits: 16 levels, 1000000 values",
+        );
+        check(
             &("[".repeat(40) + &"]".repeat(40)),
-            "1:17+1 the file is too deep, or repeats too much; the limits: 16 levels, 1000000 values",
+            "1:17+1 the file is too deep, or has too many values; the limits: 16 levels, 1000000 values",
         );
     }
 
@@ -285,6 +294,9 @@ mod tests {
             text += &format!("a{level}: &a{level} [{below}]\n");
         }
         let (_, fault) = read(&text).unwrap_err();
-        assert_eq!(fault.message, "the file is too deep, or repeats too much");
+        assert_eq!(
+            fault.message,
+            "the file is too deep, or has too many values"
+        );
     }
 }

@@ -9,44 +9,71 @@ use crate::name::NamePattern;
 use crate::port::PortSet;
 use crate::rule::{Rule, Targets};
 
-/// Positions of the earlier rules that together take every flow of the rule at `position`; empty when they may not.
-///
-/// One rule may do so alone. Several are only found where each takes all hosts and the rest of the ports, or all ports
-/// and the rest of the addresses: other combinations are rare and would need a search.
-pub(crate) fn shadowed_by(rules: &[Rule], index: &Index, position: usize) -> Vec<usize> {
-    let rule = &rules[position];
-    let candidates: Vec<usize> = earlier(rules, index, position).collect();
-    if let Some(alone) = candidates.iter().find(|&&it| rules[it].covers(rule)) {
-        return vec![*alone];
-    }
-    let takes_its_applications = |it: &usize| rules[*it].covers_applications(rule);
-    if !candidates.iter().any(takes_its_applications) {
-        return Vec::new();
-    }
-    let earlier: Vec<usize> = (0..position)
-        .filter(takes_its_applications)
-        .take(MOST_TOGETHER)
-        .collect();
-    together_on_ports(rules, &earlier, rule)
-        .or_else(|| together_on_addresses(rules, &earlier, rule))
-        .unwrap_or_default()
-}
-
 /// As many earlier rules are tried together; more would make a long file slow.
 const MOST_TOGETHER: usize = 256;
 
-/// Earlier rules that take at least one flow of the rule: what covers all of it is among them.
-fn earlier<'a>(
+/// Looks for shadows among rules, as long as its patience lasts: the time may grow with the square of their number.
+pub(crate) struct Search<'a> {
     rules: &'a [Rule],
-    index: &'a Index,
-    position: usize,
-) -> impl Iterator<Item = usize> + 'a {
-    let rule = &rules[position];
-    let sample = sample(rule.targets.as_ref(), rule.ports.first().unwrap_or(1));
-    index
-        .candidates(&sample)
-        .take_while(move |&it| it < position)
-        .filter(move |&it| rules[it].ports.contains(sample.port))
+    index: Index,
+    patience: usize,
+}
+
+/// A search that was given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutOfPatience;
+
+impl<'a> Search<'a> {
+    /// At most `patience` pairs of rules are compared.
+    pub(crate) fn new(rules: &'a [Rule], patience: usize) -> Self {
+        Self {
+            rules,
+            index: Index::new(rules),
+            patience,
+        }
+    }
+
+    /// Positions of the earlier rules that together take every flow of the rule at `position`; empty when they may not.
+    ///
+    /// One rule may do so alone. Several are only found where each takes all hosts and a part of the ports, or all
+    /// ports and a part of the addresses: other combinations are rare and would need a search.
+    pub(crate) fn shadows_of(&mut self, position: usize) -> Result<Vec<usize>, OutOfPatience> {
+        let rule = &self.rules[position];
+        let candidates = self.sharing_a_flow_with(position)?;
+        let alone = candidates.iter().find(|&&it| self.rules[it].covers(rule));
+        if let Some(alone) = alone {
+            return Ok(vec![*alone]);
+        }
+        let takes_its_applications = |it: &usize| self.rules[*it].covers_applications(rule);
+        if !candidates.iter().any(takes_its_applications) {
+            return Ok(Vec::new());
+        }
+        let earlier: Vec<usize> = (0..position)
+            .filter(takes_its_applications)
+            .take(MOST_TOGETHER)
+            .collect();
+        self.patience = self.patience.saturating_sub(position);
+        Ok(together_on_ports(self.rules, &earlier, rule)
+            .or_else(|| together_on_addresses(self.rules, &earlier, rule))
+            .unwrap_or_default())
+    }
+
+    /// Earlier rules that take a certain flow of the rule: what covers all its flows has one of these.
+    fn sharing_a_flow_with(&mut self, position: usize) -> Result<Vec<usize>, OutOfPatience> {
+        let rule = &self.rules[position];
+        let sample = sample(rule.targets.as_ref(), rule.ports.first().unwrap_or(1));
+        let mut found = Vec::new();
+        for earlier in self.index.candidates(&sample) {
+            if earlier >= position {
+                break;
+            }
+            self.patience = self.patience.checked_sub(1).ok_or(OutOfPatience)?;
+            if self.rules[earlier].ports.contains(sample.port) {
+                found.push(earlier);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// A destination that the hosts of a rule match, as far as the index is concerned.
@@ -101,4 +128,22 @@ fn needed(mut group: Vec<usize>, covers: impl Fn(&[usize]) -> bool) -> Option<Ve
         }
     }
     Some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::Action;
+
+    #[test]
+    fn patience_ends() {
+        let rules = [1, 2, 3].map(|port| Rule {
+            ports: PortSet::new(vec![(port, port)]),
+            ..Rule::for_everything("any", None, Action::Pass)
+        });
+        let mut search = Search::new(&rules, 2);
+        assert_eq!(search.shadows_of(0), Ok(Vec::new()));
+        assert_eq!(search.shadows_of(1), Ok(Vec::new()));
+        assert_eq!(search.shadows_of(2), Err(OutOfPatience));
+    }
 }

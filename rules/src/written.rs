@@ -6,6 +6,8 @@ use crate::suggestion;
 
 /// The version of the file's format that is understood.
 const VERSION: &str = "1";
+/// Unknown keys of one mapping that are compared with the known ones.
+const MOST_SUGGESTIONS: usize = 100;
 /// Characters of a label that people are to read in a table.
 const LONGEST_NAME: usize = 120;
 
@@ -254,7 +256,11 @@ impl Keys {
                 continue;
             }
             let fault = Fault::new(format!("{what} has no key {key:?}"));
-            let meant = suggestion::nearest(&key, known.iter().copied());
+            let meant = if unknown.len() < MOST_SUGGESTIONS {
+                suggestion::nearest(&key, known.iter().copied())
+            } else {
+                None
+            };
             let hint = match meant {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("its keys are {}", known.join(", ")),
