@@ -1,14 +1,15 @@
 //! Many flows at the same time.
 
+use std::fmt;
 use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 
 use super::dial::dial;
-use super::round_trip::exchange;
+use super::round_trip::{exchange, receive, send};
 use super::{Numbers, numbers, port};
 
 /// Opens flows, a byte there and back on each, and keeps them all; at last every one must still answer.
@@ -20,6 +21,23 @@ pub struct Hold {
     pub at_once: usize,
     /// All open within.
     pub limit: Duration,
+}
+
+/// Not opened, because another one could not be.
+#[derive(Debug)]
+struct GivenUp;
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another flow failed")
+    }
+}
+
+fn first_cause(one: Option<Error>, other: Option<Error>) -> Option<Error> {
+    match one {
+        Some(one) if !one.is::<GivenUp>() => Some(one),
+        one => other.or(one),
+    }
 }
 
 static GIVEN_UP: AtomicBool = AtomicBool::new(false);
@@ -43,7 +61,7 @@ impl Hold {
         for thread in threads {
             let (streams, outcome) = thread.join().map_err(|_| anyhow!("a thread panicked"))?;
             held.extend(streams);
-            failed = failed.or(outcome.err());
+            failed = first_cause(failed, outcome.err());
         }
         let opened = began.elapsed();
         if let Some(error) = failed {
@@ -51,8 +69,11 @@ impl Hold {
             return Err(error.context(format!("after {count} of {} flows", self.flows)));
         }
         let again = Instant::now();
-        for (number, stream) in held.iter_mut().enumerate() {
-            exchange(stream).with_context(|| format!("flow {number} was opened but not held"))?;
+        for stream in &mut held {
+            send(stream).context("a flow was opened but not held")?;
+        }
+        for stream in &mut held {
+            receive(stream).context("a flow was opened but not held")?;
         }
         Ok(numbers([
             ("open_s", opened.as_secs_f64()),
@@ -76,7 +97,7 @@ impl Hold {
 
     fn open_one(self, to: IpAddr, began: Instant) -> Result<TcpStream> {
         if GIVEN_UP.load(Ordering::Relaxed) {
-            bail!("another flow failed");
+            bail!(GivenUp);
         }
         if began.elapsed() > self.limit {
             bail!("not open within {} s", self.limit.as_secs());

@@ -62,8 +62,16 @@ fn waited(error: io::Error) -> Error {
 
 /// Sends one byte and waits for it to come back.
 pub(crate) fn exchange(stream: &mut TcpStream) -> Result<()> {
+    send(stream)?;
+    receive(stream)
+}
+
+pub(crate) fn send(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"?").context("sending a byte")
+}
+
+pub(crate) fn receive(stream: &mut TcpStream) -> Result<()> {
     let mut back = [0];
-    stream.write_all(b"?").context("sending a byte")?;
     stream.read_exact(&mut back).map_err(waited)?;
     ensure!(back == *b"?", "another byte came back");
     Ok(())

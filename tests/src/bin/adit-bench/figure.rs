@@ -258,7 +258,7 @@ pub(crate) const ROWS: [Row; 21] = [
     row(
         Figure::Hold,
         "ask_all_again_s",
-        "then a byte on each, one by one",
+        "then a byte on all, back on all",
         "s",
         Better::Lower,
     ),
