@@ -94,61 +94,75 @@ impl Fallback {
 
     /// Gives a user exactly these routes; when that fails, those that were there are there again.
     pub(crate) async fn put(&self, uid: u32, wanted: &Routes) -> Result<(), FallbackError> {
+        let mut done = Vec::new();
         for family in FAMILIES {
-            let before = self.routes(uid, family).await?;
-            if let Err(error) = self.put_family(uid, family, wanted.of(family)).await {
-                self.put_family(uid, family, &before).await?;
+            let found = self.look(uid, family).await?;
+            let result = self.change(uid, family, &found, wanted.of(family)).await;
+            done.push((family, found.routes));
+            if let Err(error) = result {
+                for (family, before) in &done {
+                    let found = self.look(uid, *family).await?;
+                    self.change(uid, *family, &found, before).await?;
+                }
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn put_family(
+    async fn look(&self, uid: u32, family: Family) -> Result<Found, FallbackError> {
+        let all = self.rules(family).await?;
+        let rules = all.get(&uid).copied().unwrap_or_default();
+        let routes = match rules.table {
+            Some(table) => self.table(family, table).await?,
+            None => BTreeSet::new(),
+        };
+        let table = match rules.table {
+            Some(table) => table,
+            None => free_table(&all)?,
+        };
+        Ok(Found {
+            rules,
+            table,
+            routes,
+        })
+    }
+
+    async fn change(
         &self,
         uid: u32,
         family: Family,
+        found: &Found,
         wanted: &BTreeSet<IpNet>,
     ) -> Result<(), FallbackError> {
-        let rules = self.rules(family).await?;
-        let found = rules.get(&uid).copied().unwrap_or_default();
-        let table = match found.table {
-            Some(table) => table,
-            None => free_table(&rules)?,
-        };
-        let routes = self.table(family, table).await?;
+        let (table, source) = (found.table, loopback(family));
         let mut batch = String::new();
-        for network in wanted.difference(&routes) {
-            let source = loopback(family);
-            line(
-                &mut batch,
-                format_args!("route add {network} dev lo src {source} table {table}"),
-            );
+        // `replace`: a table without a rule may hold routes that nobody looked for.
+        for network in wanted.difference(&found.routes) {
+            let route = format_args!("route replace {network} dev lo src {source} table {table}");
+            line(&mut batch, route);
         }
-        for network in routes.difference(wanted) {
+        for network in found.routes.difference(wanted) {
             line(
                 &mut batch,
                 format_args!("route del {network} dev lo table {table}"),
             );
         }
         let needed = !wanted.is_empty();
-        if found.marked != needed {
+        let verb = if needed { "add" } else { "del" };
+        if found.rules.marked != needed {
+            let condition = format_args!("fwmark {MARK:#x}/{MASK:#x} uidrange {uid}-{uid}");
+            let rule = format_args!("{condition} ipproto tcp unreachable");
             line(
                 &mut batch,
-                format_args!(
-                    "rule {} pref {MARKED_PREFERENCE} fwmark {MARK:#x}/{MASK:#x} \
-                     uidrange {uid}-{uid} ipproto tcp unreachable",
-                    verb(needed)
-                ),
+                format_args!("rule {verb} pref {MARKED_PREFERENCE} {rule}"),
             );
         }
-        if found.table.is_some() != needed {
+        if found.rules.table.is_some() != needed {
+            let rule = format_args!("uidrange {uid}-{uid} ipproto tcp lookup {table}");
             line(
                 &mut batch,
-                format_args!(
-                    "rule {} pref {PREFERENCE} uidrange {uid}-{uid} ipproto tcp lookup {table}",
-                    verb(needed)
-                ),
+                format_args!("rule {verb} pref {PREFERENCE} {rule}"),
             );
         }
         if !batch.is_empty() {
@@ -157,18 +171,6 @@ impl Fallback {
                 .await?;
         }
         Ok(())
-    }
-
-    async fn routes(&self, uid: u32, family: Family) -> Result<BTreeSet<IpNet>, FallbackError> {
-        match self
-            .rules(family)
-            .await?
-            .get(&uid)
-            .and_then(|found| found.table)
-        {
-            Some(table) => self.table(family, table).await,
-            None => Ok(BTreeSet::new()),
-        }
     }
 
     /// Our rules, by uid.
@@ -211,6 +213,15 @@ impl Fallback {
             .map(|route| route.network(family))
             .collect()
     }
+}
+
+/// What is there of a user.
+#[derive(Debug)]
+struct Found {
+    rules: UserRules,
+    /// The user's, or a free one.
+    table: u32,
+    routes: BTreeSet<IpNet>,
 }
 
 /// What is there of a user's two rules.
@@ -291,10 +302,6 @@ fn free_table(rules: &BTreeMap<u32, UserRules>) -> Result<u32, FallbackError> {
     (FIRST_TABLE..FIRST_TABLE + TABLES)
         .find(|table| rules.values().all(|used| used.table != Some(*table)))
         .ok_or(FallbackError::NoTable)
-}
-
-fn verb(needed: bool) -> &'static str {
-    if needed { "add" } else { "del" }
 }
 
 /// The source address of a connection that goes nowhere else: without it the kernel takes 0.0.0.0 on a host that has no other.

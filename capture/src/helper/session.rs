@@ -86,15 +86,16 @@ impl Session {
 
     /// Serves it until it ends, and sees to it that its end is known before this returns.
     pub(crate) async fn run(mut self) {
-        if let Err(error) = self.serve().await {
+        let served = self.serve().await;
+        if let Err(error) = self.desk.ended(self.id, self.uid).await {
+            tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
+        }
+        if let Err(error) = served {
             tracing::warn!(uid = self.uid, %error, "session ended");
-            // It may already be gone; the reason is in the log.
+            // Last, as whoever does not read makes it wait. The reason is in the log as well.
             let _ = self
                 .reply(Reply::refusal(error.code(), error.to_string()), None)
                 .await;
-        }
-        if let Err(error) = self.desk.ended(self.id, self.uid).await {
-            tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
         }
     }
 

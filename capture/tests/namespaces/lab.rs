@@ -40,6 +40,11 @@ pub(crate) fn make_zone() {
         ip addr add 10.9.0.1/24 dev up0 && ip addr add fd09::1/64 dev up0 nodad && ip link set up0 up
         ip -n zone addr add 10.9.0.2/24 dev down0 && ip -n zone addr add fd09::2/64 dev down0 nodad
         ip -n zone link set down0 up && ip -n zone link set lo up");
+    // The two ends find each other in their own time, and routes change with that.
+    for address in ["10.9.0.2:1", "[fd09::2]:1"] {
+        let answer = std::net::TcpStream::connect(address).map_err(|error| error.kind());
+        assert_eq!(answer.err(), Some(std::io::ErrorKind::ConnectionRefused));
+    }
 }
 
 /// Reads the lines of a child, so that it never waits for us, and lets them be waited for.
