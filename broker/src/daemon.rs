@@ -124,7 +124,7 @@ impl Broker {
         let attribution = Attribution::start().map_err(DaemonError::Attribution)?;
         let mut zones = HashMap::new();
         for zone in settings.policy.zones() {
-            let targets = targets_of(zone, &settings.user, settings.rules.as_deref());
+            let targets = targets_of(zone, &settings.user);
             let kept = Zone::start(zone.name.clone(), targets, session.sockets.clone());
             zones.insert(zone.name.clone(), Arc::new(kept));
         }

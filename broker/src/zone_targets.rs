@@ -7,10 +7,9 @@ use adit_rules::{Identity, Zone};
 use crate::gateway::Target;
 use crate::user::User;
 
-/// The gateways of `zone` in order, as `user` reaches them. `rules` is the file that relative paths are beside.
-pub fn targets_of(zone: &Zone, user: &User, rules: Option<&Path>) -> Vec<Target> {
-    let beside = rules.and_then(Path::parent).unwrap_or(Path::new("."));
-    let absolute = |path: &Path| beside.join(expand_home(path, &user.home));
+/// The gateways of `zone` in order, as `user` reaches them.
+pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
+    let absolute = |path: &Path| expand_home(path, &user.home);
     let known_hosts = match &zone.known_hosts {
         Some(file) => vec![absolute(file)],
         None => default_known_hosts(&user.home),
