@@ -36,6 +36,17 @@ pub(crate) struct Broker {
 
 /// Connects and logs in as `alice`.
 pub(crate) async fn log_in(site: &Site, gateway: SocketAddr) -> client::Handle<KnowsHost> {
+    let (session, success) = try_log_in(site, gateway, "alice").await;
+    assert!(success);
+    session
+}
+
+/// Connects and tries to log in with alice's key, under any name.
+pub(crate) async fn try_log_in(
+    site: &Site,
+    gateway: SocketAddr,
+    user: &str,
+) -> (client::Handle<KnowsHost>, bool) {
     let mut config = Config::default();
     adit_link::ssh::tune_client(&mut config, adit_link::ssh::Rekey::default());
     let host_key = PublicKey::from_openssh(&site.public_key("host")).expect("host key");
@@ -46,15 +57,12 @@ pub(crate) async fn log_in(site: &Site, gateway: SocketAddr) -> client::Handle<K
         .expect("in time")
         .expect("session");
     let key = Arc::new(load_secret_key(site.path("alice"), None).expect("key"));
-    let login = session.authenticate_publickey("alice", PrivateKeyWithHashAlg::new(key, None));
-    assert!(
-        timeout(PATIENCE, login)
-            .await
-            .expect("in time")
-            .expect("login")
-            .success()
-    );
-    session
+    let login = session.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key, None));
+    let login = timeout(PATIENCE, login)
+        .await
+        .expect("in time")
+        .expect("login");
+    (session, login.success())
 }
 
 impl Broker {

@@ -331,3 +331,32 @@ async fn a_connection_has_a_bounded_number_of_channels_and_one_link_in_each() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_keys_under_load_lose_nothing() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "groups: {staff: [alice]}\nrekey_bytes: 1048576");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let mut program = broker.flow(echo().await).await;
+    let sent: Vec<u8> = (0..48_u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let (mut read, mut write) = program.split();
+    let send = async {
+        write.write_all(&sent).await.expect("write");
+        write.shutdown().await.expect("shutdown");
+    };
+    let mut got = Vec::new();
+    let both = async { tokio::join!(send, read.read_to_end(&mut got)) };
+    timeout(PATIENCE * 2, both)
+        .await
+        .expect("in time")
+        .1
+        .expect("read");
+    assert!(
+        got == sent,
+        "{} bytes sent, {} came back",
+        sent.len(),
+        got.len()
+    );
+}

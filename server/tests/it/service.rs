@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo};
-use crate::flows::Broker;
+use crate::flows::{Broker, try_log_in};
 use crate::site::{PATIENCE, Site, output};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
@@ -191,35 +191,28 @@ async fn running_out_of_descriptors_ends_nothing() {
     again.flow(at).await;
 }
 
-#[test]
-fn nobody_can_write_lines_of_their_own_into_the_log() {
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_can_write_lines_of_their_own_into_the_log() {
     let site = Site::new();
     let gateway = site.start_with_text_log(POLICY);
-    let mut socket = std::net::TcpStream::connect(gateway.address).expect("connect");
-    // A key exchange that offers an algorithm with a line in its name (RFC 4253 7.1).
-    let evil = b"x\n2026-01-01 INFO audit: opened user=\"forged\"";
-    let mut payload = vec![20];
-    payload.extend([0; 16]);
-    for _ in 0..10 {
-        payload.extend(u32::try_from(evil.len()).expect("short").to_be_bytes());
-        payload.extend(evil);
-    }
-    payload.extend([0; 5]);
-    let padding = 8 - (payload.len() + 5) % 8 + 8;
-    let length = u32::try_from(payload.len() + padding + 1).expect("short");
-    let mut packet = b"SSH-2.0-evil\r\n".to_vec();
-    packet.extend(length.to_be_bytes());
-    packet.push(u8::try_from(padding).expect("short"));
-    packet.extend(&payload);
-    packet.extend(vec![0; padding]);
-    std::io::Write::write_all(&mut socket, &packet).expect("write");
-    let is_end = |line: &serde_json::Value| {
+    let forged = "x\n2026-01-01T00:00:00Z  INFO audit: opened user=\"bob\"\u{1b}[2K";
+    assert!(
+        !try_log_in(&site, gateway.address, forged).await.1,
+        "logged in"
+    );
+    let said = gateway.wait_log(|line| {
         line.as_str()
-            .is_some_and(|line| line.contains("connection ended"))
-    };
-    gateway.wait_log(is_end);
+            .is_some_and(|line| line.contains("not a user name"))
+    });
+    assert!(
+        said.as_str().is_some_and(|said| said.contains("bob")),
+        "{said}"
+    );
     for line in gateway.log_lines() {
         let line = line.as_str().unwrap_or_default().to_owned();
-        assert!(!line.starts_with("2026-01-01 INFO audit"), "{line}");
+        assert!(
+            !line.starts_with("2026-01-01T") && !line.contains('\u{1b}'),
+            "{line}"
+        );
     }
 }

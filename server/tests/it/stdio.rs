@@ -184,8 +184,10 @@ impl Sshd {
             .arg("-f")
             .arg(config)
             .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("sshd starts");
-        let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines();
+        let child = command.spawn().expect("sshd starts");
+        // Killed when dropped from here on, also when what follows fails.
+        let mut sshd = Self { child, address };
+        let mut log = BufReader::new(sshd.child.stderr.take().expect("stderr")).lines();
         let said = log
             .by_ref()
             .map(|line| line.expect("line"))
@@ -193,7 +195,7 @@ impl Sshd {
         assert!(said.is_some(), "sshd does not listen");
         // Whatever else it says must not fill the pipe.
         std::thread::spawn(move || log.for_each(drop));
-        Self { child, address }
+        sshd
     }
 }
 
