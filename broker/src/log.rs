@@ -1,6 +1,7 @@
 //! Where the broker's log goes: the journal under systemd, else standard error.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,8 +13,7 @@ pub(crate) fn start(level: &str) {
     let filter = EnvFilter::try_from_env("ADIT_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},russh=error")));
     let registry = tracing_subscriber::registry().with(filter);
-    // systemd sets it where standard error is the journal (systemd.exec(5)).
-    if std::env::var_os("JOURNAL_STREAM").is_some()
+    if in_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
         registry.with(journal).init();
@@ -24,4 +24,13 @@ pub(crate) fn start(level: &str) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     registry.with(plain).init();
+}
+
+/// Whether standard error is the journal's own stream (systemd.exec(5), `$JOURNAL_STREAM`).
+fn in_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    nix::sys::stat::fstat(std::io::stderr().as_fd())
+        .is_ok_and(|stream| named == format!("{}:{}", stream.st_dev, stream.st_ino))
 }

@@ -101,6 +101,9 @@ fn start_helper(options: &Up, user: &User) -> anyhow::Result<()> {
         command.arg("--allow-uid").arg(user.uid.to_string());
     }
     // A process group of its own: Ctrl-C is for the broker, which then says goodbye to the helper.
+    if std::env::var_os("ADIT_LOG").is_none() {
+        command.env("ADIT_LOG", "warn");
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -8,9 +8,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Starts logging. `RUST_LOG` chooses what; `info` by default.
+/// Starts logging. `ADIT_LOG` chooses what; `info` by default.
 pub(crate) fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("ADIT_LOG").unwrap_or_else(|_unset| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     match in_journal().then(tracing_journald::layer) {
         Some(Ok(journal)) => registry.with(journal).init(),

@@ -79,7 +79,7 @@ impl Helper {
         let mut child = Command::new(env!("CARGO_BIN_EXE_adit-capture"))
             .args(["--socket", SOCKET])
             .args(arguments)
-            .env_remove("RUST_LOG")
+            .env_remove("ADIT_LOG")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
