@@ -104,7 +104,8 @@ impl Client {
                 false
             }
             Err(error) => {
-                tracing::info!(%peer, user, key = fingerprint, %error, "refused: no usable authorized keys");
+                let key = fingerprint;
+                tracing::info!(%peer, user, key, %error, "refused: no usable authorized keys");
                 false
             }
         }
@@ -208,7 +209,8 @@ impl Handler for Client {
         }
         self.guest = None;
         if let Some(who) = &self.who {
-            tracing::info!(peer = %self.peer, user = who.user.as_str(), key = who.key.as_str(), "logged in");
+            let (user, key) = (who.user.as_str(), who.key.as_str());
+            tracing::info!(peer = %self.peer, user, key, "logged in");
         }
         Ok(())
     }
@@ -361,7 +363,10 @@ async fn serve_channel(
     mut channel: Channel<Msg>,
     place: ChannelPlace,
 ) {
-    let asked = timeout(gateway.limits().login_grace, asks_for_link(&mut channel)).await;
+    let asked = tokio::select! {
+        asked = timeout(gateway.limits().login_grace, asks_for_link(&mut channel)) => asked,
+        () = gateway.stopped() => Ok(false),
+    };
     if matches!(asked, Ok(true)) {
         let (user, from) = (who.user.as_str(), who.from.as_str());
         tracing::info!(user, from, "link begins");

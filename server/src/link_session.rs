@@ -38,7 +38,10 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
     write: W,
 ) -> Result<LinkEnd, LinkError> {
     let hello = adit_link::accept(read, write, adit_link::Limits::default());
-    let (mut incoming, driver) = timeout(gateway.limits().login_grace, hello).await??;
+    let (mut incoming, driver) = tokio::select! {
+        begun = timeout(gateway.limits().login_grace, hello) => begun??,
+        () = gateway.stopped() => return Ok(LinkEnd::Closed),
+    };
     let mut driver = tokio::spawn(driver.run());
     let mut flows = JoinSet::new();
     take_streams(gateway, who, &mut incoming, &mut flows).await;

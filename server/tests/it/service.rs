@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo};
-use crate::flows::{Broker, try_log_in};
+use crate::flows::{Broker, log_in, try_log_in};
 use crate::site::{PATIENCE, Site, output};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
@@ -130,6 +130,30 @@ async fn sigterm_says_goodbye_and_ends_soon() {
         "ended after {:?}",
         since.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_waits_for_nobody_who_has_not_begun() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let silent = std::net::TcpStream::connect(gateway.address).expect("connect");
+    let session = log_in(&site, gateway.address).await;
+    let idle = session.channel_open_session().await.expect("channel");
+    let begun = session.channel_open_session().await.expect("channel");
+    begun
+        .request_subsystem(true, "adit-link")
+        .await
+        .expect("subsystem");
+    gateway.wait_log(|line| line["message"] == "link begins");
+    let since = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.ended().success());
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "ended after {:?}",
+        since.elapsed()
+    );
+    drop((silent, idle, begun));
 }
 
 #[tokio::test(flavor = "multi_thread")]
