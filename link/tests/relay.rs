@@ -4,14 +4,16 @@
 mod rig;
 mod script;
 
-use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use adit_link::{Counters, RefusalReason, RelayEnd, relay_tcp};
 use rig::Rig;
 use script::Step::{Both, Dribble, Expect, Finish, Flood, Reset, Send, ToEnd};
 use script::{Script, Step, play};
+use socket2::SockRef;
 
 const BULK: usize = 16 << 20;
 
@@ -228,4 +230,72 @@ fn a_closed_link_resets_its_flows() {
         rig.ends.blocking_recv().unwrap(),
         RelayEnd::LinkEnded(_)
     ));
+}
+
+/// How the relay on the broker's side ended, which it must without waiting for anyone.
+fn end_of(rig: &mut Rig) -> RelayEnd {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let patience = Duration::from_secs(60);
+    let end = runtime.block_on(async { tokio::time::timeout(patience, rig.ends.recv()).await });
+    end.expect("the relay goes on").unwrap()
+}
+
+fn connected(rig: &Rig) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = TcpStream::connect(rig.entrance(listener.local_addr().unwrap())).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+fn reset(tcp: TcpStream) {
+    SockRef::from(&tcp)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(tcp);
+}
+
+#[test]
+fn a_reset_is_noticed_while_nothing_more_can_be_read() {
+    let mut rig = Rig::start();
+    let (mut client, mut server) = connected(&rig);
+    client
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    while client.write(&[0; 65536]).is_ok() {}
+    reset(client);
+    assert!(matches!(end_of(&mut rig), RelayEnd::ResetHere(_)));
+    let error = io::copy(&mut server, &mut io::sink()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_reset_is_noticed_after_half_closing() {
+    let mut rig = Rig::start();
+    let (client, mut server) = connected(&rig);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0; 10]).unwrap(), 0);
+    reset(client);
+    assert!(matches!(end_of(&mut rig), RelayEnd::ResetHere(_)));
+    let gone = (0..100)
+        .find_map(|_| server.write_all(&[0; 65536]).err())
+        .unwrap();
+    assert!(matches!(
+        gone.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    ));
+}
+
+#[test]
+fn a_dropped_relay_resets_both_sides() {
+    let rig = Rig::start();
+    let (mut client, mut server) = connected(&rig);
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0; 1]).unwrap();
+    drop(rig);
+    for end in [&mut client, &mut server] {
+        let error = end.read(&mut [0; 10]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
 }
