@@ -36,11 +36,11 @@ test: ## Everything that must hold before a change goes in; .ci/run is the same
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@sh tests/advisories.sh
 	$(MAKE) --no-print-directory programs
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: e2e
 e2e: programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
-	cargo test -p adit-tests --locked $(if $(TEST),--test $(TEST))
+	cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST))
 
 .PHONY: bench
 bench: ## Adit beside redsocks + ssh -D and sshuttle, in one run (installs them when missing)

@@ -34,7 +34,7 @@ fn up(lab: &Lab) -> Result<Process> {
     let mut up = sudo
         .env("SUDO_USER", alice.name())
         .start("up", &[&words[..], &keys[..]].concat())?;
-    let line = up.line_with(&gateway, PATIENCE)?;
+    let line = up.line_with("now go through", PATIENCE)?;
     ensure!(
         line.contains(address::ZONE) && line.contains(alice.name()),
         "it says: {line}"
