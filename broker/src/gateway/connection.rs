@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::Family;
-use adit_link::ssh::Rekey;
+use adit_link::ssh::{Backlog, BufferedSocket, Rekey};
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
 use adit_rules::{Gateway, Identity};
 use russh::ChannelMsg;
@@ -145,17 +145,18 @@ impl Connection {
 
 /// Dials, checks the host key, authenticates and opens the link.
 pub async fn connect(target: &Target, sockets: &MarkedSockets) -> Result<Connection, ConnectError> {
-    let tcp = dial(&target.gateway, sockets).await?;
-    let (mut ssh, step) = (handshake(target, tcp).await?, "authenticating");
+    let socket = BufferedSocket::new(dial(&target.gateway, sockets).await?);
+    let backlog = socket.backlog();
+    let mut ssh = handshake(target, socket).await?;
     let user = target.gateway.user.as_deref().unwrap_or(&target.login);
     let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
     timeout(HANDSHAKE_TIMEOUT, entered)
         .await
         .map_err(|_| ConnectError::TimedOut {
-            step,
+            step: "authenticating",
             after: HANDSHAKE_TIMEOUT,
         })??;
-    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh)).await;
+    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
     let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
         step: "opening the link",
         after: HANDSHAKE_TIMEOUT,
@@ -212,7 +213,10 @@ async fn dial_address(
     Ok(tcp)
 }
 
-async fn handshake(target: &Target, tcp: TcpStream) -> Result<Handle<HostKeyCheck>, ConnectError> {
+async fn handshake(
+    target: &Target,
+    socket: BufferedSocket,
+) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = &target.gateway;
     let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
     let config = Arc::new(client_config(&known));
@@ -225,8 +229,7 @@ async fn handshake(target: &Target, tcp: TcpStream) -> Result<Handle<HostKeyChec
         files: target.known_hosts.clone(),
         known,
     };
-    let stream = adit_link::ssh::BufferedSocket::new(tcp);
-    let connecting = client::connect_stream(config, stream, check);
+    let connecting = client::connect_stream(config, socket, check);
     let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
     let timed_out = ConnectError::TimedOut {
         step: "exchanging keys",
@@ -247,13 +250,17 @@ fn client_config(known: &KnownHost) -> client::Config {
     config
 }
 
-async fn open_link(ssh: &Handle<HostKeyCheck>) -> Result<(Link, adit_link::Driver), ConnectError> {
+async fn open_link(
+    ssh: &Handle<HostKeyCheck>,
+    backlog: Backlog,
+) -> Result<(Link, adit_link::Driver), ConnectError> {
     let mut channel = ssh.channel_open_session().await?;
     channel
         .request_subsystem(true, adit_link::ssh::SUBSYSTEM)
         .await?;
     accepted(&mut channel).await?;
     let (reader, writer) = adit_link::ssh::split(channel);
+    let writer = writer.paced_by(backlog);
     Ok(adit_link::initiate(reader, writer, Limits::default()).await?)
 }
 
