@@ -44,7 +44,7 @@ e2e: programs ## Only the end-to-end tests, with the programs built first; TEST=
 
 .PHONY: bench
 bench: ## Adit beside redsocks + ssh -D and sshuttle, in one run (installs them when missing)
-	@sh tests/packages.sh bench
+	@sh tests/packages.sh && sh tests/packages.sh bench
 	cargo build --release --locked --workspace --bins
 	$(SUDO) target/release/adit-bench $(BENCH)
 
