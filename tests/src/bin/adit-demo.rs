@@ -164,7 +164,7 @@ impl Stage {
 
     fn up(&mut self, lab: &Lab) -> Result<Process> {
         let mut up = self.daemon(lab, UP)?;
-        let line = up.line_with("adit: ", PATIENCE)?;
+        let line = up.line_with("now go through", PATIENCE)?;
         self.output(&line)?;
         Ok(up)
     }
