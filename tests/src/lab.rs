@@ -245,6 +245,11 @@ impl Lab {
         self.make_dir(User::Root, "/run/lab/log")?;
         for user in [User::Root].into_iter().chain(User::ADDED) {
             self.make_dir(user, user.home())?;
+            // Where a login puts sockets of the session; elsewhere they would outlive the lab.
+            let runtime = format!("/run/user/{}", user.uid());
+            self.make_dir(User::Root, "/run/user")?;
+            self.make_dir(user, &runtime)?;
+            fs::set_permissions(self.outside(&runtime), fs::Permissions::from_mode(0o700))?;
         }
         Ok(())
     }
