@@ -22,15 +22,15 @@ help: ## This list
 	@sed -n 's/^\([a-z][a-z0-9]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: programs ## What Adit does, shown by running it: three hosts, real programs, under a minute
+demo: deps programs ## What Adit does, shown by running it: three hosts, real programs, under a minute
 	@$(SUDO) target/debug/adit-demo
 
 .PHONY: lab
-lab: programs ## The demo's three hosts with a shell in the client, for trying by hand
+lab: deps programs ## The demo's three hosts with a shell in the client, for trying by hand
 	@$(SUDO) target/debug/adit-lab
 
 .PHONY: test
-test: ## Everything that must hold before a change goes in; .ci/run is the same
+test: deps ## Everything that must hold before a change goes in; .ci/run is the same
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
@@ -39,7 +39,7 @@ test: ## Everything that must hold before a change goes in; .ci/run is the same
 	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: e2e
-e2e: programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
+e2e: deps programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
 	cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST))
 
 .PHONY: bench

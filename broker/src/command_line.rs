@@ -41,7 +41,7 @@ pub(crate) enum Command {
     else. As an ordinary user it needs a running helper.\n\nExample: sudo adit up alice@gw.example 198.51.100.0/24"
 )]
 pub(crate) struct Up {
-    /// The gateway: USER@HOST[:PORT]
+    /// The gateway: `USER@HOST[:PORT]`
     pub(crate) gateway: adit_rules::Gateway,
     /// Networks or addresses behind it
     #[arg(required = true, value_parser = network)]

@@ -140,7 +140,7 @@ impl Broker {
         let file = format!("{}/rules.yaml", user.home());
         lab.write(user, &file, rules)?;
         let control = control_socket(user);
-        let command = lab.client().user(user).env("RUST_LOG", "info,adit=debug");
+        let command = lab.client().user(user).env("ADIT_LOG", "info,adit=debug");
         let words = [
             "adit",
             "broker",
@@ -417,7 +417,7 @@ authorized_keys: {GATEWAY_HOME}/keys/%u
         User::Bob.name(),
     );
     lab.write(User::Service, &config, text)?;
-    let command = lab.gateway().user(User::Service).env("RUST_LOG", "info");
+    let command = lab.gateway().user(User::Service).env("ADIT_LOG", "info");
     command.start("gateway", &["adit-server", "--config", &config])
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn run(options: Down) -> Result<(), Failure> {
             runtime.block_on(ended(&control))?;
             "the broker has ended"
         }
-        Err(AskError::NoBroker { .. }) => {
+        Err(AskError::NoBroker(_)) => {
             let noted = SessionNote::read(&control);
             let capture = options.capture.or(noted);
             clean_up(&runtime, capture)?;

@@ -1,5 +1,6 @@
 //! The command line's end of the control socket.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens there.
-    #[error("no broker answers on {}", path.display())]
-    NoBroker {
+    #[error("no broker answers on {}", .0.display())]
+    NoBroker(PathBuf),
+    /// There may be one, but it is not for us.
+    #[error("cannot connect to {}", path.display())]
+    Connect {
         /// The control socket.
         path: PathBuf,
         /// The system's error.
@@ -38,10 +42,13 @@ pub enum AskError {
 
 /// Asks the broker behind `path`. An [`Answer::Error`] comes as [`AskError::Refused`].
 pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
-    let connected = UnixStream::connect(path).await;
-    let stream = connected.map_err(|source| AskError::NoBroker {
-        path: path.to_owned(),
-        source,
+    let stream = UnixStream::connect(path).await.map_err(|source| {
+        let path = path.to_owned();
+        if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&source.kind()) {
+            AskError::NoBroker(path)
+        } else {
+            AskError::Connect { path, source }
+        }
     })?;
     let text = timeout(PATIENCE, exchange(stream, request)).await;
     let text = text

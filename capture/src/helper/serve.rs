@@ -17,17 +17,19 @@ use super::session::{Session, turn_away};
 
 const SESSIONS_OF_A_USER: usize = 8;
 const SESSIONS: usize = 256;
+/// How long a helper that ends when it is idle waits for its first session.
+const FIRST_SESSION: Duration = Duration::from_secs(60);
 /// accept fails at once again while descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many sessions each user has, and a count of all that ever were.
+/// How many sessions each user has, and how many there are in all.
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     open: Arc<Mutex<HashMap<u32, usize>>>,
     count: Arc<watch::Sender<Count>>,
 }
 
-/// Sessions that are open, and whether there ever was one.
+/// Sessions that are open, and whether one that said hello has ever ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Count {
     open: usize,
@@ -50,17 +52,15 @@ impl Sessions {
             return None;
         }
         *of_user += 1;
-        self.count.send_replace(Count {
-            open: all + 1,
-            ever: true,
-        });
+        self.count.send_modify(|count| count.open = all + 1);
         Some(Entered {
             sessions: self.clone(),
             uid,
+            greeted: false,
         })
     }
 
-    fn leave(&self, uid: u32) {
+    fn leave(&self, uid: u32, greeted: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_user) = open.get_mut(&uid) {
             *of_user -= 1;
@@ -68,21 +68,25 @@ impl Sessions {
                 open.remove(&uid);
             }
         }
-        self.count.send_replace(Count {
-            open: open.values().sum(),
-            ever: true,
+        self.count.send_modify(|count| {
+            count.open = open.values().sum();
+            count.ever |= greeted;
         });
     }
 
-    /// Resolves once there was a session, and there is none and no user in the kernel.
+    /// Resolves once there was a session (or nobody came for long enough), and there is none and no user in the
+    /// kernel. Whoever only looked whether somebody listens was no session.
     pub(crate) async fn idle(&self, mut users: watch::Receiver<usize>) {
         let mut count = self.count.subscribe();
+        let mut nobody_came = std::pin::pin!(sleep(FIRST_SESSION));
+        let mut waited = false;
         loop {
             let Count { open, ever } = *count.borrow_and_update();
-            if ever && open == 0 && *users.borrow_and_update() == 0 {
+            if (ever || waited) && open == 0 && *users.borrow_and_update() == 0 {
                 return;
             }
             tokio::select! {
+                () = &mut nobody_came, if !waited => waited = true,
                 changed = count.changed() => if changed.is_err() { return },
                 changed = users.changed() => if changed.is_err() { return },
             }
@@ -93,11 +97,12 @@ impl Sessions {
 struct Entered {
     sessions: Sessions,
     uid: u32,
+    greeted: bool,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.sessions.leave(self.uid);
+        self.sessions.leave(self.uid, self.greeted);
     }
 }
 
@@ -130,11 +135,11 @@ fn admit(stream: UnixStream, id: SessionId, desk: &Desk, allowed: &Allowed, sess
     };
     let uid = peer.uid();
     match sessions.enter(uid) {
-        Some(entered) => {
+        Some(mut entered) => {
             tracing::debug!(uid, pid = peer.pid(), session = id.0, "session");
             let session = Session::new(stream, id, uid, desk.clone(), allowed.clone());
             tokio::spawn(async move {
-                session.run().await;
+                entered.greeted = session.run().await;
                 drop(entered);
             });
         }

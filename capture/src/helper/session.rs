@@ -84,8 +84,8 @@ impl Session {
         }
     }
 
-    /// Serves it until it ends, and sees to it that its end is known before this returns.
-    pub(crate) async fn run(mut self) {
+    /// Serves it until it ends, and sees to it that its end is known before this returns. Whether it had said hello.
+    pub(crate) async fn run(mut self) -> bool {
         let served = self.serve().await;
         if let Err(error) = self.desk.ended(self.id, self.uid).await {
             tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
@@ -97,6 +97,7 @@ impl Session {
                 .reply(Reply::refusal(error.code(), error.to_string()), None)
                 .await;
         }
+        self.state != State::New
     }
 
     async fn serve(&mut self) -> Result<(), SessionError> {
