@@ -139,6 +139,9 @@ impl Run {
             Some(Ok(path)) => {
                 let found = path.measure(figure, self.size);
                 let failed = found.is_err();
+                if failed {
+                    progress(&path.log())?;
+                }
                 (found, failed)
             }
             Some(Err(why)) => (Err(anyhow::anyhow!(why.clone())), false),

@@ -48,7 +48,7 @@ impl Tool {
 /// A tool that runs, and the server at its end. Fields are dropped in order: programs before their lab.
 #[derive(Debug)]
 pub(crate) struct Path {
-    _programs: Programs,
+    programs: Programs,
     _server: Process,
     lab: Lab,
 }
@@ -59,9 +59,10 @@ enum Programs {
     Direct,
     Redsocks { _held: Redsocks },
     Sshuttle { _held: Sshuttle },
-    Adit { _held: RunningAdit },
+    Adit { running: RunningAdit },
 }
 
+const LOG_LINES: usize = 8;
 const READY: Duration = Duration::from_secs(15);
 /// No measure takes longer than its own bounds and what ending it takes.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -78,7 +79,7 @@ impl Path {
         server.line_with("ready", READY)?;
         let programs = Programs::start(&lab, tool)?;
         let path = Path {
-            _programs: programs,
+            programs,
             _server: server,
             lab,
         };
@@ -90,6 +91,19 @@ impl Path {
     /// When the load failed, with the last line that it wrote.
     pub(crate) fn measure(&self, figure: Figure, size: Size) -> Result<Numbers> {
         self.load(&figure.load(size))
+    }
+
+    /// The last that Adit logged, for whoever looks into a failure of it.
+    pub(crate) fn log(&self) -> String {
+        let Programs::Adit { running } = &self.programs else {
+            return String::new();
+        };
+        let ends = [&running.broker.process, &running.gateway.process].map(|process| {
+            let log = process.stderr();
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        });
+        ends.join("\n")
     }
 
     fn wait_open(&self) -> Result<()> {
@@ -128,10 +142,10 @@ impl Programs {
                 _held: Sshuttle::start(lab)?,
             },
             Tool::Adit => Programs::Adit {
-                _held: RunningAdit::with(lab, Gateway::start(lab)?, &rules(true))?,
+                running: RunningAdit::with(lab, Gateway::start(lab)?, &rules(true))?,
             },
             Tool::AditPlain => Programs::Adit {
-                _held: RunningAdit::with(lab, Gateway::start(lab)?, &rules(false))?,
+                running: RunningAdit::with(lab, Gateway::start(lab)?, &rules(false))?,
             },
         })
     }
