@@ -1,17 +1,19 @@
 //! From a captured connection to the application that opened it: the kernel says which socket and user it is, `/proc` which
 //! process of that user holds the socket.
 
+mod memory;
+
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use memory::{Holder, Identity, Memory};
 
 use crate::sock_diag::{Diag, DiagError};
 
-/// Processes that were found before and are asked first.
-const REMEMBERED: usize = 32;
 /// What the kernel appends to the path of a binary that was replaced while it runs (proc(5), `/proc/PID/exe`).
 const DELETED: &[u8] = b" (deleted)";
 
@@ -37,16 +39,7 @@ pub struct Owner {
 #[derive(Debug)]
 pub struct Attributor {
     diag: Diag,
-    /// The last hit first.
-    remembered: Vec<Remembered>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Remembered {
-    pid: u32,
-    uid: u32,
-    /// In clock ticks since boot; a pid that was given anew has another.
-    started: u64,
+    processes: Memory,
 }
 
 impl Attributor {
@@ -57,7 +50,7 @@ impl Attributor {
     pub fn new() -> io::Result<Attributor> {
         Ok(Attributor {
             diag: Diag::open().map_err(io_error)?,
-            remembered: Vec::new(),
+            processes: Memory::default(),
         })
     }
 
@@ -83,58 +76,17 @@ impl Attributor {
 
     /// Which process of that user holds the socket. `None`: not found or not readable.
     pub fn process(&mut self, owner: &Owner) -> Option<Process> {
-        let link = format!("socket:[{}]", owner.inode);
-        let found = match self.recall(owner.uid, &link).and_then(Remembered::identify) {
-            Some(found) => found,
-            None => search(owner.uid, &link)?.identify()?,
-        };
-        let (process, path) = found;
-        self.remembered.retain(|known| known.pid != process.pid);
-        self.remembered.insert(0, process);
-        self.remembered.truncate(REMEMBERED);
+        let holder = self
+            .processes
+            .recall(owner)
+            .or_else(|| search(owner, &mut self.processes))?;
+        let path = holder.binary()?;
+        self.processes.keep(holder);
         Some(Process {
-            pid: process.pid,
+            pid: holder.pid,
             path,
         })
     }
-
-    fn recall(&self, uid: u32, link: &str) -> Option<Remembered> {
-        self.remembered
-            .iter()
-            .copied()
-            .find(|known| known.uid == uid && holds(known.pid, link))
-    }
-}
-
-impl Remembered {
-    /// The binary of this process, and of no other that was given its pid in the meantime.
-    fn identify(self) -> Option<(Remembered, PathBuf)> {
-        let path = binary(self.pid)?;
-        (started(self.pid) == Some(self.started)).then_some((self, path))
-    }
-}
-
-fn search(uid: u32, link: &str) -> Option<Remembered> {
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    // Newest first: most connections are those of a program that was just started.
-    pids.sort_unstable_by(|a, b| b.cmp(a));
-    pids.into_iter().find_map(|pid| {
-        let of_user = fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid);
-        let started = if of_user { started(pid)? } else { return None };
-        holds(pid, link).then_some(Remembered { pid, uid, started })
-    })
-}
-
-fn holds(pid: u32, link: &str) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
-    };
-    descriptors
-        .flatten()
-        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(link)))
 }
 
 /// Field 22 of `/proc/PID/stat` (proc(5)); the name before it may hold anything, also `)`.
@@ -156,6 +108,21 @@ fn binary(pid: u32) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsString::from_vec(
         bytes.get(..end)?.to_vec(),
     )))
+}
+
+/// The processes of `owner`'s user, newest first: most connections are those of a program that was just started.
+fn search(owner: &Owner, memory: &mut Memory) -> Option<Holder> {
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable_by(|a, b| b.cmp(a));
+    let of_user =
+        |pid: &u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == owner.uid);
+    pids.into_iter().filter(of_user).find_map(|pid| {
+        let process = Identity::of(pid, owner.uid)?;
+        memory.scan(process, owner.inode)
+    })
 }
 
 fn io_error(error: DiagError) -> io::Error {

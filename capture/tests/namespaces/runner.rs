@@ -39,9 +39,12 @@ pub(crate) fn run(cases: &[Case], arguments: &[String]) -> ExitCode {
         }
     });
     let failed = failed.into_inner().unwrap();
+    if !failed.is_empty() {
+        println!("\nfailed: {}", failed.join(", "));
+    }
     println!(
-        "\n{} cases, {} failed {failed:?}",
-        chosen.len(),
+        "\n{} passed, {} failed",
+        chosen.len() - failed.len(),
         failed.len()
     );
     if failed.is_empty() {
