@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use adit_capture::attribution::{Attributor, Owner};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-/// Questions that may wait; one more is answered "unknown" at once.
+/// Questions that wait in the queue; flows, which are bounded, wait for a place in it.
 const QUEUE: usize = 1024;
 
 /// What is known of who opened a connection.
@@ -22,6 +21,11 @@ pub enum Attributed {
     },
     /// The socket or its process could not be found.
     Unknown,
+    /// The kernel could not be asked.
+    NotAsked {
+        /// Why.
+        reason: String,
+    },
     /// The socket belongs to another user: not ours to carry.
     Foreign {
         /// That user.
@@ -38,7 +42,7 @@ struct Question {
 /// Asks the attribution thread.
 #[derive(Debug, Clone)]
 pub struct Attribution {
-    questions: SyncSender<Question>,
+    questions: mpsc::Sender<Question>,
 }
 
 impl Attribution {
@@ -46,7 +50,7 @@ impl Attribution {
     pub fn start() -> std::io::Result<Self> {
         let attributor = Attributor::new()?;
         let uid = nix::unistd::geteuid().as_raw();
-        let (questions, queue) = sync_channel(QUEUE);
+        let (questions, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("attribution".to_owned())
             .spawn(move || answer_all(attributor, uid, queue))?;
@@ -56,23 +60,23 @@ impl Attribution {
     /// Who holds the socket that connects `source` to `destination`.
     pub async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
         let (answer, answered) = oneshot::channel();
-        if self
-            .questions
-            .try_send(Question {
-                source,
-                destination,
-                answer,
-            })
-            .is_err()
-        {
-            return Attributed::Unknown;
+        let question = Question {
+            source,
+            destination,
+            answer,
+        };
+        let asked = self.questions.send(question).await.is_ok();
+        match answered.await {
+            Ok(attributed) if asked => attributed,
+            Ok(_) | Err(_) => Attributed::NotAsked {
+                reason: "the attribution thread is gone".to_owned(),
+            },
         }
-        answered.await.unwrap_or(Attributed::Unknown)
     }
 }
 
-fn answer_all(mut attributor: Attributor, uid: u32, queue: Receiver<Question>) {
-    for question in queue {
+fn answer_all(mut attributor: Attributor, uid: u32, mut queue: mpsc::Receiver<Question>) {
+    while let Some(question) = queue.blocking_recv() {
         if question.answer.is_closed() {
             continue;
         }
@@ -93,7 +97,9 @@ fn look_up(
         Ok(None) => return Attributed::Unknown,
         Err(error) => {
             tracing::warn!("sock_diag failed: {error}");
-            return Attributed::Unknown;
+            return Attributed::NotAsked {
+                reason: error.to_string(),
+            };
         }
     };
     // A socket that its program closed has no inode any more, and no owner to speak of.

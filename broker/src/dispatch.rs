@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::Family;
-use adit_link::{Answer, Host, OpenHeader, Refusal, RefusalReason, RelayEnd, Stream};
+use adit_link::{Answer, Host, OpenError, OpenHeader, Refusal, RefusalReason, RelayEnd, Stream};
 use adit_rules::{
     Application, Decision, Destination, Judgement, OnDown, PassPermit, Policy, TunnelPermit,
 };
@@ -19,11 +19,14 @@ use crate::attribution::{Attributed, Attribution};
 use crate::capture_session::MarkedSockets;
 use crate::flow_table::{Action, Flow, FlowTable, State};
 use crate::original_destination::Captured;
-use crate::zone::Zone;
+use crate::zone::{Zone, ZoneDown};
 
 /// The kernel's own patience with an unanswered SYN is about two minutes (tcp_syn_retries, tcp(7)); a
 /// program that waits longer than this has its own time-out.
 const PASS_DIAL_TIMEOUT: Duration = Duration::from_secs(130);
+
+/// How many links a flow is tried on.
+const LINKS_TRIED: usize = 3;
 
 /// What every flow's way needs.
 #[derive(Debug)]
@@ -79,10 +82,7 @@ impl Dispatcher {
     async fn way(&self, captured: Captured, flow: &Arc<Flow>) -> Ending {
         let decision = match self.decide(&captured, flow).await {
             Ok(decision) => decision,
-            Err(foreign) => {
-                adit_link::reset(captured.tcp);
-                return foreign;
-            }
+            Err(ending) => return ending,
         };
         match decision {
             Decision::Tunnel(permit) => self.tunnel(captured, permit, flow).await,
@@ -92,7 +92,6 @@ impl Dispatcher {
             }
             Decision::Block(block) => {
                 flow.decided(Action::Block, block.rule(), None);
-                adit_link::reset(captured.tcp);
                 Ending::refused(format!("blocked by rule {}", block.rule()))
             }
         }
@@ -130,39 +129,56 @@ impl Dispatcher {
                 Ok(Application::Known { path })
             }
             Attributed::Unknown => Ok(Application::Unknown),
-            Attributed::Foreign { uid } => Err(Ending::refused(format!(
-                "opened by another user (uid {uid})"
+            Attributed::NotAsked { reason } => Err(Ending::failed(format!(
+                "the application could not be looked up: {reason}"
             ))),
+            Attributed::Foreign { uid } => Err(foreign(uid)),
         }
     }
 
     async fn tunnel(&self, captured: Captured, permit: TunnelPermit, flow: &Arc<Flow>) -> Ending {
         flow.decided(Action::Tunnel, permit.rule(), Some(permit.zone()));
         let Some(zone) = self.zones.get(permit.zone()) else {
-            adit_link::reset(captured.tcp);
             return Ending::failed(format!("zone {} is not there", permit.zone()));
         };
-        let link = match permit.on_down() {
-            OnDown::Hold => zone.link_held().await,
-            OnDown::Reject | OnDown::Pass => zone.link().await,
-        };
-        let down = match link {
-            Ok(link) => match link.open(&header_of(&permit, flow)) {
+        // A link may end between being handed out and being used; the next one is waited for.
+        for _ in 0..LINKS_TRIED {
+            let link = match permit.on_down() {
+                OnDown::Hold => zone.link_held().await,
+                OnDown::Reject | OnDown::Pass => zone.link().await,
+            };
+            let opened = match link {
+                Ok(link) => link.open(&header_of(&permit, flow)),
+                Err(down) => return self.without_gateway(captured, &permit, down, flow).await,
+            };
+            match opened {
                 Ok(stream) => return self.relay_tunnelled(captured, stream, flow).await,
-                Err(error) => error.to_string(),
-            },
-            Err(down) => down.to_string(),
-        };
-        if let Some(pass) = permit.when_down() {
-            tracing::warn!(
-                flow = flow.id,
-                "passed, as the rule says for a zone that is down: {down}"
-            );
-            flow.decided(Action::Pass, pass.rule(), Some(permit.zone()));
-            return self.pass(captured, &pass, flow).await;
+                Err(OpenError::Ended(_) | OpenError::Draining) => {}
+                Err(error @ (OpenError::TooMany | OpenError::Header(_))) => {
+                    return Ending::failed(error.to_string());
+                }
+            }
         }
-        adit_link::reset(captured.tcp);
-        Ending::failed(down)
+        Ending::failed("the zone's link is lost again and again")
+    }
+
+    /// Only where no gateway answers and the rule says so, a flow goes direct.
+    async fn without_gateway(
+        &self,
+        captured: Captured,
+        permit: &TunnelPermit,
+        down: ZoneDown,
+        flow: &Flow,
+    ) -> Ending {
+        let Some(pass) = permit.when_down().filter(|_| down.may_pass) else {
+            return Ending::failed(down.to_string());
+        };
+        tracing::warn!(
+            flow = flow.id,
+            "passed, as the rule says for a zone that is down: {down}"
+        );
+        flow.decided(Action::Pass, pass.rule(), Some(permit.zone()));
+        self.pass(captured, &pass, flow).await
     }
 
     async fn relay_tunnelled(
@@ -173,7 +189,11 @@ impl Dispatcher {
     ) -> Ending {
         let (source, destination) = (captured.source.address(), captured.destination.address());
         let answer = stream.answer();
-        let mut relaying = pin!(adit_link::relay(captured.tcp, stream, &flow.counters));
+        let mut relaying = pin!(adit_link::relay(
+            captured.into_tcp(),
+            stream,
+            &flow.counters
+        ));
         tokio::select! {
             end = &mut relaying => return ending_of(end, flow),
             learnt = self.learn(answer, source, destination, flow) => {
@@ -200,8 +220,14 @@ impl Dispatcher {
             Ok(())
         };
         let attributed = async {
-            if !flow.is_attributed() {
-                self.attribute(source, destination, flow).await?;
+            if flow.is_attributed() {
+                return Ok(());
+            }
+            match self.attribution.of(source, destination).await {
+                Attributed::Process { pid, path } => flow.attributed(pid, path),
+                // Nothing depends on it: the rules decided without.
+                Attributed::Unknown | Attributed::NotAsked { .. } => {}
+                Attributed::Foreign { uid } => return Err(foreign(uid)),
             }
             Ok(())
         };
@@ -210,19 +236,13 @@ impl Dispatcher {
 
     /// Relays to where the application wanted to go, over a socket that the rules let through.
     async fn pass(&self, captured: Captured, permit: &PassPermit, flow: &Flow) -> Ending {
-        match self.dial(permit).await {
-            Ok(far) => {
-                flow.opened();
-                ending_of(
-                    adit_link::relay_tcp(captured.tcp, far, &flow.counters).await,
-                    flow,
-                )
-            }
-            Err(ending) => {
-                adit_link::reset(captured.tcp);
-                ending
-            }
-        }
+        let far = match self.dial(permit).await {
+            Ok(far) => far,
+            Err(ending) => return ending,
+        };
+        flow.opened();
+        let relayed = adit_link::relay_tcp(captured.into_tcp(), far, &flow.counters);
+        ending_of(relayed.await, flow)
     }
 
     async fn dial(&self, permit: &PassPermit) -> Result<TcpStream, Ending> {
@@ -245,6 +265,10 @@ impl Dispatcher {
             Err(_) => Err(Ending::refused("direct: timed out")),
         }
     }
+}
+
+fn foreign(uid: u32) -> Ending {
+    Ending::refused(format!("opened by another user (uid {uid})"))
 }
 
 fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
@@ -317,17 +341,18 @@ fn report(flow: &Flow, ending: &Ending) {
     let application = view
         .application
         .as_deref()
-        .unwrap_or(std::path::Path::new("unknown"));
+        .unwrap_or("unknown")
+        .escape_debug();
     let reason = ending.reason.as_deref().unwrap_or("finished");
     let (destination, rule) = (view.destination, view.rule.as_deref().unwrap_or("-"));
     let zone = view.zone.as_deref().unwrap_or("-");
     match ending.state {
         State::Refused | State::Failed => tracing::info!(
-            flow = flow.id, %destination, application = %application.display(), rule, zone,
+            flow = flow.id, %destination, %application, rule, zone,
             state = %ending.state, reason, "flow not carried"
         ),
         State::Deciding | State::Opening | State::Open | State::Closed => tracing::debug!(
-            flow = flow.id, %destination, application = %application.display(), rule, zone,
+            flow = flow.id, %destination, %application, rule, zone,
             up = view.up, down = view.down, reason, "flow ended"
         ),
     }

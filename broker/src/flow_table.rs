@@ -102,8 +102,8 @@ pub struct Flow {
 pub struct FlowView {
     /// For `adit close`.
     pub id: u64,
-    /// Path of the binary; null when it could not be found (yet).
-    pub application: Option<PathBuf>,
+    /// Path of the binary (what is not UTF-8 in it replaced); null when it could not be found (yet).
+    pub application: Option<String>,
     /// Its process.
     pub pid: Option<u32>,
     /// Where the application wanted to go.
@@ -185,7 +185,9 @@ impl Flow {
         let age = end.duration_since(self.started).as_millis();
         FlowView {
             id: self.id,
-            application: details.application,
+            application: details
+                .application
+                .map(|path| path.to_string_lossy().into_owned()),
             pid: details.pid,
             destination: self.destination,
             source: self.source,

@@ -13,11 +13,11 @@ pub struct OriginalDestination(SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddress(SocketAddr);
 
-/// A connection that the kernel redirected to us.
+/// A connection that the kernel redirected to us. Dropped, it is reset: its program must not take an end that
+/// nobody meant for the end of an answer.
 #[derive(Debug)]
 pub struct Captured {
-    /// The accepted socket.
-    pub tcp: TcpStream,
+    tcp: Option<TcpStream>,
     /// The application's end.
     pub source: ClientAddress,
     /// Where it wanted to go.
@@ -78,9 +78,24 @@ impl Captured {
             return Err(NotCaptured::Direct(peer));
         }
         Ok(Self {
-            tcp,
+            tcp: Some(tcp),
             source: ClientAddress(peer),
             destination: OriginalDestination(destination),
         })
+    }
+
+    /// The accepted socket, for whoever relays from now on.
+    pub fn into_tcp(mut self) -> TcpStream {
+        self.tcp
+            .take()
+            .unwrap_or_else(|| unreachable!("taken only here"))
+    }
+}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        if let Some(tcp) = self.tcp.take() {
+            adit_link::reset(tcp);
+        }
     }
 }

@@ -13,6 +13,8 @@ use crate::gateway::{ConnectError, Connection, Target, connect};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A link that lived so long was a good one: the next failure is a first one again.
+const STABLE: Duration = Duration::from_secs(10);
 /// A flow that finds the zone down makes it try at once, but not more often than this.
 const NUDGE_SPACING: Duration = Duration::from_millis(500);
 /// How long a flow waits for an attempt that is under way.
@@ -39,11 +41,21 @@ pub enum ZoneState {
     Down {
         /// Why, each gateway.
         reason: String,
-        /// Trying again can't help before someone changes something.
-        lasting: bool,
+        /// Some gateway showed a host key that is not to be trusted: nothing may go around it.
+        untrusted: bool,
         /// The next attempt.
         retry_at: Instant,
     },
+}
+
+impl ZoneState {
+    /// The link, as long as it takes new streams.
+    fn open_link(&self) -> Option<Link> {
+        match self {
+            Self::Up { link, .. } if !link.is_closing() => Some(link.clone()),
+            Self::Up { .. } | Self::Connecting { .. } | Self::Down { .. } => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for ZoneState {
@@ -64,6 +76,8 @@ pub struct ZoneDown {
     pub zone: String,
     /// Why, each gateway.
     pub reason: String,
+    /// Whether a flow may go direct if its rule says so: no gateway answered, rather than one that can't be trusted.
+    pub may_pass: bool,
 }
 
 /// A zone and the task that keeps its link.
@@ -113,44 +127,61 @@ impl Zone {
 
     /// The link; waits for an attempt that is under way, and fails at once when the last one failed.
     pub async fn link(&self) -> Result<Link, ZoneDown> {
-        self.settled(
-            |state| !matches!(state, ZoneState::Connecting { .. }),
-            ATTEMPT_PATIENCE,
-        )
+        self.settled(ATTEMPT_PATIENCE, |state| {
+            matches!(state, ZoneState::Down { .. })
+        })
         .await
     }
 
     /// The link; waits for a gateway to come back (`on_down: hold`).
     pub async fn link_held(&self) -> Result<Link, ZoneDown> {
-        self.settled(|state| matches!(state, ZoneState::Up { .. }), HOLD_PATIENCE)
-            .await
+        self.settled(HOLD_PATIENCE, |_| false).await
     }
 
     async fn settled(
         &self,
-        is_settled: impl Fn(&ZoneState) -> bool,
         patience: Duration,
+        gives_up: impl Fn(&ZoneState) -> bool,
     ) -> Result<Link, ZoneDown> {
         let mut state = self.state.clone();
         // The common case takes no timer.
-        if let ZoneState::Up { link, .. } = &*state.borrow() {
-            return Ok(link.clone());
+        if let Some(link) = state.borrow().open_link() {
+            return Ok(link);
         }
         self.nudge.notify_one();
-        let settled = timeout(patience, state.wait_for(|state| is_settled(state))).await;
-        let reason = match settled {
-            Ok(Ok(state)) => match &*state {
-                ZoneState::Up { link, .. } => return Ok(link.clone()),
-                ZoneState::Down { reason, .. } => reason.clone(),
-                ZoneState::Connecting { .. } => "still connecting".to_owned(),
+        let settled = state.wait_for(|state| state.open_link().is_some() || gives_up(state));
+        let (reason, may_pass) = match timeout(patience, settled).await {
+            Ok(Ok(state)) => match (state.open_link(), &*state) {
+                (Some(link), _) => return Ok(link),
+                (
+                    None,
+                    ZoneState::Down {
+                        reason, untrusted, ..
+                    },
+                ) => (reason.clone(), !untrusted),
+                (None, ZoneState::Up { .. } | ZoneState::Connecting { .. }) => {
+                    ("the link was lost at once".to_owned(), false)
+                }
             },
-            Ok(Err(_)) => "the broker is ending".to_owned(),
-            Err(_) => format!("not within {} s", patience.as_secs()),
+            Ok(Err(_)) => ("the broker is ending".to_owned(), false),
+            Err(_) => (
+                format!("not within {} s", patience.as_secs()),
+                self.may_pass(),
+            ),
         };
         Err(ZoneDown {
             zone: self.name.clone(),
             reason,
+            may_pass,
         })
+    }
+
+    fn may_pass(&self) -> bool {
+        match &*self.state.borrow() {
+            ZoneState::Connecting { .. } => true,
+            ZoneState::Up { .. } => false,
+            ZoneState::Down { untrusted, .. } => !untrusted,
+        }
     }
 }
 
@@ -163,96 +194,129 @@ struct Keeper {
     ends: watch::Receiver<bool>,
 }
 
+/// Why no gateway could be reached.
+struct Unreached {
+    reason: String,
+    /// Trying again can't help before someone changes something.
+    lasting: bool,
+    untrusted: bool,
+}
+
 impl Keeper {
     async fn keep(self) {
-        let mut backoff = FIRST_BACKOFF;
-        let mut last = None;
-        loop {
-            self.state
-                .send_replace(ZoneState::Connecting { last: last.take() });
-            let attempted = tokio::select! {
-                attempted = self.attempt() => attempted,
-                () = self.ended() => return,
-            };
-            match attempted {
-                Ok((connection, gateway)) => {
-                    backoff = FIRST_BACKOFF;
-                    let Some(reason) = self.carry(connection, gateway).await else {
-                        return;
-                    };
-                    last = Some(reason);
-                    // A gateway that accepts and then hangs up at once must not make us spin.
-                    sleep(FIRST_BACKOFF / 5).await;
-                }
-                Err((reason, lasting)) => {
-                    tracing::warn!(zone = self.zone, "no gateway answers: {reason}");
-                    last = Some(reason.clone());
-                    if !self.wait(reason, lasting, backoff).await {
-                        return;
-                    }
-                    backoff = (backoff * 2).min(LONGEST_BACKOFF);
-                }
-            }
+        tokio::select! {
+            () = self.keep_up() => {}
+            () = self.ended() => {}
         }
     }
 
-    /// Resolves when nobody needs the zone any more.
+    async fn keep_up(&self) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let last = match self.attempt().await {
+                Ok((connection, gateway)) => {
+                    let since = Instant::now();
+                    let reason = self.carry(connection, gateway).await;
+                    if since.elapsed() > STABLE {
+                        backoff = FIRST_BACKOFF;
+                    }
+                    self.connecting(Some(reason.clone()));
+                    // A gateway that lets us in and then hangs up must not make us spin.
+                    sleep(backoff).await;
+                    reason
+                }
+                Err(unreached) => {
+                    tracing::warn!(zone = self.zone, "no gateway answers: {}", unreached.reason);
+                    self.wait(&unreached, backoff).await;
+                    unreached.reason
+                }
+            };
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            self.connecting(Some(last));
+        }
+    }
+
+    fn connecting(&self, last: Option<String>) {
+        self.state.send_replace(ZoneState::Connecting { last });
+    }
+
+    /// Resolves when nobody needs the zone any more, once its gateway has been told.
     async fn ended(&self) {
         let mut ends = self.ends.clone();
         // An error says that the zone itself is gone.
         let _ = ends.wait_for(|ends| *ends).await;
+        let link = self.state.borrow().open_link();
+        if let Some(link) = link {
+            link.close();
+            link.ended().await;
+        }
     }
 
     /// Tries each gateway once, in order.
-    async fn attempt(&self) -> Result<(Connection, Gateway), (String, bool)> {
+    async fn attempt(&self) -> Result<(Connection, Gateway), Unreached> {
         let mut reasons = Vec::new();
-        let mut lasting = true;
+        let (mut lasting, mut untrusted) = (true, false);
         for target in &self.targets {
-            match connect(target, &self.sockets).await {
+            let error = match connect(target, &self.sockets).await {
                 Ok(connection) => return Ok((connection, target.gateway.clone())),
-                Err(error) => {
-                    lasting &= error.is_lasting();
-                    if let ConnectError::HostKey(rejection) = &error {
-                        tracing::error!(zone = self.zone, gateway = %target.gateway, "{rejection}");
-                    }
-                    reasons.push(format!("{}: {error}", target.gateway));
-                }
+                Err(error) => error,
+            };
+            lasting &= error.is_lasting();
+            if let ConnectError::HostKey(rejection) = &error {
+                untrusted = true;
+                tracing::error!(zone = self.zone, gateway = %target.gateway, "{rejection}");
             }
+            reasons.push(format!("{}: {error}", target.gateway));
         }
-        Err((reasons.join("; "), lasting))
+        Err(Unreached {
+            reason: reasons.join("; "),
+            lasting,
+            untrusted,
+        })
     }
 
-    /// Carries a link until it ends, and says why; `None` when nobody needs the zone any more.
-    async fn carry(&self, connection: Connection, gateway: Gateway) -> Option<String> {
+    /// Carries a link until it ends, or takes no new streams; says why.
+    async fn carry(&self, connection: Connection, gateway: Gateway) -> String {
         tracing::info!(zone = self.zone, %gateway, "link up");
         let link = connection.link.clone();
         self.state.send_replace(ZoneState::Up {
             link: link.clone(),
             gateway: gateway.clone(),
         });
-        let mut running = std::pin::pin!(connection.run());
-        let end = tokio::select! {
-            end = &mut running => end,
-            () = self.ended() => {
-                link.close();
-                running.await;
-                return None;
+        // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
+        let mut running = tokio::spawn(connection.run());
+        loop {
+            tokio::select! {
+                end = &mut running => {
+                    let end = end.map_or_else(|_| "its task ended".to_owned(), |end| end.to_string());
+                    tracing::warn!(zone = self.zone, %gateway, "link lost: {end}");
+                    return end;
+                }
+                () = self.nudge.notified() => {
+                    if link.is_closing() {
+                        let end = "the gateway takes no new flows";
+                        tracing::info!(zone = self.zone, %gateway, "{end}");
+                        return end.to_owned();
+                    }
+                }
             }
-        };
-        tracing::warn!(zone = self.zone, %gateway, "link lost: {end}");
-        Some(end.to_string())
+        }
     }
 
-    /// Waits until it is time to try again; false when nobody needs the zone any more.
-    async fn wait(&self, reason: String, lasting: bool, backoff: Duration) -> bool {
+    /// Waits until it is time to try again: a while, or until a flow asks. What lasts is not asked again for flows.
+    async fn wait(&self, unreached: &Unreached, backoff: Duration) {
         let failed_at = Instant::now();
-        let retry_at = failed_at + if lasting { LONGEST_BACKOFF } else { backoff };
+        let retry_at = failed_at
+            + if unreached.lasting {
+                LONGEST_BACKOFF
+            } else {
+                backoff
+            };
         // Flows that waited for the attempt that just failed asked before it did.
-        let asked_before = self.nudge.notified();
-        let _ = timeout(Duration::ZERO, asked_before).await;
+        let _ = timeout(Duration::ZERO, self.nudge.notified()).await;
         self.state.send_replace(ZoneState::Down {
-            reason,
-            lasting,
+            reason: unreached.reason.clone(),
+            untrusted: unreached.untrusted,
             retry_at,
         });
         let nudged = async {
@@ -260,9 +324,8 @@ impl Keeper {
             sleep_until(failed_at + NUDGE_SPACING.min(backoff)).await;
         };
         tokio::select! {
-            () = sleep_until(retry_at) => true,
-            () = nudged => true,
-            () = self.ended() => false,
+            () = sleep_until(retry_at) => {}
+            () = nudged, if !unreached.lasting => {}
         }
     }
 }

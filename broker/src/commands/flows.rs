@@ -3,6 +3,7 @@
 use adit_broker::control::protocol::{Answer, Request};
 use adit_broker::flow_table::{Action, FlowView};
 use anyhow::anyhow;
+use std::path::Path;
 
 use super::{Failure, ask_broker};
 use crate::command_line::Ask;
@@ -33,7 +34,11 @@ pub(crate) fn run(options: Ask) -> Result<(), Failure> {
 }
 
 fn row(flow: &FlowView) -> Vec<String> {
-    let application = flow.application.as_ref().and_then(|path| path.file_name());
+    let application = flow
+        .application
+        .as_deref()
+        .map(Path::new)
+        .and_then(Path::file_name);
     let application = application.map_or("unknown".into(), |name| name.to_string_lossy());
     let zone = match flow.action {
         Some(Action::Pass) => "(pass)",

@@ -22,6 +22,8 @@ use crate::capture_session::{MarkedSockets, NoSocket};
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than all keepalives together (`adit_link::ssh::tune_client`).
+const INACTIVITY: Duration = Duration::from_secs(90);
 
 /// A gateway and how to get into it.
 #[derive(Debug, Clone)]
@@ -241,6 +243,8 @@ async fn handshake(
 fn client_config(known: &KnownHost) -> client::Config {
     let mut config = client::Config::default();
     adit_link::ssh::tune_client(&mut config, Rekey::default());
+    // Keepalives keep a live session awake; a handshake that hangs ends, also when nobody waits for it any more.
+    config.inactivity_timeout = Some(INACTIVITY);
     let offered = config.preferred.key.to_vec();
     let (mut first, rest): (Vec<_>, Vec<_>) = offered
         .into_iter()
@@ -270,7 +274,8 @@ async fn accepted(channel: &mut russh::Channel<Msg>) -> Result<(), ConnectError>
         match channel.wait().await {
             Some(ChannelMsg::Success) => return Ok(()),
             Some(ChannelMsg::WindowAdjusted { .. }) => {}
-            Some(_) | None => return Err(ConnectError::NoSubsystem),
+            Some(_) => return Err(ConnectError::NoSubsystem),
+            None => return Err(russh::Error::Disconnect.into()),
         }
     }
 }
