@@ -76,10 +76,15 @@ impl Attributor {
 
     /// Which process of that user holds the socket. `None`: not found or not readable.
     pub fn process(&mut self, owner: &Owner) -> Option<Process> {
-        let holder = self
-            .processes
-            .recall(owner)
-            .or_else(|| search(owner, &mut self.processes))?;
+        let remembered = self.processes.recall(owner).filter(|holder| {
+            // Of a pid that another process was given since, nothing that is remembered holds.
+            let same = holder.lives();
+            if !same {
+                self.processes.forget(holder.pid);
+            }
+            same
+        });
+        let holder = remembered.or_else(|| search(owner, &mut self.processes))?;
         let path = holder.binary()?;
         self.processes.keep(holder);
         Some(Process {

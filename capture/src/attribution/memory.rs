@@ -46,7 +46,12 @@ impl Holder {
     /// Its binary; `None` when it is gone, also when another has its pid by now.
     pub(super) fn binary(self) -> Option<PathBuf> {
         let path = binary(self.pid)?;
-        (started(self.pid) == Some(self.process.started)).then_some(path)
+        self.lives().then_some(path)
+    }
+
+    /// Whether the process that was seen is the one that has its pid now.
+    pub(super) fn lives(self) -> bool {
+        started(self.pid) == Some(self.process.started)
     }
 }
 
@@ -87,6 +92,12 @@ impl Memory {
         self.processes.retain(|known| known.pid != holder.pid);
         self.processes.insert(0, holder);
         self.processes.truncate(PROCESSES);
+    }
+
+    /// Forgets all that was seen of whoever had this pid.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.processes.retain(|known| known.pid != pid);
+        self.sockets.retain(|_, holder| holder.pid != pid);
     }
 
     /// Looks through all descriptors of a process, and remembers its sockets.
@@ -155,7 +166,9 @@ fn socket_at(pid: u32, descriptor: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Attributor;
     use super::*;
+    use crate::sock_diag::Diag;
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::UnixDatagram;
@@ -208,5 +221,34 @@ mod tests {
         process.started += 1;
         let found = memory.scan(process, inode(&socket)).unwrap();
         assert_eq!(found.binary(), None);
+    }
+
+    #[test]
+    fn a_pid_that_was_given_anew_is_found_anew() {
+        let (seen, later) = (
+            UnixDatagram::unbound().unwrap(),
+            UnixDatagram::unbound().unwrap(),
+        );
+        let mut dead = own();
+        dead.started -= 1;
+        let mut memory = Memory::default();
+        let found = memory.scan(dead, inode(&seen)).unwrap();
+        memory.keep(found);
+        // Where it was seen, and where it is looked for next.
+        memory.sockets.remove(&inode(&later));
+        let mut attributor = Attributor {
+            diag: Diag::open().unwrap(),
+            processes: memory,
+        };
+        for socket in [seen, later] {
+            let owner = Owner {
+                uid: 0,
+                inode: inode(&socket),
+            };
+            let process = attributor.process(&owner).unwrap();
+            assert_eq!(process.pid, std::process::id());
+            let kept = attributor.processes.recall(&owner).unwrap();
+            assert_eq!(kept.process, own());
+        }
     }
 }
