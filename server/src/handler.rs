@@ -9,22 +9,36 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
-use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, Disconnect, Pty};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::audit::Who;
 use crate::authorized_keys::{self, KeysPath};
 use crate::gateway::Gateway;
-use crate::link_session;
+use crate::link_channel::LinkChannel;
 use crate::unauthenticated::Guest;
 use crate::user_name::UserName;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
 pub(crate) const MAX_CHANNELS: u32 = 4;
+/// Channels that one connection may ask for in its whole life, of every kind, whatever came of them.
+///
+/// russh keeps something of a channel that we close before its client does, and of each that is
+/// asked for while a key exchange stands still; neither has another bound.
+const MAX_OPENS: u32 = 64;
 /// How long an answer to a wrong password or signature takes; a key that is merely offered is
 /// answered sooner (see [`crate::listener`]), because agents offer several.
 const REJECTION: Duration = Duration::from_secs(1);
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConversationError {
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    #[error("the client asked for more than {MAX_OPENS} channels")]
+    TooManyOpens,
+}
 
 /// What a client finds when it connects.
 pub(crate) struct Arrival {
@@ -56,6 +70,8 @@ pub(crate) struct Client {
     who: Option<Arc<Who>>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     begun: Vec<ChannelId>,
+    /// Channels that were asked for.
+    opens: u32,
 }
 
 impl Client {
@@ -69,7 +85,6 @@ impl Client {
             connections,
             channels,
         } = arrival;
-        let (guest, place, who, begun) = (Some(guest), None, None, Vec::new());
         Self {
             gateway,
             keys,
@@ -77,10 +92,11 @@ impl Client {
             backlog,
             connections,
             channels,
-            guest,
-            place,
-            who,
-            begun,
+            guest: Some(guest),
+            place: None,
+            who: None,
+            begun: Vec::new(),
+            opens: 0,
         }
     }
 
@@ -111,14 +127,36 @@ impl Client {
         }
     }
 
+    /// To be called for each channel that is asked for, before anything else.
+    fn count_open(&mut self) -> Result<(), ConversationError> {
+        self.opens += 1;
+        if self.opens > MAX_OPENS {
+            return Err(ConversationError::TooManyOpens);
+        }
+        Ok(())
+    }
+
+    async fn refuse_open(
+        &mut self,
+        what: &str,
+        reply: ChannelOpenHandle,
+    ) -> Result<(), ConversationError> {
+        self.count_open()?;
+        self.log_refused(what);
+        reply
+            .reject(ChannelOpenFailure::AdministrativelyProhibited)
+            .await;
+        Ok(())
+    }
+
     fn refuse(
         &self,
         channel: ChannelId,
         what: &str,
         session: &mut Session,
-    ) -> Result<(), russh::Error> {
+    ) -> Result<(), ConversationError> {
         self.log_refused(what);
-        session.channel_failure(channel)
+        Ok(session.channel_failure(channel)?)
     }
 
     fn log_refused(&self, what: &str) {
@@ -141,7 +179,7 @@ async fn reject_slowly() -> Auth {
 }
 
 impl Handler for Client {
-    type Error = russh::Error;
+    type Error = ConversationError;
 
     async fn auth_password(&mut self, _user: &str, _password: &str) -> Result<Auth, Self::Error> {
         Ok(reject_slowly().await)
@@ -201,11 +239,8 @@ impl Handler for Client {
         self.place = Arc::clone(&self.connections).try_acquire_owned().ok();
         if self.place.is_none() {
             tracing::warn!(peer = %self.peer, "refused: too many connections");
-            return session.disconnect(
-                Disconnect::TooManyConnections,
-                "the gateway has too many connections",
-                "",
-            );
+            let words = "the gateway has too many connections";
+            return Ok(session.disconnect(Disconnect::TooManyConnections, words, "")?);
         }
         self.guest = None;
         if let Some(who) = &self.who {
@@ -221,26 +256,22 @@ impl Handler for Client {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.count_open()?;
         let channel_place = Arc::clone(&self.channels).try_acquire_owned();
         let (Some(who), Some(_), Ok(place)) = (&self.who, &self.place, channel_place) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let backlog = self.backlog.clone();
-        let place = ChannelPlace {
-            id: channel.id(),
+        let link = LinkChannel {
+            gateway: Arc::clone(&self.gateway),
+            who: Arc::clone(who),
             handle: session.handle(),
-            backlog,
-            _permit: place,
+            backlog: self.backlog.clone(),
+            _place: place,
         };
         reply.accept().await;
         self.begun.retain(|begun| *begun != channel.id());
-        tokio::spawn(serve_channel(
-            Arc::clone(&self.gateway),
-            Arc::clone(who),
-            channel,
-            place,
-        ));
+        tokio::spawn(link.serve(channel));
         Ok(())
     }
 
@@ -254,7 +285,7 @@ impl Handler for Client {
             return self.refuse(channel, &format!("subsystem {name}"), session);
         }
         self.begun.push(channel);
-        session.channel_success(channel)
+        Ok(session.channel_success(channel)?)
     }
 
     async fn channel_close(
@@ -317,7 +348,7 @@ impl Handler for Client {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         // Clients send their locale with every session: refused without a word.
-        session.channel_failure(channel)
+        Ok(session.channel_failure(channel)?)
     }
 
     async fn channel_open_direct_tcpip(
@@ -330,11 +361,41 @@ impl Handler for Client {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.log_refused("direct-tcpip");
-        reply
-            .reject(ChannelOpenFailure::AdministrativelyProhibited)
-            .await;
-        Ok(())
+        self.refuse_open("direct-tcpip", reply).await
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        _channel: Channel<Msg>,
+        _path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_open("direct-streamlocal", reply).await
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        _host: &str,
+        _port: u32,
+        _originator: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_open("forwarded-tcpip", reply).await
+    }
+
+    async fn channel_open_x11(
+        &mut self,
+        _channel: Channel<Msg>,
+        _originator: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_open("x11", reply).await
     }
 
     async fn tcpip_forward(
@@ -345,51 +406,5 @@ impl Handler for Client {
     ) -> Result<bool, Self::Error> {
         self.log_refused("tcpip-forward");
         Ok(false)
-    }
-}
-
-/// One of a connection's channels.
-struct ChannelPlace {
-    id: ChannelId,
-    handle: russh::server::Handle,
-    backlog: Backlog,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// Waits for the client to ask for a link and serves it.
-async fn serve_channel(
-    gateway: Arc<Gateway>,
-    who: Arc<Who>,
-    mut channel: Channel<Msg>,
-    place: ChannelPlace,
-) {
-    let asked = tokio::select! {
-        asked = timeout(gateway.limits().login_grace, asks_for_link(&mut channel)) => asked,
-        () = gateway.stopped() => Ok(false),
-    };
-    if matches!(asked, Ok(true)) {
-        let (user, from) = (who.user.as_str(), who.from.as_str());
-        tracing::info!(user, from, "link begins");
-        let (read, write) = adit_link::ssh::split(channel);
-        let write = write.paced_by(place.backlog.clone());
-        match link_session::serve(&gateway, &who, read, write).await {
-            // As text, which is escaped: both can hold words of the peer's.
-            Ok(end) => tracing::info!(user, from, end = end.to_string(), "link ended"),
-            Err(error) => tracing::warn!(user, from, error = error.to_string(), "no link"),
-        }
-    }
-    // Fails when the connection is gone, and with it the channel.
-    let _ = place.handle.close(place.id).await;
-}
-
-/// The session's handler answers each request; here they are only read, so that none of them fills
-/// the channel's queue.
-async fn asks_for_link(channel: &mut Channel<Msg>) -> bool {
-    loop {
-        match channel.wait().await {
-            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == SUBSYSTEM => return true,
-            None | Some(ChannelMsg::Close | ChannelMsg::Eof) => return false,
-            Some(_) => {}
-        }
     }
 }

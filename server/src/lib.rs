@@ -15,6 +15,7 @@ pub mod dial;
 pub mod gateway;
 mod handler;
 pub mod host_key;
+mod link_channel;
 pub mod link_session;
 pub mod listener;
 pub mod logging;

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::authorized_keys::KeysPath;
 use crate::config::Limits;
 use crate::gateway::Gateway;
-use crate::handler::{Arrival, Client, MAX_CHANNELS};
+use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::unauthenticated::{Guest, Unauthenticated};
 
 const BACKLOG: i32 = 1024;
@@ -150,8 +150,10 @@ impl Server {
         });
     }
 
-    async fn converse(&self, socket: TcpStream, peer: SocketAddr) -> Result<(), russh::Error> {
-        let second = socket2::SockRef::from(&socket).try_clone()?;
+    async fn converse(&self, socket: TcpStream, peer: SocketAddr) -> Result<(), ConversationError> {
+        let second = socket2::SockRef::from(&socket)
+            .try_clone()
+            .map_err(russh::Error::from)?;
         let socket = BufferedSocket::new(socket);
         let guest = Arc::new(self.unauthenticated.enter(second.into()));
         let patience = self.patience(&guest, peer);
@@ -189,7 +191,7 @@ impl Server {
         &self,
         socket: BufferedSocket,
         arrival: Arrival,
-    ) -> Result<(), russh::Error> {
+    ) -> Result<(), ConversationError> {
         let channels = Arc::clone(&arrival.channels);
         let client = Client::new(arrival);
         let running = russh::server::run_stream(Arc::clone(&self.session), socket, client);

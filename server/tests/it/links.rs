@@ -360,3 +360,39 @@ async fn new_keys_under_load_lose_nothing() {
         got.len()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_keeps_asking_for_channels_is_ended() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, GROUPS);
+    for kind in ["session", "direct-tcpip", "direct-streamlocal"] {
+        let session = crate::flows::log_in(&site, gateway.address).await;
+        let mut answered = 0;
+        // 64 are answered; one more ends the connection.
+        while answered < 100 {
+            let asked = async {
+                match kind {
+                    "session" => session.channel_open_session().await,
+                    "direct-tcpip" => {
+                        session
+                            .channel_open_direct_tcpip("127.0.0.1", 1, "127.0.0.1", 1)
+                            .await
+                    }
+                    _ => session.channel_open_direct_streamlocal("/run/x").await,
+                }
+            };
+            match timeout(PATIENCE, asked).await.expect("in time") {
+                Ok(channel) => channel.close().await.expect("close"),
+                Err(russh::Error::ChannelOpenFailure(_)) => {}
+                Err(_) => break,
+            }
+            answered += 1;
+        }
+        assert_eq!(answered, 64, "{kind}");
+        gateway.wait_log(|line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("more than 64 channels"))
+        });
+    }
+}
