@@ -1,10 +1,48 @@
 //! Socket marks (`SO_MARK`, socket(7)): how the kernel's rules tell the broker's own sockets from an application's.
 //!
-//! Only the bits of [`MASK`] are ours; the upper half of a mark is left to whoever else uses marks on the host.
+//! Of a dialling socket's mark only the bits of [`MASK`] are ours; the upper half is left to whoever else uses marks on the
+//! host. On a listening socket all 32 bits are: they say whose it is.
 
 /// On a socket that the broker dials with: the capture rules let it through.
 pub const MARK: u32 = 0xad17;
-/// On a socket that a broker accepts captured connections with: whoever else binds that port does not have it.
+/// What [`of_listener`] is built on: the lower half of it for each user below 65,536.
 pub const LISTENER_MARK: u32 = 0xad18;
 /// The bits of a mark that are compared.
 pub const MASK: u32 = 0xffff;
+
+/// On a socket that a broker of this user accepts captured connections with: whoever else binds that port does not have it.
+///
+/// A mark of one user is never another's, at no time: a socket keeps its mark when its program lets go of the port and binds
+/// another, and hands it on to the connections that it accepts. So it is the uid itself, its halves exchanged, and no number
+/// that is given, taken back and given again. `None` for the two users whose mark would be none at all, or [`MARK`].
+pub fn of_listener(uid: u32) -> Option<u32> {
+    let mark = uid.rotate_left(16) ^ LISTENER_MARK;
+    (mark != 0 && mark != MARK).then_some(mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_listeners_mark_names_its_user() {
+        for (uid, expected) in [
+            (0, Some(0x0000_ad18)),
+            (1000, Some(0x03e8_ad18)),
+            (70_001, Some(0x1171_ad19)),
+            (0x000f_0000, None),
+            (0xad18_0000, None),
+        ] {
+            assert_eq!(of_listener(uid), expected, "{uid}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_users_have_one_mark(one in any::<u32>(), other in any::<u32>()) {
+            let marks = (of_listener(one), of_listener(other));
+            prop_assert!(one == other || marks.0 != marks.1 || marks == (None, None));
+        }
+    }
+}

@@ -34,8 +34,6 @@ pub(crate) enum Refusal {
     PortTaken { port: u16, uid: u32 },
     #[error("cannot duplicate the connection: {0}")]
     Connection(#[source] io::Error),
-    #[error("cannot mark the listening sockets: {0}")]
-    Mark(#[source] io::Error),
     #[error("{0}")]
     Table(#[from] TableError),
     #[error("routes: {0}")]
@@ -53,7 +51,6 @@ impl Refusal {
             Refusal::Claim(_) => ErrorCode::BadClaim,
             Refusal::Listener(_) | Refusal::PortTaken { .. } => ErrorCode::BadListener,
             Refusal::Connection(_)
-            | Refusal::Mark(_)
             | Refusal::Table(_)
             | Refusal::Fallback(_)
             | Refusal::Thread(_)
@@ -68,7 +65,7 @@ struct Holder {
     session: SessionId,
     connection: Connection,
     /// Kept so that nobody else can bind the ports between the broker's end and the change that follows it.
-    _listeners: Listeners,
+    listeners: Listeners,
 }
 
 impl Holder {
@@ -127,9 +124,33 @@ impl Keeper {
         self.check_holder(session, uid)?;
         claim.check()?;
         self.check_ports(uid, listeners.ports)?;
-        listeners.mark().map_err(Refusal::Mark)?;
+        let changed = match listeners.mark(uid) {
+            Ok(()) => self.change(uid, claim, listeners.ports).await,
+            Err(error) => Err(error.into()),
+        };
+        let holder = self.holders.get(&uid).map(|holder| &holder.listeners);
+        if let Err(refusal) = changed {
+            listeners.unmark(holder);
+            return Err(refusal);
+        }
+        if let Some(before) = holder {
+            before.unmark(Some(&listeners));
+        }
+        self.holders.insert(
+            uid,
+            Holder {
+                session,
+                connection,
+                listeners,
+            },
+        );
+        Ok(())
+    }
+
+    /// Rules and routes of a claim in the place of those that the user has; or neither.
+    async fn change(&mut self, uid: u32, claim: Box<Claim>, ports: Ports) -> Result<(), Refusal> {
         let before = self.table.user(uid).cloned();
-        let (steps, ports) = (claim.steps.len(), listeners.ports);
+        let steps = claim.steps.len();
         let compile = move || (Program::of_claim(&claim, ports), routes(&claim, ports));
         let (program, routes) = off_the_loop(compile).await?;
         self.table.put(uid, program).await?;
@@ -141,21 +162,13 @@ impl Keeper {
             return Err(error.into());
         }
         tracing::info!(uid, ?ports, steps, "claimed");
-        self.holders.insert(
-            uid,
-            Holder {
-                session,
-                connection,
-                _listeners: listeners,
-            },
-        );
         Ok(())
     }
 
     pub(crate) async fn release(&mut self, session: SessionId, uid: u32) -> Result<(), Refusal> {
         self.check_holder(session, uid)?;
         self.remove(uid).await?;
-        self.holders.remove(&uid);
+        self.let_go(uid);
         tracing::info!(uid, "released");
         Ok(())
     }
@@ -168,7 +181,13 @@ impl Keeper {
             .is_some_and(|holder| holder.session == session)
         {
             self.orphan(uid).await;
-            self.holders.remove(&uid);
+            self.let_go(uid);
+        }
+    }
+
+    fn let_go(&mut self, uid: u32) {
+        if let Some(holder) = self.holders.remove(&uid) {
+            holder.listeners.unmark(None);
         }
     }
 
@@ -200,8 +219,8 @@ impl Keeper {
         let users: Vec<u32> = self.table.users().map(|(uid, _)| uid).collect();
         for uid in users {
             self.orphan(uid).await;
+            self.let_go(uid);
         }
-        self.holders.clear();
     }
 
     /// Removes what is left of one user, or of all.

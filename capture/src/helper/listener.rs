@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use adit_capture::mark::LISTENER_MARK;
+use adit_capture::mark;
 use adit_capture::sock_diag::{Diag, DiagError};
 use nix::sys::stat::fstat;
 use socket2::{Protocol, SockRef, Type};
@@ -24,6 +24,10 @@ pub(crate) enum ListenerError {
     Twice,
     #[error("the listening socket at {0} is not of this network namespace")]
     Elsewhere(SocketAddr),
+    #[error("cannot mark the listening sockets: {0}")]
+    Mark(#[source] io::Error),
+    #[error("there is no mark for listening sockets of user {0}")]
+    NoMark(u32),
     #[error("cannot look at a listening socket: {0}")]
     Look(#[from] io::Error),
     #[error("cannot look a listening socket up: {0}")]
@@ -62,12 +66,29 @@ impl Listeners {
         Ok(Listeners { ports, sockets })
     }
 
-    /// Marks them, so that the kernel's rules know them from whoever binds their ports later. The mark sits on the open socket
-    /// that the broker shares.
-    pub(crate) fn mark(&self) -> io::Result<()> {
+    /// Marks them as this user's, so that the kernel's rules know them from whoever binds their ports later. The mark sits on
+    /// the open socket that the broker shares.
+    pub(crate) fn mark(&self, uid: u32) -> Result<(), ListenerError> {
+        let mark = mark::of_listener(uid).ok_or(ListenerError::NoMark(uid))?;
         self.sockets
             .iter()
-            .try_for_each(|socket| SockRef::from(socket).set_mark(LISTENER_MARK))
+            .try_for_each(|socket| SockRef::from(socket).set_mark(mark))
+            .map_err(ListenerError::Mark)
+    }
+
+    /// Takes the mark back from those that are not among `kept`.
+    pub(crate) fn unmark(&self, kept: Option<&Listeners>) {
+        let number = |socket: &OwnedFd| fstat(socket).map(|stat| stat.st_ino).ok();
+        let kept: Vec<_> = kept.iter().flat_map(|kept| &kept.sockets).collect();
+        for socket in &self.sockets {
+            if kept.iter().any(|kept| number(kept) == number(socket)) {
+                continue;
+            }
+            // It opens its own user's guard and no other's.
+            if let Err(error) = SockRef::from(socket).set_mark(0) {
+                tracing::error!(%error, "a listening socket keeps its mark");
+            }
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use adit_capture::{Family, OnBrokerGone};
+use adit_capture::{Family, OnBrokerGone, mark};
 
 use super::program::{Action, ChainName, Live, Ports, Program, Role, Rule, Word};
 use super::ranges::Ranges;
@@ -188,7 +188,7 @@ impl Listing {
                 uid,
                 role: Role::Nat,
             })
-            || chain(Role::Guard).is_none_or(|rules| rules.len() != 1)
+            || chain(Role::Guard).is_none_or(|rules| !is_guard(uid, rules))
         {
             return Err(incomplete());
         }
@@ -267,6 +267,21 @@ fn rules(uid: u32, role: Role, expressions: &[Value]) -> Result<Vec<Rule>, ReadE
             })
         })
         .collect()
+}
+
+/// Whether these are the rules of a user's guard: who is not that user's listener is refused.
+fn is_guard(uid: u32, rules: &[Value]) -> bool {
+    // Some versions of nft list what a reset implies, and some do not.
+    let tcp = json!({"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}});
+    let other = mark::of_listener(uid).map(|mark| {
+        let left = json!({"socket": {"key": "mark"}});
+        json!({"match": {"op": "!=", "left": left, "right": mark}})
+    });
+    let refused = json!({"reject": {"type": "tcp reset"}});
+    let expected: Vec<Value> = other.into_iter().chain([refused]).collect();
+    let [rule] = rules else { return false };
+    rule.as_array()
+        .is_some_and(|parts| parts.iter().filter(|part| **part != tcp).eq(&expected))
 }
 
 /// The rule that `RuleText` would have written as this. `None`: it would not.

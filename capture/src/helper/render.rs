@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_capture::Family;
-use adit_capture::mark::{LISTENER_MARK, MARK, MASK};
+use adit_capture::mark::{self, MARK, MASK};
 
 use super::program::{Action, ChainName, Live, Program, Role, Rule};
 use super::ranges::{Ranges, last_address};
@@ -144,7 +144,8 @@ pub(crate) fn replace(uid: u32, before: Option<&Program>, after: &Program) -> St
     line(
         &mut text,
         format_args!(
-            "add rule {TABLE} {guard} socket mark & {MASK:#x} != {LISTENER_MARK:#x} reject with tcp reset"
+            "add rule {TABLE} {guard} {}reject with tcp reset",
+            not_its_listener(uid)
         ),
     );
     for (map, element) in elements(uid, after) {
@@ -163,6 +164,11 @@ pub(crate) fn replace(uid: u32, before: Option<&Program>, after: &Program) -> St
         );
     }
     text
+}
+
+/// Whose listener has no mark that is its own has no listener.
+fn not_its_listener(uid: u32) -> String {
+    mark::of_listener(uid).map_or_else(String::new, |mark| format!("socket mark != {mark:#010x} "))
 }
 
 /// Takes one user out.

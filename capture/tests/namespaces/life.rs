@@ -19,6 +19,11 @@ pub(crate) const CASES: &[Case] = &[
         "everything_killed_port_hijack",
         everything_killed_port_hijack,
     ),
+    (
+        "everything_killed_marked_hijack",
+        everything_killed_marked_hijack,
+    ),
+    ("marks_are_taken_back", marks_are_taken_back),
     ("a_strange_table_is_removed", a_strange_table_is_removed),
     (
         "a_flushed_ruleset_is_written_anew",
@@ -185,6 +190,71 @@ fn everything_killed_port_hijack() {
         &format!("claim {}", hand_over(&["10.7.0.0/16"], "block")),
         "BadListener",
     );
+}
+
+/// A socket keeps its mark when its program lets go of the port, and hands it on to what it accepts: another user's marked
+/// sockets open nobody else's guard.
+fn everything_killed_marked_hijack() {
+    let mut server = leaky_zone();
+    let helper = Helper::start(&[]);
+    let mut broker = Puppet::of_user(USER);
+    let ports = broker.expect("listeners", "ok");
+    let (v4, v6) = ports.split_once(' ').unwrap();
+    broker.expect("session", "ok");
+    broker.expect(&format!("claim {}", hand_over(&ZONE, "block")), "ok");
+    let mut thief = Puppet::of_user(OTHER);
+    let own = thief.expect("listeners", "ok");
+    thief.expect("session", "ok");
+    thief.expect(
+        &format!("claim {}", hand_over(&["10.7.0.0/16"], "block")),
+        "ok",
+    );
+    assert_ne!(thief.expect("mark 0", "ok"), "0");
+    assert_ne!(thief.expect("mark 0", "ok"), broker.expect("mark 0", "ok"));
+    // The v6 one gives what it accepted, the v4 one itself.
+    thief.expect(
+        &format!("connect [::1]:{}", own.split_once(' ').unwrap().1),
+        "ok",
+    );
+    thief.expect("accept 1", "ok");
+    helper.kill();
+    broker.kill();
+    thief.expect(&format!("rebind_accepted [::1]:{v6}"), "ok");
+    thief.expect(&format!("rebind_listener 0 127.0.0.1:{v4}"), "ok");
+    assert_ne!(thief.expect("mark 0", "ok"), "0");
+    assert_ne!(thief.expect("mark 2", "ok"), "0");
+    let mut program = Puppet::of_user(USER);
+    check_refused(&mut program, &mut server);
+    thief.expect("accept_none 0", "ok");
+    thief.expect("accept_none 2", "ok");
+    // What it has is a listener of its own; it only is not that user's.
+    program.expect(&format!("connect 127.0.0.1:{v4}"), "ok");
+}
+
+fn marks_are_taken_back() {
+    let mut helper = Helper::start(&[]);
+    let mut broker = Puppet::broker(USER, &hand_over(&ZONE, "block"));
+    // 1000 is 0x3e8.
+    let marked = 0x03e8_ad18.to_string();
+    for refused_or_done in ["claim", "bad"] {
+        let claim = match refused_or_done {
+            "claim" => hand_over(&ZONE, "block"),
+            _ => r#"{"steps":[{"to":[],"ports":[{"start":9,"end":8}],"verdict":"block"}],"default":"pass","on_broker_gone":"block"}"#.into(),
+        };
+        broker.ask(&format!("claim {claim}"));
+        assert_eq!(broker.expect("mark 0", "ok"), marked);
+        assert_eq!(broker.expect("mark 1", "ok"), marked);
+    }
+    broker.expect("release", "ok");
+    assert_eq!(broker.expect("mark 0", "ok"), "0");
+    assert_eq!(broker.expect("mark 1", "ok"), "0");
+    broker.expect(&format!("claim {}", hand_over(&ZONE, "block")), "ok");
+    assert_eq!(broker.expect("mark 0", "ok"), marked);
+    broker.expect("leave", "ok");
+    helper.wait_log("word is applied");
+    // The session's end is answered for when another's claim is.
+    Puppet::broker(OTHER, &hand_over(&ZONE, "block")).kill();
+    assert_eq!(broker.expect("mark 0", "ok"), "0");
 }
 
 fn a_strange_table_is_removed() {

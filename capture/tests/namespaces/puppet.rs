@@ -84,6 +84,9 @@ impl Puppet {
             "talk" => self.talk(),
             "hear" => self.hear(),
             "accept_none" => self.accept_none(rest),
+            "mark" => self.mark(rest),
+            "rebind_listener" => self.rebind_listener(rest),
+            "rebind_accepted" => self.rebind_accepted(rest),
             "owner" => self.owner(rest),
             "bench" => self.bench(rest),
             other => panic!("no such order: {other}"),
@@ -231,6 +234,27 @@ impl Puppet {
         }
     }
 
+    /// `SO_MARK` of the listener of that number.
+    fn mark(&self, number: &str) -> String {
+        let listener = &self.listeners[number.parse::<usize>().unwrap()];
+        format!("ok {}", SockRef::from(listener).mark().unwrap())
+    }
+
+    /// The listener of that number lets go of its port and listens somewhere else.
+    fn rebind_listener(&mut self, rest: &str) -> String {
+        let (number, address) = rest.split_once(' ').unwrap();
+        let listener = &self.listeners[number.parse::<usize>().unwrap()];
+        rebind(&SockRef::from(listener), address)
+    }
+
+    /// What was accepted last becomes one more listener.
+    fn rebind_accepted(&mut self, address: &str) -> String {
+        let socket = Socket::from(self.streams.pop_back().unwrap());
+        let answer = rebind(&socket, address);
+        self.listeners.push(socket.into());
+        answer
+    }
+
     /// Microseconds for one lookup of owner, and of process.
     fn bench(&mut self, rest: &str) -> String {
         const ROUNDS: u32 = 2000;
@@ -254,6 +278,19 @@ impl Puppet {
             owners.as_micros(),
             (start.elapsed() / ROUNDS).as_micros()
         )
+    }
+}
+
+/// connect(2) to nowhere takes a socket's addresses, and its state; its options stay.
+fn rebind(socket: &Socket, address: &str) -> String {
+    let address: SocketAddr = address.parse().unwrap();
+    rustix::net::connect_unspec(socket).unwrap();
+    let result = socket
+        .bind(&address.into())
+        .and_then(|()| socket.listen(16));
+    match result {
+        Ok(()) => "ok".into(),
+        Err(error) => format!("{:?}", error.kind()),
     }
 }
 
