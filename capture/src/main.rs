@@ -45,7 +45,7 @@ struct Options {
     /// Exit once there was a session, and no session and no claim is left.
     #[arg(long)]
     until_idle: bool,
-    /// Remove what a dead helper left, and exit. Refused while a helper runs.
+    /// Remove what a dead helper left, also what cannot be read back, and exit. Refused while a helper runs.
     #[arg(long)]
     clean: bool,
     /// With --clean: only what belongs to this user.
@@ -91,7 +91,11 @@ fn start(options: &Options, allowed: Allowed) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let table = Table::adopt(Tool::find("nft")?).await?;
+        let nft = Tool::find("nft")?;
+        let table = match (options.clean, options.uid) {
+            (true, None) => Table::adopt_or_remove(nft).await?,
+            (true, Some(_)) | (false, _) => Table::adopt(nft).await?,
+        };
         let mut keeper = Keeper::adopt(table, Fallback::new(Tool::find("ip")?)).await?;
         match &door {
             None => Ok(keeper.clean(options.uid).await?),

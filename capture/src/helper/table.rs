@@ -15,6 +15,11 @@ pub(crate) enum TableError {
     Command(#[from] CommandError),
     #[error("cannot read the table back: {0}")]
     Read(#[from] ReadError),
+    #[error(
+        "table {table} cannot be read back ({0}) and stays as it is; `adit-capture --clean` removes it",
+        table = render::TABLE
+    )]
+    Strange(#[source] ReadError),
     #[error("a thread of the helper: {0}")]
     Thread(#[from] tokio::task::JoinError),
     #[error("the kernel has something else than was meant")]
@@ -30,20 +35,25 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Looks at what is there. A table that we cannot have written is removed: what it does is unknown.
+    /// Looks at what is there. What we cannot read may still be what keeps users' connections in: it stays, and the helper ends.
     pub(crate) async fn adopt(nft: Tool) -> Result<Table, TableError> {
-        let users = match read(&nft).await {
-            Ok(users) => users,
-            Err(TableError::Read(error)) => {
-                tracing::warn!(%error, "the table found is not one of ours; it is removed");
+        match read(&nft).await {
+            Ok(users) => Ok(Table { nft, users }),
+            Err(TableError::Read(error)) => Err(TableError::Strange(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for who wants everything gone: a table that cannot be read is removed.
+    pub(crate) async fn adopt_or_remove(nft: Tool) -> Result<Table, TableError> {
+        match Table::adopt(nft.clone()).await {
+            Err(TableError::Strange(error)) => {
+                tracing::warn!(%error, "the table found cannot be read back; it is removed");
                 nft.run(&["-f", "-"], &render::remove_table()).await?;
-                None
+                Ok(Table { nft, users: None })
             }
-            Err(
-                error @ (TableError::Command(_) | TableError::Thread(_) | TableError::Mismatch),
-            ) => return Err(error),
-        };
-        Ok(Table { nft, users })
+            other => other,
+        }
     }
 
     pub(crate) fn users(&self) -> impl Iterator<Item = (u32, &Program)> {

@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
         everything_killed_marked_hijack,
     ),
     ("marks_are_taken_back", marks_are_taken_back),
-    ("a_strange_table_is_removed", a_strange_table_is_removed),
+    ("a_strange_table_stays", a_strange_table_stays),
     (
         "a_flushed_ruleset_is_written_anew",
         a_flushed_ruleset_is_written_anew,
@@ -257,7 +257,21 @@ fn marks_are_taken_back() {
     assert_eq!(broker.expect("mark 0", "ok"), "0");
 }
 
-fn a_strange_table_is_removed() {
+/// The helper does not start, what is there stays, and only a cleaning removes it.
+fn check_strange(before: &str) {
+    let strange = kernel_state();
+    let (done, log) = adit_capture(&["--socket", SOCKET]);
+    assert!(!done && log.contains("adit-capture --clean"), "{log}");
+    assert_eq!(kernel_state(), strange);
+    let (done, log) = adit_capture(&["--clean", "--uid", "1000"]);
+    assert!(!done && log.contains("cannot be read back"), "{log}");
+    assert_eq!(kernel_state(), strange);
+    let (done, log) = adit_capture(&["--clean"]);
+    assert!(done && log.contains("it is removed"), "{log}");
+    assert_eq!(kernel_state(), before);
+}
+
+fn a_strange_table_stays() {
     let before = kernel_state();
     for rules in [
         "add table inet adit",
@@ -265,21 +279,21 @@ fn a_strange_table_is_removed() {
         "add table inet adit; add chain inet adit u1000_nat; add rule inet adit u1000_nat counter drop",
     ] {
         sh(&format!("nft '{rules}'"));
-        let mut helper = Helper::spawn(&[]);
-        helper.wait_log("it is removed");
-        helper.wait_log("ready");
-        assert_eq!(kernel_state(), before);
-        assert!(helper.stop().success());
+        check_strange(&before);
     }
-    // A rule more in a table of ours is a strange table as well.
+    // A rule more in a table of ours is a strange table as well; who was refused by it still is.
+    let mut server = leaky_zone();
+    let before = kernel_state();
     let helper = Helper::start(&[]);
-    let _broker = Puppet::broker(USER, &hand_over(&ZONE, "block"));
-    helper.kill();
+    let broker = Puppet::broker(USER, &hand_over(&ZONE, "block"));
+    broker.kill();
+    assert!(helper.stop().success());
     sh("nft insert rule inet adit u1000_open tcp dport 23 drop");
-    let mut helper = Helper::spawn(&[]);
-    helper.wait_log("it is removed");
-    helper.wait_log("ready");
-    assert_eq!(kernel_state(), before);
+    let mut program = Puppet::of_user(USER);
+    let (done, _) = adit_capture(&["--socket", SOCKET]);
+    assert!(!done);
+    check_refused(&mut program, &mut server);
+    check_strange(&before);
 }
 
 /// The first line of many a firewall's configuration is `flush ruleset`.

@@ -1,0 +1,281 @@
+//! Where a redirected connection came from: the original tuple of its conntrack entry.
+//!
+//! A redirect rewrites the destination, and where the rewritten connection would be like one that conntrack still lists, the
+//! source port as well. The listener then sees a port that the client's socket does not have.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use netlink_packet_core::{DecodeError, NLA_F_NESTED, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use socket2::SockRef;
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET` (linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h).
+const GET: u16 = 1 << 8 | 1;
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`: an entry, also as an answer.
+const ENTRY: u16 = 1 << 8;
+/// `NLMSG_ERROR` (linux/netlink.h).
+const ERROR: u16 = 2;
+/// `NLM_F_REQUEST` there.
+const REQUEST: u16 = 1;
+/// `ENOENT`: no such entry.
+const NO_ENTRY: i32 = 2;
+/// `struct nlmsghdr`, then `struct nfgenmsg` (family, version 0, resource 0).
+const HEADER: usize = 16;
+const GENERIC: usize = 4;
+
+/// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY` of `enum ctattr_type` (nfnetlink_conntrack.h).
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+/// `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO` of `enum ctattr_tuple`.
+const ADDRESSES: u16 = 1;
+const PROTOCOL: u16 = 2;
+/// `CTA_IP_V4_SRC` and so on, of `enum ctattr_ip`.
+const V4_SOURCE: u16 = 1;
+const V4_DESTINATION: u16 = 2;
+const V6_SOURCE: u16 = 3;
+const V6_DESTINATION: u16 = 4;
+/// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`, `CTA_PROTO_DST_PORT` of `enum ctattr_l4proto`.
+const NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// `AF_INET`, `AF_INET6` of Linux.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+
+/// The kernel answers while the request is being sent; this only bounds what cannot happen.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// Answers that belong to other requests, before we give up.
+const STRAYS: usize = 16;
+
+/// A lookup that failed. Not finding an entry is no failure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    #[error("netlink: {0}")]
+    Exchange(#[from] io::Error),
+    #[error("the kernel refused to look into conntrack: {0}")]
+    Refused(#[source] io::Error),
+    #[error("an answer of conntrack that cannot be understood: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("an answer of conntrack that was cut off")]
+    Cut,
+    #[error("conntrack gave no answer")]
+    NoAnswer,
+}
+
+/// One direction of a connection, as conntrack sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tuple {
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+/// What one netlink message says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Entry { original: Tuple, reply: Tuple },
+    Error(i32),
+    Other,
+}
+
+/// A netlink socket for lookups. Needs CAP_NET_ADMIN at every use.
+#[derive(Debug)]
+pub(crate) struct Conntrack {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Conntrack {
+    pub(crate) fn open() -> Result<Conntrack, LookupError> {
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(LookupError::Open)?;
+        socket.bind_auto().map_err(LookupError::Open)?;
+        socket
+            .connect(&NetlinkAddr::new(0, 0))
+            .map_err(LookupError::Open)?;
+        SockRef::from(&socket)
+            .set_read_timeout(Some(DEADLINE))
+            .map_err(LookupError::Open)?;
+        Ok(Conntrack {
+            socket,
+            sequence: 0,
+            buffer: vec![0; 8192],
+        })
+    }
+
+    /// The client's own address of the connection that `listener` accepted from `peer`. `None`: conntrack lists no such
+    /// connection.
+    pub(crate) fn original_source(
+        &mut self,
+        listener: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Option<SocketAddr>, LookupError> {
+        let wanted = Tuple {
+            source: listener,
+            destination: peer,
+        };
+        match self.ask(wanted)? {
+            // The kernel looks in both directions. Only our side's answers are what was asked for.
+            Answer::Entry { original, reply } if same(reply, wanted) => {
+                Ok(Some(scoped(original.source, peer)))
+            }
+            Answer::Entry { .. } => Ok(None),
+            Answer::Error(code) if code == -NO_ENTRY => Ok(None),
+            Answer::Error(code) => Err(LookupError::Refused(io::Error::from_raw_os_error(
+                code.saturating_neg(),
+            ))),
+            Answer::Other => Err(LookupError::NoAnswer),
+        }
+    }
+
+    fn ask(&mut self, wanted: Tuple) -> Result<Answer, LookupError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(&request(self.sequence, wanted), 0)?;
+        for _ in 0..STRAYS {
+            let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+            let bytes = self.buffer.get(..length).ok_or(LookupError::Cut)?;
+            let (sequence, answer) = decode(bytes)?;
+            if sequence == self.sequence {
+                return Ok(answer);
+            }
+        }
+        Err(LookupError::NoAnswer)
+    }
+}
+
+/// Conntrack knows no scopes; a link-local client's is that of its peer address.
+fn scoped(address: SocketAddr, like: SocketAddr) -> SocketAddr {
+    match (address, like) {
+        (SocketAddr::V6(mut address), SocketAddr::V6(like)) => {
+            address.set_scope_id(like.scope_id());
+            address.into()
+        }
+        (SocketAddr::V4(_), _) | (SocketAddr::V6(_), SocketAddr::V4(_)) => address,
+    }
+}
+
+fn same(one: Tuple, other: Tuple) -> bool {
+    let plain = |tuple: Tuple| {
+        [tuple.source, tuple.destination].map(|address| (address.ip(), address.port()))
+    };
+    plain(one) == plain(other)
+}
+
+fn request(sequence: u32, wanted: Tuple) -> Vec<u8> {
+    let family = match wanted.source {
+        SocketAddr::V4(_) => INET,
+        SocketAddr::V6(_) => INET6,
+    };
+    message(GET, sequence, family, &[tuple(REPLY, wanted)].concat())
+}
+
+fn message(kind: u16, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
+    // A tuple has less than 100 bytes.
+    let length = u32::try_from(HEADER + GENERIC + attributes.len()).unwrap_or(u32::MAX);
+    [
+        &length.to_ne_bytes()[..],
+        &kind.to_ne_bytes(),
+        &REQUEST.to_ne_bytes(),
+        &sequence.to_ne_bytes(),
+        // The port: the kernel fills in ours.
+        &[0; 4],
+        &[family, 0, 0, 0],
+        attributes,
+    ]
+    .concat()
+}
+
+fn tuple(kind: u16, tuple: Tuple) -> Vec<u8> {
+    let (source, destination) = (tuple.source, tuple.destination);
+    let addresses = [
+        address(source.ip(), V4_SOURCE, V6_SOURCE),
+        address(destination.ip(), V4_DESTINATION, V6_DESTINATION),
+    ];
+    let protocol = [
+        attribute(NUMBER, &[TCP]),
+        attribute(SOURCE_PORT, &source.port().to_be_bytes()),
+        attribute(DESTINATION_PORT, &destination.port().to_be_bytes()),
+    ];
+    let both = [
+        attribute(ADDRESSES | NLA_F_NESTED, &addresses.concat()),
+        attribute(PROTOCOL | NLA_F_NESTED, &protocol.concat()),
+    ];
+    attribute(kind | NLA_F_NESTED, &both.concat())
+}
+
+fn address(ip: IpAddr, v4: u16, v6: u16) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => attribute(v4, &ip.octets()),
+        IpAddr::V6(ip) => attribute(v6, &ip.octets()),
+    }
+}
+
+/// `struct nlattr`: length without padding, type, value; aligned to four bytes (netlink(7)).
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The sequence number of the first message, and what it says.
+fn decode(bytes: &[u8]) -> Result<(u32, Answer), LookupError> {
+    let header = bytes.first_chunk::<HEADER>().ok_or(LookupError::Cut)?;
+    let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
+    let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+    let body = bytes.get(HEADER..length).ok_or(LookupError::Cut)?;
+    let answer = match u16::from_ne_bytes([t0, t1]) {
+        ENTRY => entry(body.get(GENERIC..).ok_or(LookupError::Cut)?)?,
+        ERROR => Answer::Error(i32::from_ne_bytes(
+            *body.first_chunk().ok_or(LookupError::Cut)?,
+        )),
+        _ => Answer::Other,
+    };
+    Ok((u32::from_ne_bytes([s0, s1, s2, s3]), answer))
+}
+
+fn entry(attributes: &[u8]) -> Result<Answer, LookupError> {
+    let original = tuple_of(value(attributes, ORIGINAL)?)?;
+    let reply = tuple_of(value(attributes, REPLY)?)?;
+    Ok(Answer::Entry { original, reply })
+}
+
+fn tuple_of(bytes: &[u8]) -> Result<Tuple, LookupError> {
+    let (addresses, protocol) = (value(bytes, ADDRESSES)?, value(bytes, PROTOCOL)?);
+    let end = |v4, v6, port| -> Result<SocketAddr, LookupError> {
+        let ip = match fixed::<4>(addresses, v4) {
+            Ok(octets) => IpAddr::from(Ipv4Addr::from(octets)),
+            Err(_other_family) => Ipv6Addr::from(fixed::<16>(addresses, v6)?).into(),
+        };
+        let port = u16::from_be_bytes(fixed(protocol, port)?);
+        Ok(SocketAddr::new(ip, port))
+    };
+    if fixed(protocol, NUMBER)? != [TCP] {
+        return Err(LookupError::NoAnswer);
+    }
+    Ok(Tuple {
+        source: end(V4_SOURCE, V6_SOURCE, SOURCE_PORT)?,
+        destination: end(V4_DESTINATION, V6_DESTINATION, DESTINATION_PORT)?,
+    })
+}
+
+fn value(bytes: &[u8], kind: u16) -> Result<&[u8], LookupError> {
+    for attribute in NlasIterator::new(bytes) {
+        let attribute = attribute?;
+        if attribute.kind() == kind {
+            let whole = attribute.into_inner();
+            return whole.get(4..).ok_or(LookupError::Cut);
+        }
+    }
+    Err(LookupError::Cut)
+}
+
+fn fixed<const SIZE: usize>(bytes: &[u8], kind: u16) -> Result<[u8; SIZE], LookupError> {
+    value(bytes, kind)?.try_into().map_err(|_| LookupError::Cut)
+}
