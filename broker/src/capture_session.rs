@@ -55,11 +55,21 @@ pub struct MarkedSockets {
 impl MarkedSockets {
     /// An unconnected stream socket; waits a moment for a helper that is being restarted.
     pub async fn get(&self, family: Family) -> Result<OwnedFd, NoSocket> {
+        match self.client().await?.marked_socket(family).await {
+            // It went while we asked: the next one is worth a try.
+            Err(ClientError::Gone | ClientError::Frame(_)) => {
+                Ok(self.client().await?.marked_socket(family).await?)
+            }
+            got => Ok(got?),
+        }
+    }
+
+    async fn client(&self) -> Result<Client, NoSocket> {
         let mut present = self.client.clone();
-        let waited = tokio::time::timeout(SOCKET_PATIENCE, present.wait_for(Option::is_some));
-        waited.await.map_or(Err(NoSocket::HelperGone), |_| Ok(()))?;
-        let client = self.client.borrow().clone().ok_or(NoSocket::HelperGone)?;
-        Ok(client.marked_socket(family).await?)
+        let alive = present.wait_for(Option::is_some);
+        let waited = tokio::time::timeout(SOCKET_PATIENCE, alive).await;
+        waited.map_or(Err(NoSocket::HelperGone), |_| Ok(()))?;
+        self.client.borrow().clone().ok_or(NoSocket::HelperGone)
     }
 }
 
@@ -70,6 +80,7 @@ pub struct CaptureSession {
     pub sockets: MarkedSockets,
     /// Where it stands.
     pub state: watch::Receiver<CaptureState>,
+    socket: PathBuf,
     claim: watch::Sender<Option<Arc<Claim>>>,
     client: watch::Receiver<Option<Client>>,
 }
@@ -82,7 +93,7 @@ impl CaptureSession {
         let (state_sender, state) = watch::channel(CaptureState::Waiting { reason });
         let (claim, claimed) = watch::channel(None);
         let keeper = Keeper {
-            socket,
+            socket: socket.clone(),
             listeners,
             claim: claimed,
             client: client_sender,
@@ -94,6 +105,7 @@ impl CaptureSession {
                 client: client.clone(),
             },
             state,
+            socket,
             claim,
             client,
         }
@@ -104,14 +116,22 @@ impl CaptureSession {
         self.claim.send_replace(Some(Arc::new(claim)));
     }
 
-    /// Says goodbye: nothing of this user's is left in the kernel.
+    /// Says goodbye: nothing of this user's is left in the kernel. Without a claim there is nothing to say.
+    ///
+    /// # Errors
+    /// When the helper did not take it: what was claimed stays in the kernel.
     pub async fn release(&self) -> Result<(), ClientError> {
-        self.claim.send_replace(None);
-        let client = self.client.borrow().clone();
-        match client {
-            Some(client) => client.release().await,
-            None => Ok(()),
+        if self.claim.send_replace(None).is_none() {
+            return Ok(());
         }
+        let client = self.client.borrow().clone();
+        if let Some(client) = client
+            && client.release().await.is_ok()
+        {
+            return Ok(());
+        }
+        // It may have been started again since.
+        Client::connect(&self.socket).await?.release().await
     }
 }
 
@@ -131,6 +151,18 @@ fn is_lasting(error: &ClientError) -> bool {
     }
 }
 
+/// How a session with the helper ended.
+enum Ended {
+    /// The helper will not have us.
+    Refused,
+    /// The broker is ending.
+    Unneeded,
+    /// It had worked; why it ended.
+    AfterCapturing(String),
+    /// It never worked; why.
+    Before(String),
+}
+
 struct Keeper {
     socket: PathBuf,
     listeners: Arc<Listeners>,
@@ -143,18 +175,20 @@ impl Keeper {
     async fn keep(mut self) {
         let mut delay = FIRST_RETRY;
         loop {
-            let reason = match Client::connect(&self.socket).await {
-                Ok(client) => {
-                    delay = FIRST_RETRY;
-                    match self.serve(client).await {
-                        Some(reason) => reason,
-                        None => return,
+            let error = match Client::connect(&self.socket).await {
+                Ok(client) => match self.serve(client).await {
+                    Ended::Refused | Ended::Unneeded => return,
+                    Ended::AfterCapturing(reason) => {
+                        delay = FIRST_RETRY;
+                        reason
                     }
-                }
+                    Ended::Before(reason) => reason,
+                },
+                Err(error) if is_lasting(&error) => return self.refused(&error),
                 Err(error) => error.to_string(),
             };
             self.client.send_replace(None);
-            self.report(CaptureState::Waiting { reason });
+            self.report(CaptureState::Waiting { reason: error });
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.client.closed() => return,
@@ -163,27 +197,37 @@ impl Keeper {
         }
     }
 
-    /// Holds one session with the helper; returns why it ended, or `None` to stop for good.
-    async fn serve(&mut self, client: Client) -> Option<String> {
+    fn refused(&self, error: &ClientError) {
+        let reason = error.to_string();
+        self.report(CaptureState::Refused { reason });
+    }
+
+    /// Holds one session with the helper.
+    async fn serve(&mut self, client: Client) -> Ended {
         self.client.send_replace(Some(client.clone()));
         self.report(CaptureState::Connected);
-        loop {
+        let mut capturing = false;
+        let reason = loop {
             let wanted = self.claim.borrow_and_update().clone();
-            if let Some(claim) = wanted
-                && let Err(error) = self.put(&client, &claim).await
-            {
-                if is_lasting(&error) {
-                    self.report(CaptureState::Refused {
-                        reason: error.to_string(),
-                    });
-                    return None;
+            if let Some(claim) = wanted {
+                match self.put(&client, &claim).await {
+                    Ok(()) => capturing = true,
+                    Err(error) if is_lasting(&error) => {
+                        self.refused(&error);
+                        return Ended::Refused;
+                    }
+                    Err(error) => break error.to_string(),
                 }
-                return Some(error.to_string());
             }
             tokio::select! {
-                () = client.gone() => return Some("the helper went away".to_owned()),
-                changed = self.claim.changed() => if changed.is_err() { return None },
+                () = client.gone() => break "the helper went away".to_owned(),
+                changed = self.claim.changed() => if changed.is_err() { return Ended::Unneeded },
             }
+        };
+        if capturing {
+            Ended::AfterCapturing(reason)
+        } else {
+            Ended::Before(reason)
         }
     }
 

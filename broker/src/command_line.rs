@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use adit_broker::user::{User, UserError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use nix::unistd::Uid;
 
 use crate::default_paths;
 
@@ -106,11 +108,44 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// As given, or the user's usual one.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.path
-            .clone()
-            .unwrap_or_else(default_paths::control_socket)
+    /// As given, or the usual one of whoever runs this.
+    pub(crate) fn own_path(&self) -> PathBuf {
+        let usual = || default_paths::control_socket(nix::unistd::geteuid());
+        self.path.clone().unwrap_or_else(usual)
+    }
+}
+
+/// Which broker is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Whose {
+    /// The broker of this user [default: your own; under sudo the calling user's]
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
+    #[command(flatten)]
+    control: Control,
+}
+
+/// A broker's socket, and who may be behind it.
+#[derive(Debug)]
+pub(crate) struct Addressed {
+    pub(crate) path: PathBuf,
+    pub(crate) user: Uid,
+    /// The path was given, so whoever serves it is meant.
+    pub(crate) by_path: bool,
+}
+
+impl Whose {
+    pub(crate) fn addressed(&self) -> Result<Addressed, UserError> {
+        let user = match &self.user {
+            Some(name) => User::by_name(name)?.uid,
+            None => default_paths::usual_user(),
+        };
+        let given = self.control.path.clone();
+        Ok(Addressed {
+            by_path: given.is_some(),
+            path: given.unwrap_or_else(|| default_paths::control_socket(user)),
+            user,
+        })
     }
 }
 
@@ -118,7 +153,7 @@ impl Control {
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
     #[command(flatten)]
-    pub(crate) control: Control,
+    pub(crate) whose: Whose,
     #[command(flatten)]
     pub(crate) form: Form,
 }
@@ -135,7 +170,7 @@ pub(crate) struct Close {
     /// The flow's id, as `adit flows` shows it
     pub(crate) id: u64,
     #[command(flatten)]
-    pub(crate) control: Control,
+    pub(crate) whose: Whose,
     #[command(flatten)]
     pub(crate) form: Form,
 }
@@ -146,7 +181,7 @@ pub(crate) struct Down {
     #[arg(long, value_name = "SOCKET")]
     pub(crate) capture: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) control: Control,
+    pub(crate) whose: Whose,
     #[command(flatten)]
     pub(crate) form: Form,
 }
@@ -171,7 +206,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) to: String,
     #[command(flatten)]
-    pub(crate) control: Control,
+    pub(crate) whose: Whose,
     #[command(flatten)]
     pub(crate) form: Form,
 }

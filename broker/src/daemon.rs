@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
 use adit_rules::{KernelProgram, KernelVerdict, Policy};
+use ipnet::{IpNet, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use crate::attribution::Attribution;
@@ -27,7 +28,12 @@ use crate::zone_targets::targets_of;
 /// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
-/// How long each farewell may take.
+/// RFC 4291, section 2.5.6.
+const LINK_LOCAL: Ipv6Net =
+    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+/// How long the helper may take to remove a claim.
+const RELEASE: Duration = Duration::from_secs(20);
+/// How long the gateways may take to hear the goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a helper may take to come back when its service manager starts it again.
 const HELPER_RESTART: Duration = Duration::from_secs(3);
@@ -83,6 +89,11 @@ pub enum DaemonError {
         "the capture helper is gone ({0}): the tunnelled destinations stay closed until the next `adit up`, or `adit down`"
     )]
     HelperGone(String),
+    /// Asked to end, and the helper did not take the goodbye.
+    #[error(
+        "the capture helper did not take the goodbye ({0}): the tunnelled destinations stay closed; `adit down` (with sudo if the helper is gone) opens them"
+    )]
+    NotReleased(String),
     /// The first connection to the gateway can't work.
     #[error("{0}")]
     Gateway(String),
@@ -93,7 +104,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let control = ControlSocket::bind(&settings.control).await?;
     let broker = Arc::new(Broker::start(settings)?);
-    let _note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
+    let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
     let ended = broker.clone();
     let outcome = tokio::select! {
         () = control.serve(move |request| ended.answer(request)) => Ok(()),
@@ -104,7 +115,15 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
             Ok(())
         }
     };
+    // Who was asked to end says goodbye to the helper. Who has to end does not: then the claim's word applies.
+    let outcome = match outcome {
+        Ok(()) => broker.release().await,
+        Err(error) => Err(error),
+    };
     broker.farewell().await;
+    if outcome.is_ok() {
+        note.forget();
+    }
     outcome
 }
 
@@ -146,23 +165,28 @@ impl Broker {
         })
     }
 
-    /// Ends in an order that leaks nothing: first the kernel's rules, then the flows, then the links.
-    async fn farewell(&self) {
-        match timeout(FAREWELL, self.session.release()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!("the capture helper did not take the goodbye: {error}");
-            }
-            Err(_) => tracing::warn!("the capture helper did not take the goodbye in time"),
+    /// The kernel's rules go first: nothing is captured that nobody carries.
+    async fn release(&self) -> Result<(), DaemonError> {
+        match timeout(RELEASE, self.session.release()).await {
+            Ok(released) => released.map_err(|error| DaemonError::NotReleased(error.to_string())),
+            Err(_) => Err(DaemonError::NotReleased(format!(
+                "no answer in {} s",
+                RELEASE.as_secs()
+            ))),
         }
+    }
+
+    /// Then the flows, then the links, all at once.
+    async fn farewell(&self) {
         self.dispatcher.flows.close_all();
-        for zone in self.dispatcher.zones.values() {
-            if timeout(FAREWELL, zone.close()).await.is_err() {
-                tracing::warn!(
-                    zone = zone.name,
-                    "the gateway did not take the goodbye in time"
-                );
-            }
+        let zones: Vec<_> = self.dispatcher.zones.values().cloned().collect();
+        let mut closing: tokio::task::JoinSet<()> = zones
+            .into_iter()
+            .map(|zone| async move { zone.close().await })
+            .collect();
+        let closed = async { while closing.join_next().await.is_some() {} };
+        if timeout(FAREWELL, closed).await.is_err() {
+            tracing::warn!("not every gateway took the goodbye in time");
         }
     }
 
@@ -213,26 +237,18 @@ impl Broker {
                     return Err(DaemonError::CaptureRefused(reason));
                 }
                 CaptureState::Waiting { reason } if attended && ready.is_none() => {
-                    return self.helper_gone(&mut state, reason).await;
+                    // A service manager may start it again at once; nobody else will.
+                    let back = state.wait_for(|state| *state == CaptureState::Capturing);
+                    if !matches!(timeout(HELPER_RESTART, back).await, Ok(Ok(_))) {
+                        return Err(DaemonError::HelperGone(reason));
+                    }
+                    continue;
                 }
                 CaptureState::Waiting { .. } | CaptureState::Connected => {}
             }
             if state.changed().await.is_err() {
                 return Ok(());
             }
-        }
-    }
-
-    /// A service manager may start the helper again at once; nobody else will.
-    async fn helper_gone(
-        &self,
-        state: &mut watch::Receiver<CaptureState>,
-        reason: String,
-    ) -> Result<(), DaemonError> {
-        let back = state.wait_for(|state| *state == CaptureState::Capturing);
-        match timeout(HELPER_RESTART, back).await {
-            Ok(Ok(_)) => Box::pin(self.watch_helper(|| {}, true)).await,
-            Ok(Err(_)) | Err(_) => Err(DaemonError::HelperGone(reason)),
         }
     }
 
@@ -253,7 +269,8 @@ impl Broker {
             let captured = match Captured::identify(tcp, peer, own) {
                 Ok(captured) => captured,
                 Err(error) => {
-                    tracing::warn!("closed a connection that was not captured: {error}");
+                    // Any user of the host can connect to the listener: no reason to fill the log.
+                    tracing::debug!("closed a connection that was not captured: {error}");
                     continue;
                 }
             };
@@ -278,10 +295,17 @@ impl Broker {
         }
     }
 
+    fn before_capturing(&self) -> &'static str {
+        match self.settings.attended {
+            Attended::Yes => "waiting for the gateway",
+            Attended::No => "claiming",
+        }
+    }
+
     fn status(&self) -> Status {
         let (state, connected, reason) = match self.session.state.borrow().clone() {
             CaptureState::Capturing => ("capturing", true, None),
-            CaptureState::Connected => ("waiting for the gateway", true, None),
+            CaptureState::Connected => (self.before_capturing(), true, None),
             CaptureState::Waiting { reason } => {
                 ("waiting for the capture helper", false, Some(reason))
             }
@@ -344,26 +368,32 @@ fn zone_status(zone: &Zone) -> ZoneStatus {
     status
 }
 
-/// What the helper is asked for: the kernel's part of the rules.
+/// What the helper is asked for: the kernel's part of the rules, behind what is never handed over.
 fn claim_of(program: KernelProgram, on_broker_gone: OnBrokerGone) -> Claim {
     let verdict = |verdict| match verdict {
         KernelVerdict::HandOver => Verdict::HandOver,
         KernelVerdict::Pass => Verdict::Pass,
         KernelVerdict::Block => Verdict::Block,
     };
-    let steps = program
-        .steps
-        .into_iter()
-        .map(|step| Step {
-            to: step.to,
-            ports: step.ports,
-            verdict: verdict(step.verdict),
-        })
-        .collect();
+    let steps = program.steps.into_iter().map(|step| Step {
+        to: step.to,
+        ports: step.ports,
+        verdict: verdict(step.verdict),
+    });
     Claim {
-        steps,
+        steps: std::iter::once(link_local()).chain(steps).collect(),
         default: verdict(program.default),
         on_broker_gone,
+    }
+}
+
+/// A link-local address means something only together with an interface (RFC 4007), which a redirected connection
+/// does not tell: it goes direct, whatever the rules say of its number.
+fn link_local() -> Step {
+    Step {
+        to: vec![IpNet::from(LINK_LOCAL)],
+        ports: Vec::new(),
+        verdict: Verdict::Pass,
     }
 }
 
@@ -389,23 +419,38 @@ fn flow_limit() -> usize {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// `None`: started to survive its terminal (nohup(1)).
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        let hangup = (!hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: hangup.transpose()?,
         })
     }
 
     async fn end(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = hangup => "SIGHUP",
         }
     }
+}
+
+/// SigIgn of proc(5), `/proc/PID/status`: bit 0 is signal 1.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }

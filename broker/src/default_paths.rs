@@ -4,17 +4,25 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
 
-/// The user's control socket. Under sudo it is the calling user's: that is whose broker is meant.
-pub(crate) fn control_socket() -> PathBuf {
+/// The control socket of a user's broker.
+pub(crate) fn control_socket(user: Uid) -> PathBuf {
+    if user.is_root() {
+        return PathBuf::from("/run/adit/root/control.sock");
+    }
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = given.filter(|directory| user == geteuid() && directory.is_absolute());
+    own.unwrap_or_else(|| runtime_directory(user))
+        .join("adit/control.sock")
+}
+
+/// Whose broker is meant when nobody says: one's own, under sudo the calling user's.
+pub(crate) fn usual_user() -> Uid {
     let own = geteuid();
-    let uid = if own.is_root() {
+    if own.is_root() {
         sudo_uid().unwrap_or(own)
     } else {
         own
-    };
-    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let runtime = given.filter(|directory| uid == own && directory.is_absolute());
-    runtime_directory(uid, runtime).join("adit/control.sock")
+    }
 }
 
 /// The user who called sudo (sudo(8), ENVIRONMENT); root behind sudo is nobody's name.
@@ -23,14 +31,12 @@ pub(crate) fn sudo_uid() -> Option<Uid> {
     (uid != 0).then(|| Uid::from_raw(uid))
 }
 
-fn runtime_directory(uid: Uid, given: Option<PathBuf>) -> PathBuf {
-    if let Some(directory) = given {
-        return directory;
-    }
-    let usual = Path::new("/run/user").join(uid.to_string());
+/// pam_systemd(8) makes it; where nobody did, a directory of our own, which is checked before it is used.
+fn runtime_directory(user: Uid) -> PathBuf {
+    let usual = Path::new("/run/user").join(user.to_string());
     if usual.is_dir() {
         usual
     } else {
-        PathBuf::from(format!("/tmp/adit-{uid}"))
+        PathBuf::from(format!("/tmp/adit-{user}"))
     }
 }

@@ -11,47 +11,37 @@ struct Text {
     capture: PathBuf,
 }
 
-/// The note; its file goes when this is dropped, and stays when the process is killed.
+/// The note. It stays, also when the process is killed, until it is forgotten.
 #[derive(Debug)]
 pub struct SessionNote {
     file: PathBuf,
 }
 
-impl Drop for SessionNote {
-    fn drop(&mut self) {
+impl SessionNote {
+    /// Leaves the note in the control socket's directory, which has been checked. A failure costs
+    /// `adit down --capture` being needed after a crash, nothing else.
+    pub fn write(control: &Path, capture: &Path) -> Self {
+        let file = file_beside(control);
+        let capture = capture.to_owned();
+        let text = serde_json::to_vec(&Text { capture }).unwrap_or_default();
+        if let Err(error) = std::fs::write(&file, text) {
+            tracing::warn!("cannot write {}: {error}", file.display());
+        }
+        Self { file }
+    }
+
+    /// The one that a broker left, if there is one that can be read.
+    pub fn read(control: &Path) -> Option<(Self, PathBuf)> {
+        let file = file_beside(control);
+        let text = std::fs::read(&file).ok()?;
+        let text: Text = serde_json::from_slice(&text).ok()?;
+        Some((Self { file }, text.capture))
+    }
+
+    /// What it says is over.
+    pub fn forget(self) {
         // Someone may have removed it already.
         let _ = std::fs::remove_file(&self.file);
-    }
-}
-
-impl SessionNote {
-    /// Leaves the note. A failure costs `adit down --capture` being needed after a crash, nothing else.
-    pub fn write(control: &Path, capture: &Path) -> Option<Self> {
-        let file = file_beside(control);
-        let text = serde_json::to_vec(&Text {
-            capture: capture.to_owned(),
-        })
-        .ok()?;
-        match std::fs::write(&file, text) {
-            Ok(()) => Some(Self { file }),
-            Err(error) => {
-                tracing::warn!("cannot write {}: {error}", file.display());
-                None
-            }
-        }
-    }
-
-    /// The helper's socket that a killed broker noted.
-    pub fn read(control: &Path) -> Option<PathBuf> {
-        let text = std::fs::read(file_beside(control)).ok()?;
-        serde_json::from_slice::<Text>(&text)
-            .ok()
-            .map(|text| text.capture)
-    }
-
-    /// Forgets the note of a broker that is gone.
-    pub fn forget(control: &Path) {
-        let _ = std::fs::remove_file(file_beside(control));
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Failure, check::read_rules, runtime};
 use crate::command_line::Broker;
 
 pub(crate) fn run(options: Broker) -> Result<(), Failure> {
-    crate::log::start("info");
+    let _log = crate::log::start("info");
     let checked = read_rules(&options.rules)?;
     if !checked.warnings.is_empty() {
         tracing::warn!("{}", checked.warnings);
@@ -18,8 +18,8 @@ pub(crate) fn run(options: Broker) -> Result<(), Failure> {
     let settings = Settings {
         policy: checked.policy,
         rules: Some(rules),
-        capture: options.session.capture,
-        control: options.session.control.path(),
+        capture: std::path::absolute(options.session.capture).context("the helper's socket")?,
+        control: options.session.control.own_path(),
         on_broker_gone: options.session.on_broker_gone.into(),
         user: User::current()?,
         attended: Attended::No,

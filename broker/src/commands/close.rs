@@ -7,7 +7,7 @@ use crate::command_line::Close;
 use crate::output;
 
 pub(crate) fn run(options: Close) -> Result<(), Failure> {
-    ask_broker(&options.control, &Request::Close { id: options.id })?;
+    ask_broker(&options.whose, &Request::Close { id: options.id })?;
     if options.form.json {
         output::json(&serde_json::json!({ "closed": options.id }))?;
     } else {

@@ -1,46 +1,56 @@
 //! `adit down`: end the broker; or, when it was killed, what it left in the kernel.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use adit_broker::control::client::{AskError, ask};
+use adit_broker::control::client::AskError;
+use adit_broker::control::place;
 use adit_broker::control::protocol::Request;
 use adit_broker::session_note::SessionNote;
 use adit_capture::Client;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{Uid, geteuid, seteuid};
 
-use super::{Failure, runtime};
-use crate::command_line::Down;
-use crate::default_paths::sudo_uid;
+use super::{Failure, ask_addressed, runtime};
+use crate::command_line::{Addressed, Down};
 use crate::output;
 
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than a broker takes at the most (see `daemon`).
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(options: Down) -> Result<(), Failure> {
-    let control = options.control.path();
+    let addressed = options.whose.addressed().map_err(Failure::usage)?;
     let runtime = runtime()?;
-    let what = match runtime.block_on(ask(&control, &Request::Down {})) {
+    let what = match runtime.block_on(ask_addressed(&addressed, &Request::Down {})) {
         Ok(_) => {
-            runtime.block_on(ended(&control))?;
+            runtime.block_on(ended(&addressed.path))?;
             "the broker has ended"
         }
-        Err(AskError::NoBroker(_)) => {
-            let noted = SessionNote::read(&control);
-            let capture = options.capture.or(noted);
-            clean_up(&runtime, capture)?;
-            SessionNote::forget(&control);
-            "no broker was running; nothing of one is left"
-        }
+        Err(AskError::NoBroker(_)) => "no broker was running; nothing of one is left",
         Err(other) => return Err(other.into()),
     };
+    // A note that is still there tells of a claim that nobody took back.
+    let note = left_behind(&addressed);
+    let ended_well = note.is_none() && what == "the broker has ended";
+    if !ended_well {
+        let noted = note.as_ref().map(|(_, capture)| capture.clone());
+        clean_up(&runtime, addressed.user, options.capture.or(noted))?;
+    }
+    if let Some((note, _)) = note {
+        note.forget();
+    }
     if options.form.json {
         output::json(&serde_json::json!({ "down": true, "text": what }))?;
     } else {
         output::line(format_args!("{what}"));
     }
     Ok(())
+}
+
+/// The note of a broker that was killed, or could not say goodbye: from a place that only its user can write to.
+fn left_behind(addressed: &Addressed) -> Option<(SessionNote, PathBuf)> {
+    place::check(&addressed.path, addressed.user).ok()?;
+    SessionNote::read(&addressed.path)
 }
 
 /// Waits until the broker's socket is gone: it is the last thing that a broker gives up.
@@ -56,13 +66,12 @@ async fn ended(control: &Path) -> anyhow::Result<()> {
 }
 
 /// Undoes what a killed broker left: through the helper if it runs, else, as root, with its own clean-up.
-fn clean_up(runtime: &tokio::runtime::Runtime, capture: Option<PathBuf>) -> anyhow::Result<()> {
+fn clean_up(
+    runtime: &tokio::runtime::Runtime,
+    user: Uid,
+    capture: Option<PathBuf>,
+) -> anyhow::Result<()> {
     let capture = capture.unwrap_or_else(|| adit_capture::DEFAULT_SOCKET.into());
-    let user = if geteuid().is_root() {
-        sudo_uid().unwrap_or(geteuid())
-    } else {
-        geteuid()
-    };
     if std::os::unix::net::UnixStream::connect(&capture).is_ok() {
         return release(runtime, &capture, user);
     }
@@ -86,18 +95,12 @@ fn release(runtime: &tokio::runtime::Runtime, capture: &Path, user: Uid) -> anyh
 }
 
 fn clear_without_helper(user: Uid) -> anyhow::Result<()> {
-    let helper = super::up::helper_binary();
-    let mut command = Command::new(&helper);
-    command.arg("--clean");
-    if !user.is_root() {
-        command.arg("--uid").arg(user.to_string());
-    }
-    let done = command
-        .status()
-        .with_context(|| format!("cannot run {}", helper.display()))?;
+    let mut command = super::up::helper_command()?;
+    command.arg("--clean").arg("--uid").arg(user.to_string());
+    let done = command.status().context("cannot run adit-capture")?;
     if done.success() {
         Ok(())
     } else {
-        Err(anyhow!("{} --clean: {done}", helper.display()))
+        Err(anyhow!("adit-capture --clean: {done}"))
     }
 }

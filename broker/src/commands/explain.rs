@@ -17,7 +17,7 @@ pub(crate) fn run(options: Explain) -> Result<(), Failure> {
     };
     let file = match options.rules {
         Some(file) => file,
-        None => match ask_broker(&options.control, &Request::Status {})? {
+        None => match ask_broker(&options.whose, &Request::Status {})? {
             Answer::Status(status) => status
                 .rules
                 .ok_or_else(|| anyhow!("the running broker has no rule file"))?,

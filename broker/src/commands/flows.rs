@@ -10,7 +10,7 @@ use crate::command_line::Ask;
 use crate::output;
 
 pub(crate) fn run(options: Ask) -> Result<(), Failure> {
-    let Answer::Flows(flows) = ask_broker(&options.control, &Request::Flows {})? else {
+    let Answer::Flows(flows) = ask_broker(&options.whose, &Request::Flows {})? else {
         return Err(anyhow!("the broker's answer makes no sense").into());
     };
     if options.form.json {

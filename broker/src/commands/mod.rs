@@ -9,10 +9,10 @@ pub(crate) mod flows;
 pub(crate) mod status;
 pub(crate) mod up;
 
-use adit_broker::control::client::ask;
+use adit_broker::control::client::{AskError, ask};
 use adit_broker::control::protocol::{Answer, Request};
 
-use crate::command_line::Control;
+use crate::command_line::{Addressed, Whose};
 
 /// A command that did not work, and the exit code that says how.
 #[derive(Debug)]
@@ -49,7 +49,19 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Asks the user's broker.
-pub(crate) fn ask_broker(control: &Control, request: &Request) -> Result<Answer, Failure> {
-    Ok(runtime()?.block_on(ask(&control.path(), request))?)
+/// Asks the broker that is meant.
+pub(crate) fn ask_broker(whose: &Whose, request: &Request) -> Result<Answer, Failure> {
+    let addressed = whose.addressed().map_err(Failure::usage)?;
+    Ok(runtime()?.block_on(ask_addressed(&addressed, request))?)
+}
+
+/// The same, for who has found out already which it is.
+pub(crate) async fn ask_addressed(
+    addressed: &Addressed,
+    request: &Request,
+) -> Result<Answer, AskError> {
+    // Root is told by the path whom it means; anyone else must not be answered by a stranger.
+    let anyone = addressed.by_path && nix::unistd::geteuid().is_root();
+    let user = (!anyone).then_some(addressed.user);
+    ask(&addressed.path, user, request).await
 }

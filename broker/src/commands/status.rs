@@ -8,7 +8,7 @@ use crate::command_line::Ask;
 use crate::output;
 
 pub(crate) fn run(options: Ask) -> Result<(), Failure> {
-    let Answer::Status(status) = ask_broker(&options.control, &Request::Status {})? else {
+    let Answer::Status(status) = ask_broker(&options.whose, &Request::Status {})? else {
         return Err(anyhow!("the broker's answer makes no sense").into());
     };
     if options.form.json {

@@ -21,7 +21,9 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 /// The only zone that `adit up` knows.
 const ZONE: &str = "up";
 
-pub(crate) fn run(options: Up) -> Result<(), Failure> {
+pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
+    options.session.capture =
+        std::path::absolute(options.session.capture).context("the helper's socket")?;
     let user = captured_user(&options).map_err(Failure::usage)?;
     if geteuid().is_root() {
         start_helper(&options, &user)?;
@@ -29,7 +31,7 @@ pub(crate) fn run(options: Up) -> Result<(), Failure> {
             return Err(go_on_as(&user).into());
         }
     }
-    log::start("warn");
+    let _log = log::start("warn");
     let line = announcement(&options, &user);
     let settings = settings(options, user);
     Ok(runtime()?.block_on(daemon::run(settings, || {
@@ -81,7 +83,7 @@ fn settings(options: Up, user: User) -> Settings {
         policy: Policy::for_networks(zone, options.networks),
         rules: None,
         capture: options.session.capture,
-        control: options.session.control.path(),
+        control: options.session.control.own_path(),
         on_broker_gone: options.session.on_broker_gone.into(),
         user,
         attended: Attended::Yes,
@@ -94,23 +96,17 @@ fn start_helper(options: &Up, user: &User) -> anyhow::Result<()> {
     if UnixStream::connect(socket).is_ok() {
         return Ok(());
     }
-    let binary = helper_binary();
-    let mut command = Command::new(&binary);
+    let mut command = helper_command()?;
     command.arg("--socket").arg(socket).arg("--until-idle");
     if options.user.is_some() && user.uid.as_raw() < 1000 {
         command.arg("--allow-uid").arg(user.uid.to_string());
     }
     // A process group of its own: Ctrl-C is for the broker, which then says goodbye to the helper.
-    if std::env::var_os("ADIT_LOG").is_none() {
-        command.env("ADIT_LOG", "warn");
-    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0);
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", binary.display()))?;
+    let child = command.spawn().context("cannot start adit-capture")?;
     await_helper(child, socket)
 }
 
@@ -133,14 +129,39 @@ fn await_helper(mut child: Child, socket: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `adit-capture`, as installed beside this program, else from the PATH.
-pub(crate) fn helper_binary() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .map(|own| own.with_file_name("adit-capture"));
-    beside
-        .filter(|path| path.exists())
-        .unwrap_or_else(|| PathBuf::from("adit-capture"))
+/// `adit-capture`, as installed beside this program, or where packages put it. Never from a PATH: root runs it.
+pub(crate) fn helper_command() -> anyhow::Result<Command> {
+    let own = std::env::current_exe().context("cannot find myself")?;
+    let usual = ["/usr/local/bin/adit-capture", "/usr/bin/adit-capture"];
+    let candidates = [own.with_file_name("adit-capture")]
+        .into_iter()
+        .chain(usual.map(PathBuf::from));
+    let mut there = candidates.filter(|path| path.is_file());
+    let binary = there.next().ok_or_else(|| {
+        anyhow!(
+            "adit-capture is not beside {}, nor installed",
+            own.display()
+        )
+    })?;
+    let mut command = Command::new(binary);
+    keep_only(&mut command, &["ADIT_LOG"]);
+    if std::env::var_os("ADIT_LOG").is_none() {
+        command.env("ADIT_LOG", "warn");
+    }
+    Ok(command)
+}
+
+/// Root's environment is nobody else's: what goes on gets a search path and these, as far as they are set.
+fn keep_only(command: &mut Command, names: &[&str]) {
+    command.env_clear().env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    for name in names {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
 }
 
 /// Becomes the user and starts over with the same arguments; returns only when that failed.
@@ -155,11 +176,11 @@ fn go_on_as(user: &User) -> anyhow::Error {
     };
     let mut command = Command::new(&own);
     command.args(std::env::args_os().skip(1));
+    keep_only(&mut command, &["TERM", "LANG", "LC_ALL", "TZ", "ADIT_LOG"]);
     command
         .env("HOME", &user.home)
         .env("USER", &user.name)
         .env("LOGNAME", &user.name);
-    command.env_remove("XDG_RUNTIME_DIR");
     if let Some(socket) = agent {
         command.env("SSH_AUTH_SOCK", socket);
     }

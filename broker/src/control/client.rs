@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -26,6 +27,14 @@ pub enum AskError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// Someone else listens there.
+    #[error("{} is served by another user (uid {peer})", path.display())]
+    Impostor {
+        /// The control socket.
+        path: PathBuf,
+        /// Who it is.
+        peer: u32,
+    },
     /// The conversation broke off.
     #[error("the broker hung up")]
     Broken(#[source] std::io::Error),
@@ -40,8 +49,9 @@ pub enum AskError {
     Refused(String),
 }
 
-/// Asks the broker behind `path`. An [`Answer::Error`] comes as [`AskError::Refused`].
-pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+/// Asks the broker behind `path`, which must be run by `user` or root (`None`: by whoever it is).
+/// An [`Answer::Error`] comes as [`AskError::Refused`].
+pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Answer, AskError> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
         if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&source.kind()) {
@@ -50,6 +60,13 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
             AskError::Connect { path, source }
         }
     })?;
+    let peer = stream.peer_cred().map_err(AskError::Broken)?.uid();
+    if user.is_some_and(|user| peer != user.as_raw() && peer != 0) {
+        return Err(AskError::Impostor {
+            path: path.to_owned(),
+            peer,
+        });
+    }
     let text = timeout(PATIENCE, exchange(stream, request)).await;
     let text = text
         .map_err(|_| AskError::TimedOut)?

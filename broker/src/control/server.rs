@@ -1,16 +1,19 @@
 //! The broker's end of the control socket.
 
+use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::place::{self, PlaceError};
 use super::protocol::{Answer, MAX_REQUEST, Request, parse_request};
 
 /// Connections served at once; more wait in the backlog.
@@ -24,6 +27,9 @@ pub enum ControlError {
     /// Another broker serves it.
     #[error("another broker already answers on {}: end it with `adit down` first", .0.display())]
     InUse(PathBuf),
+    /// Others could put something else there.
+    #[error("no place for a control socket: {0}")]
+    Place(#[from] PlaceError),
     /// It could not be made.
     #[error("cannot make the control socket {}: {source}", path.display())]
     Bind {
@@ -39,6 +45,8 @@ pub enum ControlError {
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    // One broker a socket: without it two that start together would each remove the other's.
+    _lock: Flock<File>,
 }
 
 impl Drop for ControlSocket {
@@ -51,30 +59,25 @@ impl Drop for ControlSocket {
 impl ControlSocket {
     /// Binds `path`, replacing the socket of a broker that is gone. Only its user (and root) may connect.
     pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+        place::prepare(path)?;
         let failed = |source| ControlError::Bind {
             path: path.to_owned(),
             source,
         };
-        match UnixStream::connect(path).await {
-            Ok(_) => return Err(ControlError::InUse(path.to_owned())),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(failed)?;
-            }
-            Err(_) => {}
-        }
-        if let Some(directory) = path.parent() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(failed)?;
+        let lock = lock_beside(path)?;
+        // Whose lock we hold is dead.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let socket = Self {
             listener,
             path: path.to_owned(),
+            _lock: lock,
         };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, mode).map_err(failed)?;
         Ok(socket)
     }
 
@@ -102,6 +105,22 @@ impl ControlSocket {
             });
         }
     }
+}
+
+fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let opened = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&name);
+    let file = opened.map_err(|source| ControlError::Bind {
+        path: PathBuf::from(name),
+        source,
+    })?;
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    locked.map_err(|_| ControlError::InUse(path.to_owned()))
 }
 
 async fn converse(stream: UnixStream, answer: impl Fn(Request) -> Answer) -> std::io::Result<()> {
