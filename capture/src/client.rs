@@ -1,6 +1,7 @@
 //! A broker's session with the helper.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,7 +97,9 @@ impl Client {
                 });
             }
             Reply::Error { code, text } => return Err(ClientError::Refused { code, text }),
-            Reply::Done | Reply::Socket => return Err(ClientError::OutOfTurn),
+            Reply::Done | Reply::Socket | Reply::Source { .. } => {
+                return Err(ClientError::OutOfTurn);
+            }
         }
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (life, alive) = watch::channel(());
@@ -137,6 +140,23 @@ impl Client {
         self.ask(Request::MarkedSocket { family }, Vec::new())
             .await?
             .socket()
+    }
+
+    /// The address that the client's own socket has, of the redirected connection that `listener`, a listener of this session's
+    /// claim, accepted from `peer`: a redirect may change the source port. `None`: the kernel tracks no such connection.
+    ///
+    /// Only while the claim is in force; the helper ends a session that asks before.
+    ///
+    /// # Errors
+    /// When the helper refuses or is gone.
+    pub async fn original_source(
+        &self,
+        listener: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Option<SocketAddr>, ClientError> {
+        self.ask(Request::OriginalSource { listener, peer }, Vec::new())
+            .await?
+            .source()
     }
 
     /// Ends this user's claim (also one left by an earlier broker): nothing of it is left in the kernel.
@@ -190,7 +210,9 @@ impl Answer {
         match self.reply {
             Reply::Done => Ok(()),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Socket => Err(ClientError::OutOfTurn),
+            Reply::Hello { .. } | Reply::Socket | Reply::Source { .. } => {
+                Err(ClientError::OutOfTurn)
+            }
         }
     }
 
@@ -198,7 +220,15 @@ impl Answer {
         match self.reply {
             Reply::Socket => self.descriptors.pop().ok_or(ClientError::OutOfTurn),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Done => Err(ClientError::OutOfTurn),
+            Reply::Hello { .. } | Reply::Done | Reply::Source { .. } => Err(ClientError::OutOfTurn),
+        }
+    }
+
+    fn source(self) -> Result<Option<SocketAddr>, ClientError> {
+        match self.reply {
+            Reply::Source { source } => Ok(source),
+            Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
+            Reply::Hello { .. } | Reply::Done | Reply::Socket => Err(ClientError::OutOfTurn),
         }
     }
 }
@@ -243,7 +273,9 @@ async fn exchange(
     };
     let deadline = match request {
         Request::Claim { .. } | Request::Release => CHANGE_DEADLINE,
-        Request::Hello { .. } | Request::MarkedSocket { .. } => ANSWER_DEADLINE,
+        Request::Hello { .. } | Request::MarkedSocket { .. } | Request::OriginalSource { .. } => {
+            ANSWER_DEADLINE
+        }
     };
     let frame = timeout(deadline, both)
         .await

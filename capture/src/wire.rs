@@ -1,11 +1,15 @@
 //! The messages between broker and helper, and their pure decoding (docs/PROTOCOL.capture.md).
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::claim::{Claim, Family};
 
 /// The protocol version spoken here.
 pub const VERSION: u32 = 1;
+/// In the features of a helper that answers [`Request::OriginalSource`].
+pub const ORIGINAL_SOURCE: &str = "original-source";
 /// Longest body of a frame that carries a claim, bytes.
 pub const MAX_CLAIM: usize = 16 * 1024 * 1024;
 /// Longest body of any other frame, bytes.
@@ -32,6 +36,13 @@ pub enum Request {
         /// For which family.
         family: Family,
     },
+    /// Which address the client of a redirected connection has itself: a redirect may change the source port.
+    OriginalSource {
+        /// The listener of this session's claim that accepted it.
+        listener: SocketAddr,
+        /// The peer that it saw.
+        peer: SocketAddr,
+    },
     /// Ends this user's claim.
     Release,
 }
@@ -51,6 +62,11 @@ pub enum Reply {
     Done,
     /// To `MarkedSocket`; the socket comes with it.
     Socket,
+    /// To `OriginalSource`.
+    Source {
+        /// The client's address; nothing where the kernel tracks no such connection.
+        source: Option<SocketAddr>,
+    },
     /// The request was refused.
     Error {
         /// For programs.
@@ -76,7 +92,7 @@ pub enum ErrorCode {
     Busy,
     /// A claim beyond its bounds.
     BadClaim,
-    /// The sockets that came with a claim are not what they have to be.
+    /// The sockets that came with a claim are not what they have to be; or a listener that is not of this session's claim.
     BadListener,
     /// The kernel did not take it; what was there before is there again.
     Kernel,
@@ -102,7 +118,10 @@ impl Request {
         let request = serde_json::from_slice(body)?;
         match request {
             Request::Claim { .. } => Ok(request),
-            Request::Hello { .. } | Request::MarkedSocket { .. } | Request::Release => {
+            Request::Hello { .. }
+            | Request::MarkedSocket { .. }
+            | Request::OriginalSource { .. }
+            | Request::Release => {
                 if body.len() > MAX_OTHER {
                     return Err(DecodeError::TooLong(body.len()));
                 }

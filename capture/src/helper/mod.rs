@@ -10,6 +10,7 @@ pub(crate) mod instance;
 pub(crate) mod keeper;
 pub(crate) mod listener;
 pub(crate) mod log;
+pub(crate) mod original_source;
 pub(crate) mod permitted;
 pub(crate) mod privilege;
 pub(crate) mod program;

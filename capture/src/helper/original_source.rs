@@ -7,10 +7,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use netlink_packet_core::{DecodeError, NLA_F_NESTED, NlasIterator};
+use adit_capture::wire::{ErrorCode, Reply};
+use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use socket2::SockRef;
+
+use super::program::Ports;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET` (linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h).
 const GET: u16 = 1 << 8 | 1;
@@ -54,17 +57,15 @@ const STRAYS: usize = 16;
 
 /// A lookup that failed. Not finding an entry is no failure.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LookupError {
+enum LookupError {
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
     #[error("netlink: {0}")]
     Exchange(#[from] io::Error),
     #[error("the kernel refused to look into conntrack: {0}")]
     Refused(#[source] io::Error),
-    #[error("an answer of conntrack that cannot be understood: {0}")]
-    Decode(#[from] DecodeError),
-    #[error("an answer of conntrack that was cut off")]
-    Cut,
+    #[error("an answer of conntrack that cannot be understood")]
+    Form,
     #[error("conntrack gave no answer")]
     NoAnswer,
 }
@@ -84,16 +85,65 @@ enum Answer {
     Other,
 }
 
+/// What one session may ask of conntrack: its own listeners' connections, and nobody else's.
+#[derive(Debug, Default)]
+pub(crate) struct OriginalSources {
+    ports: Ports,
+    conntrack: Option<Conntrack>,
+}
+
+impl OriginalSources {
+    /// The listeners of the session's claim from now on.
+    pub(crate) fn claimed(&mut self, ports: Ports) {
+        self.ports = ports;
+    }
+
+    pub(crate) fn answer(&mut self, listener: SocketAddr, peer: SocketAddr) -> Reply {
+        if !self.is_ours(listener) || listener.is_ipv4() != peer.is_ipv4() {
+            let text = format!("{listener} is not a listener of this session's claim");
+            return Reply::refusal(ErrorCode::BadListener, text);
+        }
+        match self.look_up(listener, peer) {
+            Ok(source) => Reply::Source { source },
+            Err(error) => {
+                // A late answer in it must not meet the next question.
+                self.conntrack = None;
+                Reply::refusal(ErrorCode::Kernel, error.to_string())
+            }
+        }
+    }
+
+    fn is_ours(&self, listener: SocketAddr) -> bool {
+        let ours = |ip: IpAddr, port: Option<u16>| {
+            port.is_some_and(|port| listener == SocketAddr::new(ip, port))
+        };
+        ours(Ipv4Addr::LOCALHOST.into(), self.ports.v4)
+            || ours(Ipv6Addr::LOCALHOST.into(), self.ports.v6)
+    }
+
+    fn look_up(
+        &mut self,
+        listener: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Option<SocketAddr>, LookupError> {
+        let conntrack = match &mut self.conntrack {
+            Some(open) => open,
+            none => none.insert(Conntrack::open()?),
+        };
+        conntrack.original_source(listener, peer)
+    }
+}
+
 /// A netlink socket for lookups. Needs CAP_NET_ADMIN at every use.
 #[derive(Debug)]
-pub(crate) struct Conntrack {
+struct Conntrack {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Conntrack {
-    pub(crate) fn open() -> Result<Conntrack, LookupError> {
+    fn open() -> Result<Conntrack, LookupError> {
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(LookupError::Open)?;
         socket.bind_auto().map_err(LookupError::Open)?;
         socket
@@ -111,7 +161,7 @@ impl Conntrack {
 
     /// The client's own address of the connection that `listener` accepted from `peer`. `None`: conntrack lists no such
     /// connection.
-    pub(crate) fn original_source(
+    fn original_source(
         &mut self,
         listener: SocketAddr,
         peer: SocketAddr,
@@ -139,7 +189,7 @@ impl Conntrack {
         self.socket.send(&request(self.sequence, wanted), 0)?;
         for _ in 0..STRAYS {
             let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-            let bytes = self.buffer.get(..length).ok_or(LookupError::Cut)?;
+            let bytes = self.buffer.get(..length).ok_or(LookupError::Form)?;
             let (sequence, answer) = decode(bytes)?;
             if sequence == self.sequence {
                 return Ok(answer);
@@ -226,14 +276,14 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 
 /// The sequence number of the first message, and what it says.
 fn decode(bytes: &[u8]) -> Result<(u32, Answer), LookupError> {
-    let header = bytes.first_chunk::<HEADER>().ok_or(LookupError::Cut)?;
+    let header = bytes.first_chunk::<HEADER>().ok_or(LookupError::Form)?;
     let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
     let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-    let body = bytes.get(HEADER..length).ok_or(LookupError::Cut)?;
+    let body = bytes.get(HEADER..length).ok_or(LookupError::Form)?;
     let answer = match u16::from_ne_bytes([t0, t1]) {
-        ENTRY => entry(body.get(GENERIC..).ok_or(LookupError::Cut)?)?,
+        ENTRY => entry(body.get(GENERIC..).ok_or(LookupError::Form)?)?,
         ERROR => Answer::Error(i32::from_ne_bytes(
-            *body.first_chunk().ok_or(LookupError::Cut)?,
+            *body.first_chunk().ok_or(LookupError::Form)?,
         )),
         _ => Answer::Other,
     };
@@ -265,17 +315,145 @@ fn tuple_of(bytes: &[u8]) -> Result<Tuple, LookupError> {
     })
 }
 
-fn value(bytes: &[u8], kind: u16) -> Result<&[u8], LookupError> {
-    for attribute in NlasIterator::new(bytes) {
-        let attribute = attribute?;
-        if attribute.kind() == kind {
-            let whole = attribute.into_inner();
-            return whole.get(4..).ok_or(LookupError::Cut);
+/// What the attribute of this kind holds.
+fn value(mut bytes: &[u8], kind: u16) -> Result<&[u8], LookupError> {
+    while let Some(&[l0, l1, k0, k1]) = bytes.first_chunk() {
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = bytes.get(4..length).ok_or(LookupError::Form)?;
+        if u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK == kind {
+            return Ok(value);
         }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Err(LookupError::Cut)
+    Err(LookupError::Form)
 }
 
 fn fixed<const SIZE: usize>(bytes: &[u8], kind: u16) -> Result<[u8; SIZE], LookupError> {
-    value(bytes, kind)?.try_into().map_err(|_| LookupError::Cut)
+    let value = value(bytes, kind)?;
+    value.try_into().map_err(|_other_size| LookupError::Form)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(source: &str, destination: &str) -> Tuple {
+        Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+        }
+    }
+
+    /// By hand from nfnetlink_conntrack.h, as a little-endian machine has it.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_request_is_what_the_kernel_headers_say() {
+        let expected = [
+            &[72, 0, 0, 0, 1, 1, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0][..],
+            &[2, 0, 0, 0],
+            &[52, 0, 2, 0x80],
+            &[20, 0, 1, 0x80],
+            &[8, 0, 1, 0, 127, 0, 0, 1],
+            &[8, 0, 2, 0, 192, 0, 2, 2],
+            &[28, 0, 2, 0x80],
+            &[5, 0, 1, 0, 6, 0, 0, 0],
+            &[6, 0, 2, 0, 0x1e, 0x61, 0, 0],
+            &[6, 0, 3, 0, 0x9c, 0x40, 0, 0],
+        ]
+        .concat();
+        let wanted = of("127.0.0.1:7777", "192.0.2.2:40000");
+        assert_eq!(request(7, wanted), expected);
+    }
+
+    #[test]
+    fn only_the_claims_own_listeners() {
+        let mut sources = OriginalSources::default();
+        sources.claimed(Ports {
+            v4: Some(7777),
+            v6: None,
+        });
+        for (listener, expected) in [
+            ("127.0.0.1:7777", true),
+            ("127.0.0.1:7778", false),
+            ("127.0.0.2:7777", false),
+            ("[::1]:7777", false),
+            ("[::1]:0", false),
+        ] {
+            assert_eq!(
+                sources.is_ours(listener.parse().unwrap()),
+                expected,
+                "{listener}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_and_other_messages() {
+        for (kind, body, expected) in [
+            (ERROR, (-2_i32).to_ne_bytes(), Answer::Error(-2)),
+            (3, [0; 4], Answer::Other),
+        ] {
+            let bytes = [&message(kind, 9, 0, &[])[..16], &body].concat();
+            assert_eq!(decode(&bytes).unwrap(), (9, expected));
+        }
+    }
+
+    #[test]
+    fn a_link_local_client_keeps_its_scope() {
+        let peer = "[fe80::1%3]:5".parse().unwrap();
+        let source = scoped("[fe80::1]:4".parse().unwrap(), peer);
+        assert_eq!(source, "[fe80::1%3]:4".parse().unwrap());
+    }
+
+    fn tuples() -> impl Strategy<Value = Tuple> {
+        let v4 = any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(a, b, c, d)| Tuple {
+            source: (a, b).into(),
+            destination: (c, d).into(),
+        });
+        let v6 = any::<([u8; 16], u16, [u8; 16], u16)>().prop_map(|(a, b, c, d)| Tuple {
+            source: (a, b).into(),
+            destination: (c, d).into(),
+        });
+        prop_oneof![v4, v6]
+    }
+
+    prop_compose! {
+        fn entries()(
+            sequence: u32, original in tuples(), reply in tuples(),
+            others in prop::collection::vec((3_u16..40, prop::collection::vec(any::<u8>(), 0..9)), 0..5),
+            reply_first: bool,
+        ) -> (u32, Tuple, Tuple, Vec<u8>) {
+            let mut parts = vec![tuple(ORIGINAL, original), tuple(REPLY, reply)];
+            if reply_first {
+                parts.reverse();
+            }
+            let others = others.iter().map(|(kind, value)| attribute(*kind, value));
+            parts.splice(1..1, others);
+            let bytes = message(ENTRY, sequence, INET, &parts.concat());
+            (sequence, original, reply, bytes)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read((sequence, original, reply, bytes) in entries()) {
+            let read = decode(&bytes).unwrap();
+            prop_assert_eq!(read, (sequence, Answer::Entry { original, reply }));
+        }
+
+        #[test]
+        fn broken_ones_are_taken((_, _, _, mut bytes) in entries(), at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            let _ = decode(&bytes);
+            let _ = decode(&bytes[..cut.index(bytes.len())]);
+        }
+
+        #[test]
+        fn any_bytes_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+            let _ = entry(&bytes);
+        }
+    }
 }

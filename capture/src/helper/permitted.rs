@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Hello,
     Claim,
     MarkedSocket,
+    OriginalSource,
     Release,
 }
 
@@ -30,7 +31,12 @@ const PERMITTED: [(State, &[Kind]); 3] = [
     ),
     (
         State::Claimed,
-        &[Kind::Claim, Kind::MarkedSocket, Kind::Release],
+        &[
+            Kind::Claim,
+            Kind::MarkedSocket,
+            Kind::OriginalSource,
+            Kind::Release,
+        ],
     ),
 ];
 
@@ -48,6 +54,7 @@ impl Kind {
             Request::Hello { .. } => Kind::Hello,
             Request::Claim { .. } => Kind::Claim,
             Request::MarkedSocket { .. } => Kind::MarkedSocket,
+            Request::OriginalSource { .. } => Kind::OriginalSource,
             Request::Release => Kind::Release,
         }
     }
@@ -56,7 +63,7 @@ impl Kind {
     pub(crate) fn descriptors(self) -> usize {
         match self {
             Kind::Claim => 2,
-            Kind::Hello | Kind::MarkedSocket | Kind::Release => 0,
+            Kind::Hello | Kind::MarkedSocket | Kind::OriginalSource | Kind::Release => 0,
         }
     }
 }

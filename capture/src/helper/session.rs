@@ -1,13 +1,17 @@
 //! One broker's session.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use adit_capture::frame::{Frame, FrameError, Frames};
 use adit_capture::mark::MARK;
 use adit_capture::sock_diag::Diag;
-use adit_capture::wire::{DecodeError, ErrorCode, MAX_CLAIM, MAX_OTHER, Reply, Request, VERSION};
+use adit_capture::wire::{
+    DecodeError, ErrorCode, MAX_CLAIM, MAX_OTHER, ORIGINAL_SOURCE, Reply, Request, VERSION,
+};
 use adit_capture::{Claim, Family};
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -17,6 +21,7 @@ use super::background::off_the_loop;
 use super::desk::Desk;
 use super::keeper::{Refusal, SessionId};
 use super::listener::Listeners;
+use super::original_source::OriginalSources;
 use super::permitted::{Kind, State};
 
 /// How long a connection may stay without a word.
@@ -62,6 +67,7 @@ pub(crate) struct Session {
     id: SessionId,
     uid: u32,
     state: State,
+    sources: OriginalSources,
     desk: Desk,
     allowed: Allowed,
 }
@@ -79,6 +85,7 @@ impl Session {
             id,
             uid,
             state: State::New,
+            sources: OriginalSources::default(),
             desk,
             allowed,
         }
@@ -101,6 +108,7 @@ impl Session {
     }
 
     async fn serve(&mut self) -> Result<(), SessionError> {
+        self.frames.keep_short().map_err(FrameError::Socket)?;
         while let Some(frame) = self.next().await? {
             let Frame { body, descriptors } = frame;
             let request = match body.len() {
@@ -122,6 +130,8 @@ impl Session {
             }
             let (reply, socket) = self.answer(request, descriptors).await?;
             self.reply(reply, socket).await?;
+            // Sockets that nobody takes count against all that root has on the way to others (unix(7), `ETOOMANYREFS`).
+            self.frames.taken().await?;
         }
         Ok(())
     }
@@ -152,7 +162,7 @@ impl Session {
                 (
                     Reply::Hello {
                         version: VERSION,
-                        features: Vec::new(),
+                        features: vec![ORIGINAL_SOURCE.to_owned()],
                     },
                     None,
                 )
@@ -165,6 +175,9 @@ impl Session {
                     None,
                 ),
             },
+            Request::OriginalSource { listener, peer } => {
+                (self.sources.answer(listener, peer), None)
+            }
             Request::Claim { claim } => (self.claim(claim, descriptors).await, None),
             Request::Release => {
                 let result = self.desk.release(self.id, self.uid).await;
@@ -191,9 +204,15 @@ impl Session {
             });
         let result = match checked {
             Ok((listeners, connection)) => {
-                self.desk
+                let ports = listeners.ports;
+                let result = self
+                    .desk
                     .claim((self.id, connection), self.uid, claim, listeners)
-                    .await
+                    .await;
+                if result.is_ok() {
+                    self.sources.claimed(ports);
+                }
+                result
             }
             Err(refusal) => Err(refusal),
         };
@@ -216,7 +235,16 @@ impl Session {
     async fn reply(&mut self, reply: Reply, socket: Option<OwnedFd>) -> Result<(), SessionError> {
         let body = reply.encode()?;
         let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-        Ok(self.frames.write(&body, &descriptors).await?)
+        match self.frames.write(&body, &descriptors).await {
+            // It goes with the first byte, so nothing of the frame has gone.
+            Err(FrameError::Socket(error)) if socket.is_some() && too_many_underway(&error) => {
+                let text =
+                    "too many descriptors are on their way to programs that do not take them";
+                let body = Reply::refusal(ErrorCode::Kernel, text).encode()?;
+                Ok(self.frames.write(&body, &[]).await?)
+            }
+            written => Ok(written?),
+        }
     }
 }
 
@@ -227,7 +255,11 @@ pub(crate) async fn turn_away(stream: UnixStream, text: &str) {
     }
 }
 
-fn marked_socket(family: Family) -> std::io::Result<OwnedFd> {
+fn too_many_underway(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+}
+
+fn marked_socket(family: Family) -> io::Result<OwnedFd> {
     let domain = match family {
         Family::V4 => Domain::IPV4,
         Family::V6 => Domain::IPV6,
