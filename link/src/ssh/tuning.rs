@@ -40,7 +40,7 @@ impl Rekey {
 
 /// Algorithms in order of preference: AES-GCM first where the CPU has AES (128 bits before 256, as in
 /// OpenSSH's own order: the shorter key is a fifth faster and no weaker in practice), post-quantum key
-/// exchange first, nothing with SHA-1, CBC or small groups. Strict key exchange stays on.
+/// exchange first, nothing with SHA-1, CBC or finite-field groups. Strict key exchange stays on.
 pub fn preferred() -> Preferred {
     Preferred {
         kex: Cow::Borrowed(KEX),
@@ -78,12 +78,13 @@ pub fn tune_server(config: &mut server::Config, rekey: Rekey) {
     config.nodelay = true;
 }
 
+/// No exchange over finite fields: russh computes those on the session's own task, seconds of them for
+/// the large groups, and whoever connects may ask for one before saying who it is. Every SSH server
+/// that speaks none of these is older than OpenSSH 6.5.
 const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,
     kex::CURVE25519_PRE_RFC_8731,
-    kex::DH_G18_SHA512,
-    kex::DH_G16_SHA512,
     kex::EXTENSION_SUPPORT_AS_CLIENT,
     kex::EXTENSION_SUPPORT_AS_SERVER,
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
@@ -145,4 +146,23 @@ fn has_aes() -> bool {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64")))]
 fn has_aes() -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peer_can_ask_for_an_exchange_over_a_finite_field() {
+        let (mut broker, mut gateway) = (client::Config::default(), server::Config::default());
+        tune_client(&mut broker, Rekey::default());
+        tune_server(&mut gateway, Rekey::default());
+        for offered in [broker.preferred.kex, gateway.preferred.kex] {
+            assert!(offered.contains(&kex::CURVE25519));
+            let slow = offered
+                .iter()
+                .find(|name| name.as_ref().starts_with("diffie-hellman"));
+            assert_eq!(slow, None);
+        }
+    }
 }
