@@ -6,10 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -129,6 +131,33 @@ impl Frames {
         timeout(FRAME_DEADLINE, self.send(&bytes, descriptors))
             .await
             .map_err(|_late| FrameError::TooSlow)?
+    }
+
+    /// Lets little wait at the other side, so that [`Frames::taken`] tells something.
+    ///
+    /// # Errors
+    /// When the socket does not take the option.
+    pub fn keep_short(&self) -> io::Result<()> {
+        // The kernel makes its minimum of it (socket(7), `SO_SNDBUF`).
+        SockRef::from(&self.stream).set_send_buffer_size(0)
+    }
+
+    /// Resolves when the other side has taken what it was sent, but for two small frames at most, or has left.
+    ///
+    /// By the kernel's word on when a socket is ready: when what waits fills less than a quarter of what may (`unix_writable`
+    /// of net/unix/af_unix.c). Only after [`Frames::keep_short`] is that so little.
+    ///
+    /// # Errors
+    /// When the socket cannot be waited for.
+    pub async fn taken(&self) -> Result<(), FrameError> {
+        let ready = || {
+            let mut socket = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut socket, PollTimeout::ZERO)? {
+                0 => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+                _ => Ok(()),
+            }
+        };
+        Ok(self.stream.async_io(Interest::WRITABLE, ready).await?)
     }
 
     /// Resolves when the other side has left, or has said something that no one asked for.

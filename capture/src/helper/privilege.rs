@@ -57,7 +57,8 @@ pub(crate) fn drop_all_but_needed() -> Result<(), PrivilegeError> {
     })
 }
 
-/// The process's other bounds: files for itself alone, and descriptors enough for all sessions.
+/// The process's other bounds: files for itself alone, and as many descriptors as it may have: those that are on
+/// their way to brokers count as well, together with those of all of root's programs.
 pub(crate) fn prepare_process() -> Result<(), PrivilegeError> {
     umask(Mode::from_bits_truncate(0o077));
     let failed = |source| PrivilegeError::Process {
@@ -65,8 +66,5 @@ pub(crate) fn prepare_process() -> Result<(), PrivilegeError> {
         source,
     };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard).map_err(failed)
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)
 }
-
-/// 256 sessions with a socket and two listeners each, twice over.
-const DESCRIPTORS: u64 = 2048;

@@ -76,7 +76,21 @@ impl Helper {
     }
 
     pub(crate) fn spawn(arguments: &[&str]) -> Helper {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_adit-capture"))
+        Helper::command(Command::new(env!("CARGO_BIN_EXE_adit-capture")), arguments)
+    }
+
+    /// One that may have so many descriptors.
+    pub(crate) fn limited(descriptors: u32) -> Helper {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={descriptors}:{descriptors}"));
+        command.arg(env!("CARGO_BIN_EXE_adit-capture"));
+        let mut helper = Helper::command(command, &[]);
+        helper.wait_log("ready");
+        helper
+    }
+
+    fn command(mut command: Command, arguments: &[&str]) -> Helper {
+        let mut child = command
             .args(["--socket", SOCKET])
             .args(arguments)
             .env_remove("ADIT_LOG")

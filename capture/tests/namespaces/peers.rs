@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("descriptors_out_of_place", descriptors_out_of_place),
     ("sessions_are_bounded", sessions_are_bounded),
+    ("sockets_that_nobody_takes", sockets_that_nobody_takes),
     ("a_large_claim", a_large_claim),
     ("without_root", without_root),
 ];
@@ -123,7 +124,7 @@ impl Raw {
             raw.reply(),
             Some(Reply::Hello {
                 version: 1,
-                features: Vec::new()
+                features: vec!["original-source".into()]
             })
         );
         raw
@@ -244,6 +245,43 @@ fn sessions_are_bounded() {
         matches!(raw.reply(), Some(Reply::Hello { .. }))
     });
     assert!(room);
+}
+
+/// Descriptors under way count against one limit of all of root's programs (unix(7), `ETOOMANYREFS`).
+fn sockets_that_nobody_takes() {
+    const EACH: usize = 40;
+    let _helper = Helper::limited(64);
+    let mut broker = Puppet::broker(USER, &claim());
+    let mut lazy: Vec<Raw> = (0..8).map(|_| Raw::greeted()).collect();
+    for raw in &mut lazy {
+        (0..EACH).for_each(|_| raw.send(br#"{"marked_socket":{"family":"v4"}}"#));
+    }
+    for _ in 0..50 {
+        broker.expect("marked 127.0.0.1:1", "ConnectionRefused");
+    }
+    // Who begins to take them gets them all.
+    for raw in &mut lazy {
+        (0..EACH).for_each(|_| assert_eq!(raw.reply(), Some(Reply::Socket)));
+    }
+    drop(lazy);
+    // Another program of root's leaves some lying about.
+    let (one, other) = UnixStream::pair().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let rights = [null.as_fd(); 100];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
+    sendmsg(
+        &one,
+        &[IoSlice::new(b"x")],
+        &mut control,
+        SendFlags::empty(),
+    )
+    .unwrap();
+    broker.expect("marked 127.0.0.1:1", "Kernel too many descriptors");
+    drop((one, other));
+    broker.expect("marked 127.0.0.1:1", "ConnectionRefused");
+    broker.expect("release", "ok");
 }
 
 fn a_large_claim() {
