@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 use tokio::net::UnixListener;
 
-use super::instance::make_directory;
+use super::directory::{self, DirectoryError};
 
 /// A door that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,8 @@ pub(crate) enum DoorError {
     NoSocket(PathBuf),
     #[error("cannot listen at {}: {source}", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("no --socket, and none was passed by a service manager")]
     Nowhere,
 }
@@ -49,21 +51,20 @@ impl Door {
             path: path.to_owned(),
             source,
         };
-        if let Some(parent) = path
+        let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            make_directory(parent).map_err(failed)?;
-        }
+            .unwrap_or(Path::new("."));
+        directory::make(parent)?;
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
             Ok(_) => return Err(DoorError::NoSocket(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let listener = StdListener::bind(path).map_err(failed)?;
         // Everyone may come: who they are is known by the kernel's word on the connection.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+        let bind = || StdListener::bind(path);
+        let listener = directory::with_umask(0o111, bind).map_err(failed)?;
         Ok(Door {
             listener,
             own_file: Some(path.to_owned()),

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use super::directory::{self, DirectoryError};
 
 const DIRECTORY: &str = "/run/adit";
 
@@ -17,6 +19,8 @@ pub(crate) enum InstanceError {
     Namespace(#[source] io::Error),
     #[error("cannot use the lock file {}: {source}", path.display())]
     Lock { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("a capture helper already runs in this network namespace: {0}")]
     Running(String),
 }
@@ -38,13 +42,14 @@ impl Instance {
             path: path.clone(),
             source,
         };
-        make_directory(Path::new(DIRECTORY)).map_err(failed)?;
+        directory::make(Path::new(DIRECTORY))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o644)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .map_err(failed)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -56,21 +61,6 @@ impl Instance {
         writeln!(lock, "process {}, {purpose}", std::process::id()).map_err(failed)?;
         Ok(Instance { _lock: lock })
     }
-}
-
-/// Makes a directory that everyone can look into, with those above it, whatever the umask; what is there stays as it is.
-pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        make_directory(parent)?;
-    }
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 fn holder(file: File) -> String {

@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod background;
 pub(crate) mod command;
 pub(crate) mod desk;
+pub(crate) mod directory;
 pub(crate) mod door;
 pub(crate) mod fallback;
 pub(crate) mod instance;

@@ -33,6 +33,7 @@ pub(crate) const CASES: &[Case] = &[
     ("clean", clean),
     ("one_helper", one_helper),
     ("socket_file", socket_file),
+    ("directories_of_others", directories_of_others),
     ("socket_activation", socket_activation),
     ("powers", powers),
 ];
@@ -411,6 +412,48 @@ fn socket_file() {
     let (done, log) = adit_capture(&["--socket", SOCKET]);
     assert!(!done && log.contains("is no socket"), "{log}");
     assert_eq!(sh(&format!("cat {SOCKET}")), "something of value\n");
+}
+
+/// Where others can change what a name leads to, root neither makes nor removes files.
+fn directories_of_others() {
+    let check = |make: &str, socket: &str, changeable: &str| {
+        sh(make);
+        let before = sh("find /run -printf '%p %m %u %y\\n' | grep -v /adit | sort");
+        let (done, log) = adit_capture(&["--socket", socket]);
+        assert!(!done, "{socket}");
+        let why = format!("others than root can change what is in {changeable};");
+        assert!(log.contains(&why), "{log}");
+        let after = sh("find /run -printf '%p %m %u %y\\n' | grep -v /adit | sort");
+        assert_eq!(after, before, "{socket}");
+    };
+    check(
+        "mkdir /run/theirs && chown 1000 /run/theirs",
+        "/run/theirs/x",
+        "/run/theirs",
+    );
+    check("mkdir -m 1777 /run/sticky", "/run/sticky/x", "/run/sticky");
+    check("mkdir -m 775 /run/group", "/run/group/x", "/run/group");
+    check(
+        "mkdir /run/theirs/roots",
+        "/run/theirs/roots/x",
+        "/run/theirs",
+    );
+    check("ln -s theirs /run/link", "/run/link/x", "/run/theirs");
+    // Root's own below a sticky one is nobody else's.
+    sh("mkdir -m 755 /run/sticky/roots");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_adit-capture"))
+        .args(["--until-idle", "--socket", "/run/sticky/roots/x"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let ready = std::io::BufRead::lines(log).any(|line| line.unwrap().contains("ready"));
+    assert!(ready);
+    sh(&format!("kill -TERM {}", child.id()));
+    assert!(child.wait().unwrap().success());
+    // And so is the lock's directory.
+    sh("rm -r /run/adit && mkdir -m 777 /run/adit");
+    check("chmod 777 /run/adit", "/run/sticky/roots/x", "/run/adit");
 }
 
 fn socket_activation() {
