@@ -14,6 +14,7 @@ mod attribution;
 mod capture;
 mod lab;
 mod life;
+mod original_source;
 mod peers;
 mod puppet;
 mod runner;
@@ -26,6 +27,7 @@ fn cases() -> Vec<Case> {
         attribution::CASES,
         capture::CASES,
         life::CASES,
+        original_source::CASES,
         peers::CASES,
     ]
     .concat()

@@ -78,6 +78,16 @@ impl Puppet {
                 "ok".into()
             }
             "connect" => self.connect(rest),
+            "connect_from" => self.connect_from(rest),
+            "reset" => self.reset(),
+            "original_source" => self.original_source(rest),
+            "original_source_at" => self.original_source_at(rest),
+            "bench_source" => self.bench_source(rest),
+            "address" => self.address(rest).to_string(),
+            "listeners_anew" => {
+                self.listeners.clear();
+                self.listen(&["127.0.0.1:0", "[::1]:0"])
+            }
             "connect_mptcp" => self.connect_mptcp(rest),
             "marked" => self.marked(rest),
             "accept" => self.accept(rest),
@@ -134,6 +144,58 @@ impl Puppet {
             Ok(stream) => self.keep(stream),
             Err(error) => format!("{:?}", error.kind()),
         }
+    }
+
+    fn connect_from(&mut self, rest: &str) -> String {
+        let (from, to) = rest.split_once(' ').unwrap();
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&from.into()).unwrap();
+        match socket.connect_timeout(&to.into(), CONNECT) {
+            Ok(()) => self.keep(socket.into()),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    }
+
+    /// Ends the last connection without a word.
+    fn reset(&mut self) -> String {
+        let stream = self.streams.pop_back().unwrap();
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        "ok".into()
+    }
+
+    fn address(&self, number: &str) -> SocketAddr {
+        let listener = &self.listeners[number.parse::<usize>().unwrap()];
+        listener.local_addr().unwrap()
+    }
+
+    /// The client's own address of what the listener of that number accepted from that peer.
+    fn original_source(&self, rest: &str) -> String {
+        let (number, peer) = rest.split_once(' ').unwrap();
+        self.original_source_at(&format!("{} {peer}", self.address(number)))
+    }
+
+    fn original_source_at(&self, rest: &str) -> String {
+        let (listener, peer) = rest.split_once(' ').unwrap();
+        let (listener, peer) = (listener.parse().unwrap(), peer.parse().unwrap());
+        let asked = self.client().original_source(listener, peer);
+        match self.runtime.block_on(asked) {
+            Ok(Some(source)) => format!("ok {source}"),
+            Ok(None) => "none".into(),
+            Err(error) => said(Err(error)),
+        }
+    }
+
+    /// Microseconds for one.
+    fn bench_source(&self, rest: &str) -> String {
+        const ROUNDS: u32 = 2000;
+        let expected = self.original_source(rest);
+        let start = std::time::Instant::now();
+        (0..ROUNDS).for_each(|_| assert_eq!(self.original_source(rest), expected));
+        format!("ok {}", (start.elapsed() / ROUNDS).as_micros())
     }
 
     fn connect_mptcp(&mut self, to: &str) -> String {
