@@ -72,7 +72,7 @@ pub enum OpenError {
     /// There is no link any more.
     #[error("the link has ended: {0}")]
     Ended(#[source] LinkEnd),
-    /// As many as we or the peer allow are open.
+    /// As many as we or the peer allow are open, or the peer takes no more openings for the moment.
     #[error("too many streams on this link")]
     TooMany,
     /// The peer (or this side) takes no new streams, and ends the link with the last one.

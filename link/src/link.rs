@@ -263,6 +263,13 @@ impl Incoming {
         self.shared.with(|core| core.streams())
     }
 
+    /// How many requests the link refused by itself so far, as busy: those beyond
+    /// [`Limits::max_streams`], and those that came or still waited when no more were taken.
+    /// [`Self::next`] never gave them.
+    pub fn refused_in_core(&self) -> u64 {
+        self.shared.with(|core| core.refused())
+    }
+
     /// Resolves when the link has ended.
     pub async fn ended(&self) -> LinkEnd {
         ended(&self.shared).await

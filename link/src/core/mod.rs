@@ -29,8 +29,12 @@ use window::Budget;
 
 /// Credit of one direction of a stream never exceeds this.
 pub(crate) const MAX_CREDIT: u32 = 0x7fff_ffff;
-/// Answers (refusals, pongs) that wait for a peer that does not read; bytes. Beyond, it is cut off.
+/// Control frames that wait for a peer that does not read; bytes. Beyond, it is cut off. As many
+/// refusals as there can be streams fit in.
 const MAX_ANSWERS: usize = 4 << 20;
+/// With as many bytes of control frames waiting, nothing more is opened, so that openings alone never
+/// make a peer look like one that does not read.
+const MAX_OPENINGS: usize = 2 << 20;
 /// Pieces handed to a reader at once.
 const BATCH: usize = 16;
 
@@ -78,6 +82,8 @@ pub(crate) struct Core {
     waiting_for_room: VecDeque<u32>,
     requests: VecDeque<(u32, OpenHeader)>,
     takes_requests: bool,
+    /// Requests that nobody saw but us.
+    refused: u64,
     /// The peer opens nothing more, and goes once the last stream has ended.
     peer_drains: bool,
     /// We take nothing more, and go once the last stream has ended.
@@ -111,6 +117,7 @@ impl Core {
             waiting_for_room: VecDeque::new(),
             requests: VecDeque::new(),
             takes_requests: role == Role::Acceptor,
+            refused: 0,
             peer_drains: false,
             drains: false,
             said_goodbye: false,
@@ -129,6 +136,11 @@ impl Core {
 
     pub(crate) fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Requests that were refused without anyone having seen them.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
     }
 
     pub(crate) fn end(&self) -> Option<&LinkEnd> {
@@ -151,7 +163,8 @@ impl Core {
             return Err(OpenError::Draining);
         }
         let most = self.limits.max_streams.min(self.peer_max_streams);
-        if self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+        let full = self.streams.len() >= usize::try_from(most).unwrap_or(usize::MAX);
+        if full || self.control.len() > MAX_OPENINGS {
             return Err(OpenError::TooMany);
         }
         self.highest += 1;
@@ -210,6 +223,7 @@ impl Core {
         self.takes_requests = false;
         for (id, _) in std::mem::take(&mut self.requests) {
             let detail = String::from("the gateway stops");
+            self.refused += 1;
             self.refuse(
                 id,
                 &Refusal {

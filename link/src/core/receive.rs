@@ -13,6 +13,7 @@ impl Core {
     pub(crate) fn receive(&mut self, mut chunk: Bytes) -> Result<(), Violation> {
         let size = chunk.len();
         while self.ended.is_none() {
+            self.check_answers()?;
             match self.decoder.next(&mut chunk)? {
                 Some(Item::Data {
                     stream,
@@ -73,7 +74,7 @@ impl Core {
             Kind::Ping => {
                 frame::put(&mut self.control, Kind::Pong, 0, &body[..body.len().min(8)]);
                 self.wake_driver();
-                self.check_answers()
+                Ok(())
             }
             Kind::Goodbye => self.receive_goodbye(body),
             Kind::Pong | Kind::Data | Kind::Skipped => Ok(()),
@@ -101,9 +102,10 @@ impl Core {
                 reason: RefusalReason::Busy,
                 detail: detail.to_owned(),
             };
+            self.refused += 1;
             frame::put(&mut self.control, Kind::Refused, id, &refusal.encode());
             self.wake_driver();
-            return self.check_answers();
+            return Ok(());
         }
         let state = State::new(
             Phase::Requested,
@@ -235,6 +237,7 @@ impl Core {
         Ok(self.streams.get_mut(&id))
     }
 
+    /// Before any frame, since what answers one (a refusal, an opening, a reset) may come long after it.
     fn check_answers(&self) -> Result<(), Violation> {
         if self.control.len() > MAX_ANSWERS {
             return Self::violate(Violation::Flood);

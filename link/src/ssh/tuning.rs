@@ -79,8 +79,8 @@ pub fn tune_server(config: &mut server::Config, rekey: Rekey) {
 }
 
 /// No exchange over finite fields: russh computes those on the session's own task, seconds of them for
-/// the large groups, and whoever connects may ask for one before saying who it is. Every SSH server
-/// that speaks none of these is older than OpenSSH 6.5.
+/// the large groups, and whoever connects may ask for one before saying who it is. An SSH server
+/// that needs one is older than OpenSSH 6.5.
 const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,

@@ -6,9 +6,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::{core, frames, header, output, small};
-use crate::core::Role;
-use crate::end::{LinkEnd, Violation};
+use crate::core::{Core, Role};
+use crate::end::{LinkEnd, OpenError, Violation};
 use crate::frame::{FrameError, Header, Kind, put};
+use crate::header::{Refusal, RefusalReason};
+use crate::limits::Limits;
 
 fn check_violation(role: Role, list: &[(Kind, u32, &[u8])], expected: &Violation) {
     let mut core = core(role, &small());
@@ -91,6 +93,66 @@ fn a_peer_that_never_reads_answers_is_cut_off() {
     let ping = frames(&[(Kind::Ping, 0, &[0; 8])]);
     let outcome = (0..1 << 20).find_map(|_| core.receive(ping.clone()).err());
     assert_eq!(outcome, Some(Violation::Flood));
+}
+
+/// Opens streams at a gateway that does `answer` with each, until it cuts the peer off.
+fn check_answers_flood(answer: impl Fn(&mut Core, u32)) {
+    let mut core = core(Role::Acceptor, &small());
+    let open = header().encode().unwrap();
+    let outcome = (1..1 << 20).find_map(|id| {
+        let outcome = core.receive(frames(&[(Kind::Open, id, &open)]));
+        if let Poll::Ready(Some((id, _))) = core.poll_request(Waker::noop()) {
+            answer(&mut core, id);
+        }
+        outcome.err()
+    });
+    assert_eq!(outcome, Some(Violation::Flood));
+}
+
+#[test]
+fn a_peer_that_never_reads_refusals_is_cut_off() {
+    let refusal = Refusal {
+        reason: RefusalReason::Denied,
+        detail: "d".repeat(300),
+    };
+    check_answers_flood(|core, id| core.refuse(id, &refusal));
+}
+
+#[test]
+fn a_peer_that_never_reads_about_what_it_resets_is_cut_off() {
+    check_answers_flood(|core, id| {
+        core.accept(id);
+        core.receive(frames(&[(Kind::Reset, id, b"")])).unwrap();
+        core.release(id, false);
+    });
+}
+
+#[test]
+fn openings_that_a_peer_does_not_take_stay_few() {
+    let mut core = core(Role::Initiator, &Limits::default());
+    let refused = (0..1 << 20).find_map(|_| match core.open(&header()) {
+        Ok(id) => {
+            core.release(id, false);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(OpenError::TooMany)), "{refused:?}");
+    core.receive(frames(&[(Kind::Ping, 0, &[0; 8])])).unwrap();
+    while output(&mut core).is_some() {}
+    core.open(&header()).unwrap();
+}
+
+#[test]
+fn surplus_requests_are_counted() {
+    let mut core = core(Role::Acceptor, &small());
+    let open = header().encode().unwrap();
+    for id in 1..=10 {
+        core.receive(frames(&[(Kind::Open, id, &open)])).unwrap();
+    }
+    assert_eq!(core.refused(), 4, "beside the six that may be open");
+    core.drain("later");
+    assert_eq!(core.refused(), 10);
 }
 
 proptest! {
