@@ -14,14 +14,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use crate::audit::Who;
-use crate::authorized_keys::{self, KeysPath};
 use crate::gateway::Gateway;
 use crate::link_channel::LinkChannel;
+use crate::login::Logins;
+use crate::throttle::{seldom, shown};
 use crate::unauthenticated::Guest;
 use crate::user_name::UserName;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
 pub(crate) const MAX_CHANNELS: u32 = 4;
+/// Keys that one connection may offer, whether they are known or not.
+const MAX_OFFERS: u32 = 32;
 /// Channels that one connection may ask for in its whole life, of every kind, whatever came of them.
 ///
 /// russh keeps something of a channel that we close before its client does, and of each that is
@@ -36,6 +39,8 @@ const REJECTION: Duration = Duration::from_secs(1);
 pub(crate) enum ConversationError {
     #[error(transparent)]
     Ssh(#[from] russh::Error),
+    #[error("the client offered more than {MAX_OFFERS} keys")]
+    TooManyOffers,
     #[error("the client asked for more than {MAX_OPENS} channels")]
     TooManyOpens,
 }
@@ -43,7 +48,7 @@ pub(crate) enum ConversationError {
 /// What a client finds when it connects.
 pub(crate) struct Arrival {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) keys: KeysPath,
+    pub(crate) logins: Logins,
     pub(crate) peer: SocketAddr,
     /// Its place among the unauthenticated connections.
     pub(crate) guest: Arc<Guest>,
@@ -58,7 +63,7 @@ pub(crate) struct Arrival {
 /// One connection's side of the conversation.
 pub(crate) struct Client {
     gateway: Arc<Gateway>,
-    keys: KeysPath,
+    logins: Logins,
     peer: SocketAddr,
     backlog: Backlog,
     connections: Arc<Semaphore>,
@@ -70,6 +75,8 @@ pub(crate) struct Client {
     who: Option<Arc<Who>>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     begun: Vec<ChannelId>,
+    /// Keys that were offered or signed with.
+    offers: u32,
     /// Channels that were asked for.
     opens: u32,
 }
@@ -78,7 +85,7 @@ impl Client {
     pub(crate) fn new(arrival: Arrival) -> Self {
         let Arrival {
             gateway,
-            keys,
+            logins,
             peer,
             guest,
             backlog,
@@ -87,7 +94,7 @@ impl Client {
         } = arrival;
         Self {
             gateway,
-            keys,
+            logins,
             peer,
             backlog,
             connections,
@@ -96,33 +103,30 @@ impl Client {
             place: None,
             who: None,
             begun: Vec::new(),
+            offers: 0,
             opens: 0,
         }
     }
 
-    fn is_authorized(&self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> bool {
-        let peer = self.peer;
-        let Ok(name) = user.parse::<UserName>() else {
-            tracing::info!(%peer, user, "refused: not a user name");
-            return false;
-        };
-        // SHA-1 (RFC 8332 section 1) and keys that are too weak are nobody's.
-        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
-        if sha1 || !authorized_keys::is_strong(key.key_data()) {
-            tracing::info!(%peer, user, "refused: a signature of SHA-1 or a weak key");
-            return false;
+    /// The user, when this key logs it in.
+    async fn authorize(
+        &mut self,
+        user: &str,
+        key: &PublicKey,
+        algorithm: &Algorithm,
+    ) -> Result<Option<UserName>, ConversationError> {
+        self.offers += 1;
+        if self.offers > MAX_OFFERS {
+            return Err(ConversationError::TooManyOffers);
         }
-        let fingerprint = fingerprint(key);
-        match authorized_keys::is_authorized(&self.keys, &name, key) {
-            Ok(true) => true,
-            Ok(false) => {
-                tracing::info!(%peer, user, key = fingerprint, "refused: not a key of this user");
-                false
-            }
-            Err(error) => {
-                let key = fingerprint;
-                tracing::info!(%peer, user, key, %error, "refused: no usable authorized keys");
-                false
+        match self.logins.authorize(user, key, algorithm).await {
+            Ok(user) => Ok(Some(user)),
+            Err(why) => {
+                let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
+                // As text, which is escaped.
+                let why = why.to_string();
+                seldom!(info, %peer, user, key, why, "login refused");
+                Ok(None)
             }
         }
     }
@@ -165,7 +169,7 @@ impl Client {
             .as_ref()
             .map(|who| who.user.as_str())
             .unwrap_or_default();
-        tracing::info!(peer = %self.peer, user, what, "refused: only links are served");
+        seldom!(info, peer = %self.peer, user, what = shown(what), "refused: only links are served");
     }
 }
 
@@ -207,9 +211,10 @@ impl Handler for Client {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        match self.is_authorized(user, offer.public_key, offer.algorithm) {
-            true => Ok(Auth::Accept),
-            false => Ok(Auth::reject()),
+        let authorized = self.authorize(user, offer.public_key, offer.algorithm);
+        match authorized.await? {
+            Some(_) => Ok(Auth::Accept),
+            None => Ok(Auth::reject()),
         }
     }
 
@@ -220,10 +225,8 @@ impl Handler for Client {
     ) -> Result<Auth, Self::Error> {
         // Asked again, not remembered: the file may have changed, or the offer been of another
         // user.
-        if !self.is_authorized(user, key.public_key, key.algorithm) {
-            return Ok(reject_slowly().await);
-        }
-        let Ok(user) = user.parse() else {
+        let authorized = self.authorize(user, key.public_key, key.algorithm);
+        let Some(user) = authorized.await? else {
             return Ok(reject_slowly().await);
         };
         let key = fingerprint(key.public_key);
@@ -238,7 +241,7 @@ impl Handler for Client {
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
         self.place = Arc::clone(&self.connections).try_acquire_owned().ok();
         if self.place.is_none() {
-            tracing::warn!(peer = %self.peer, "refused: too many connections");
+            seldom!(warn, peer = %self.peer, "refused: too many connections");
             let words = "the gateway has too many connections";
             return Ok(session.disconnect(Disconnect::TooManyConnections, words, "")?);
         }

@@ -17,6 +17,8 @@ use crate::authorized_keys::KeysPath;
 use crate::config::Limits;
 use crate::gateway::Gateway;
 use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
+use crate::login::Logins;
+use crate::throttle::{seldom, shown};
 use crate::unauthenticated::{Guest, Unauthenticated};
 
 const BACKLOG: i32 = 1024;
@@ -68,7 +70,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Clone)]
 pub struct Server {
     gateway: Arc<Gateway>,
-    keys: KeysPath,
+    logins: Logins,
     session: Arc<russh::server::Config>,
     connections: Arc<Semaphore>,
     unauthenticated: Arc<Unauthenticated>,
@@ -105,8 +107,8 @@ impl Server {
             connections: Arc::new(Semaphore::new(limits.max_connections)),
             unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
             alive: alive.downgrade(),
+            logins: Logins::new(keys, limits.login_grace),
             gateway,
-            keys,
         };
         (server, Drained { alive, ended })
     }
@@ -123,12 +125,12 @@ impl Server {
             match accepted {
                 Ok((socket, peer)) => self.welcome(socket, peer),
                 Err(error) if is_exhaustion(&error) => {
-                    tracing::error!(%error, "no connection can be accepted for now");
+                    seldom!(error, %error, "no connection can be accepted for now");
                     sleep(EXHAUSTED).await;
                 }
                 // A connection that ended before it was accepted, or another matter of that one
                 // connection: accept(2), ERRORS.
-                Err(error) => tracing::debug!(%error, "accept"),
+                Err(error) => seldom!(debug, %error, "accept"),
             }
         }
     }
@@ -144,7 +146,7 @@ impl Server {
             if let Err(error) = server.converse(socket, peer).await {
                 // As text, which is escaped: it can hold words of the peer's.
                 let error = error.to_string();
-                tracing::info!(%peer, error, "connection ended");
+                seldom!(info, %peer, error = shown(&error), "connection ended");
             }
             drop(alive);
         });
@@ -159,7 +161,7 @@ impl Server {
         let patience = self.patience(&guest, peer);
         let arrival = Arrival {
             gateway: Arc::clone(&self.gateway),
-            keys: self.keys.clone(),
+            logins: self.logins.clone(),
             peer,
             guest,
             backlog: socket.backlog(),
@@ -181,7 +183,7 @@ impl Server {
         async move {
             sleep(grace).await;
             if let Some(guest) = guest.upgrade() {
-                tracing::info!(%peer, "closed: did not log in in time");
+                seldom!(info, %peer, "closed: did not log in in time");
                 guest.turn_out();
             }
         }

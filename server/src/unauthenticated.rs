@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::throttle::seldom;
+
 #[derive(Debug)]
 pub(crate) struct Unauthenticated {
     limit: usize,
@@ -41,7 +43,8 @@ impl Unauthenticated {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.connections.len() >= self.limit {
             if let Some((_, oldest)) = waiting.connections.pop_front() {
-                tracing::warn!(
+                seldom!(
+                    warn,
                     limit = self.limit,
                     "too many unauthenticated connections: the oldest is closed"
                 );

@@ -31,11 +31,7 @@ impl Site {
             directory: tempfile::tempdir().expect("directory"),
         };
         for name in ["host", "alice", "mallory"] {
-            let mut keygen = Command::new("ssh-keygen");
-            keygen
-                .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
-                .arg(site.path(name));
-            assert!(keygen.status().expect("ssh-keygen runs").success());
+            site.keygen(name, "");
         }
         fs::create_dir(site.path("keys")).expect("directory");
         site.authorize("alice", &site.public_key("alice"));
@@ -45,6 +41,16 @@ impl Site {
             "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
         );
         site
+    }
+
+    pub(crate) fn keygen(&self, name: &str, words: &str) {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen
+            .args([
+                "-q", "-t", "ed25519", "-a", "1", "-N", words, "-C", name, "-f",
+            ])
+            .arg(self.path(name));
+        assert!(keygen.status().expect("ssh-keygen runs").success());
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

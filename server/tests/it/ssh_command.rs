@@ -1,5 +1,5 @@
 //! What the system's own `ssh` gets from a gateway.
-use crate::site::{Site, output};
+use crate::site::{PATIENCE, Site, output};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 
@@ -130,4 +130,53 @@ fn a_changed_host_key_is_noticed_by_the_client() {
         &["-s", "adit-link"],
         "Host key verification failed",
     );
+}
+
+#[test]
+fn a_stranger_cannot_go_on_asking_which_keys_are_known() {
+    let site = Site::new();
+    let mut lines = String::new();
+    let mut ssh_arguments = Vec::new();
+    for number in 0..34 {
+        let name = format!("known{number}");
+        // Its secret half needs words that nobody gives: ssh only asks.
+        site.keygen(&name, "secret words");
+        lines += &site.public_key(&name);
+        ssh_arguments.extend(["-i".to_owned(), site.path(&name).display().to_string()]);
+    }
+    site.authorize("alice", &lines);
+    let gateway = site.start(POLICY, "");
+    let mut ssh = site.ssh(gateway.address, "alice", "known0");
+    ssh.args(&ssh_arguments);
+    assert!(!output(ssh).status.success());
+    gateway.wait_log(|line| line["error"] == "the client offered more than 32 keys");
+}
+
+#[test]
+fn what_strangers_do_fills_no_log_and_a_long_name_no_line() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let name = "x".repeat(300);
+    check(&site, &gateway, &name, "alice", &[], "Permission denied");
+    let cut = "x".repeat(64);
+    gateway.wait_log(|line| line["message"] == "login refused" && line["user"] == cut.as_str());
+    let connect = || std::net::TcpStream::connect(gateway.address).expect("connect");
+    for _ in 0..200 {
+        std::io::Write::write_all(&mut connect(), b"not ssh\r\n\r\n").expect("write");
+    }
+    let ended = |line: &serde_json::Value| line["message"] == "connection ended";
+    // Once the second of the flood is over, a line is written again and says what is missing.
+    let counted = |line: &serde_json::Value| ended(line) && line["left_out"].is_u64();
+    let since = std::time::Instant::now();
+    while !gateway.log_lines().iter().any(counted) {
+        assert!(since.elapsed() < PATIENCE, "{:#?}", gateway.log_lines());
+        drop(connect());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let said = gateway
+        .log_lines()
+        .iter()
+        .filter(|line| ended(line))
+        .count();
+    assert!(said < 100, "{said} lines");
 }
