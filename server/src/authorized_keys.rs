@@ -156,6 +156,10 @@ pub enum BadLine {
     /// Not a key of a type that this server knows.
     #[error("it is no public key that this server can use")]
     Key,
+    /// A security key signs whether or not somebody touched it, and says which (OpenSSH,
+    /// PROTOCOL.u2f); what checks signatures here does not look.
+    #[error("its key is a security key (sk-), whose touch this server cannot ask for")]
+    SecurityKey,
     /// See [`is_strong`].
     #[error("its key is of a kind that is too weak")]
     Weak,
@@ -181,6 +185,7 @@ pub fn parse_line(line: &str) -> Result<Option<PublicKey>, BadLine> {
         return Err(BadLine::Key);
     };
     match PublicKey::from_openssh(&format!("{kind} {encoded}")) {
+        Ok(key) if is_security_key(key.key_data()) => Err(BadLine::SecurityKey),
         Ok(key) if is_strong(key.key_data()) => Ok(Some(key)),
         Ok(_) => Err(BadLine::Weak),
         Err(_) if looks_like_key_type(kind) => Err(BadLine::Key),
@@ -192,6 +197,10 @@ fn looks_like_key_type(word: &str) -> bool {
     ["ssh-", "ecdsa-", "sk-"]
         .iter()
         .any(|prefix| word.starts_with(prefix))
+}
+
+fn is_security_key(key: &KeyData) -> bool {
+    matches!(key, KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_))
 }
 
 /// No DSA, and no RSA of less than 2048 bits.
@@ -217,6 +226,10 @@ mod tests {
     const ED25519: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIRa9vDfiR7M35Zgzf/0GSlqST/kQ9J0AlLi15Lctg6+";
     const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDgYI1ihdDKyx3I0TSGbpzmYDjnkPzWsnyPMb9xw0m/3w5vGc2lVsdHcHt6R7pLKl03Mzu5PrR93Tm532yHIK8Z2QECcEiOBRZretTtLeeYBPH+j5RmIw/kB3EnHnb3fponsalt+75s/L738nspjzJmqAAXhcYMqU32tcNKubzlVw==";
+
+    /// Put together as OpenSSH's PROTOCOL.u2f says; `ssh-keygen -l` reads them.
+    const SK_ED25519: &str = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIIRa9vDfiR7M35Zgzf/0GSlqST/kQ9J0AlLi15Lctg6+AAAABHNzaDo=";
+    const SK_ECDSA: &str = "sk-ecdsa-sha2-nistp256@openssh.com AAAAInNrLWVjZHNhLXNoYTItbmlzdHAyNTZAb3BlbnNzaC5jb20AAAAIbmlzdHAyNTYAAABBBAq8opVA/4l5/v1rrR6Upi8xtdps8Te2FlMnkKWOohDN8CUxI+dWa8P841BEzozN6qwKJaxmKWmkkgEBOa+mHXEAAAAEc3NoOg==";
 
     fn check(line: &str, expected: Result<bool, BadLine>) {
         assert_eq!(
@@ -248,6 +261,8 @@ mod tests {
             Err(BadLine::Options),
         );
         check(RSA_1024, Err(BadLine::Weak));
+        check(SK_ED25519, Err(BadLine::SecurityKey));
+        check(SK_ECDSA, Err(BadLine::SecurityKey));
         check("ssh-ed25519 AAAA", Err(BadLine::Key));
         check("ssh-ed25519", Err(BadLine::Key));
     }
