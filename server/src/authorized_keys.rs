@@ -1,6 +1,6 @@
 //! Which keys a user may log in with: one file for each user, in OpenSSH's format (sshd(8),
 //! AUTHORIZED_KEYS FILE FORMAT).
-use std::fs::File;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use crate::user_name::UserName;
 const MAX_FILE: usize = 1 << 20;
 /// Shorter RSA keys can be factored or soon will be (NIST SP 800-131A: 2048 is the least).
 const MIN_RSA_BITS: u32 = 2048;
+
+/// inode(7): entries of such a directory are removed and renamed by their owners alone.
+const STICKY: u32 = 0o1000;
 
 /// Where the keys of a user are: an absolute path with `%u` for the name, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +77,7 @@ pub enum KeysError {
     /// Others could have put a key of theirs into it.
     #[error("{}: {what}: chown root, chmod go-w", path.display())]
     Writable {
-        /// The file or its directory.
+        /// The file or a directory above it.
         path: PathBuf,
         /// Who could.
         what: &'static str,
@@ -120,20 +123,27 @@ fn read(path: &Path) -> Result<String, KeysError> {
         source,
     };
     let file = bounded_file::open(path).map_err(failed)?;
-    only_ours(path, &file)?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    only_ours(directory, &File::open(directory).map_err(failed)?)?;
+    only_ours(path, &file.metadata().map_err(failed)?)?;
+    // Both the way that is written and, where there are symbolic links on it, the one that it means.
+    let meant = path.canonicalize().map_err(failed)?;
+    for way in [path, meant.as_path()] {
+        for (distance, directory) in way.ancestors().skip(1).enumerate() {
+            let metadata = directory.metadata().map_err(failed)?;
+            // In such a directory nobody can put something else in the place of what is ours; but
+            // the file's own has to keep others from making one.
+            let sticky = metadata.mode() & STICKY != 0 && metadata.uid() == 0;
+            if distance == 0 || !sticky {
+                only_ours(directory, &metadata)?;
+            }
+        }
+    }
     let content = bounded_file::read_opened(file, MAX_FILE).map_err(failed)?;
     // A comment in another encoding is no reason to lock its user out.
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
 /// Only root and the server's own user may be able to change it.
-fn only_ours(path: &Path, opened: &File) -> Result<(), KeysError> {
-    let metadata = opened.metadata().map_err(|source| KeysError::Read {
-        file: path.to_owned(),
-        source,
-    })?;
+fn only_ours(path: &Path, metadata: &Metadata) -> Result<(), KeysError> {
     let problem = if metadata.mode() & 0o022 != 0 {
         "its group or everyone can write to it"
     } else if metadata.uid() != 0 && metadata.uid() != nix::unistd::geteuid().as_raw() {
@@ -309,6 +319,41 @@ mod tests {
                 used,
                 "{mode:o} in {directory_mode:o}"
             );
+        }
+    }
+
+    #[test]
+    fn nobody_else_may_be_able_to_change_a_directory_on_the_way() {
+        let top = tempfile::tempdir().expect("directory");
+        let (real, seen) = (top.path().join("real"), top.path().join("seen"));
+        fs::create_dir_all(real.join("keys")).expect("directory");
+        fs::create_dir(&seen).expect("directory");
+        fs::write(real.join("keys/alice"), format!("{ED25519}\n")).expect("write");
+        std::os::unix::fs::symlink(real.join("keys"), seen.join("keys")).expect("link");
+        let key = PublicKey::from_openssh(ED25519).expect("key");
+        let ask = |directory: &Path| {
+            let path = format!("{}/keys/%u", directory.display());
+            let path: KeysPath = path.parse().expect("path");
+            is_authorized(&path, &"alice".parse().expect("name"), &key)
+        };
+        let chmod = |directory: &Path, mode| {
+            fs::set_permissions(directory, fs::Permissions::from_mode(mode)).expect("chmod");
+        };
+        for (real_mode, seen_mode, by_real, by_link) in [
+            (0o755, 0o755, true, true),
+            (0o775, 0o755, false, false),
+            (0o755, 0o757, true, false),
+        ] {
+            chmod(&real, real_mode);
+            chmod(&seen, seen_mode);
+            for (directory, used) in [(&real, by_real), (&seen, by_link)] {
+                assert_eq!(
+                    ask(directory).is_ok_and(|authorized| authorized),
+                    used,
+                    "{} with {real_mode:o} and {seen_mode:o}",
+                    directory.display()
+                );
+            }
         }
     }
 
