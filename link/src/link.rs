@@ -228,7 +228,8 @@ impl Link {
         self.shared.0.with(|core| core.streams())
     }
 
-    /// Say goodbye and stop. Streams that are open end as with a broken link.
+    /// Say goodbye and stop. Streams that are open end as with a broken link; what streams that have
+    /// ended still had to send goes before the goodbye, as far as the peer takes it within two seconds.
     pub fn close(&self) {
         self.shared
             .0

@@ -5,13 +5,17 @@ use std::task::{Poll, Waker};
 use bytes::{BufMut, BytesMut};
 
 use super::Core;
+use super::state::SendEnd;
 use crate::end::LinkEnd;
 use crate::frame::{self, Kind};
 use crate::header::put_text;
 
 impl Core {
-    /// Ends the link from our side: goodbye, then nothing more.
+    /// Ends the link from our side: what finished streams have queued, goodbye, then nothing more.
     pub(crate) fn close(&mut self, text: &str) {
+        if self.ended.is_none() {
+            self.put_last_frames();
+        }
         self.say_goodbye(false, text);
         self.finish_link(LinkEnd::Closed);
     }
@@ -48,6 +52,23 @@ impl Core {
         Poll::Pending
     }
 
+    /// Moves what streams have queued that nobody writes to any more before the goodbye, after which
+    /// the peer takes nothing. At most the link's send budget.
+    fn put_last_frames(&mut self) {
+        for (&id, state) in &mut self.streams {
+            let last = match state.send_end {
+                SendEnd::FinDue => Kind::Fin,
+                SendEnd::ResetDue => Kind::Reset,
+                SendEnd::Open | SendEnd::FinSent => continue,
+            };
+            for frame in state.outbox.drain(..) {
+                self.control.extend_from_slice(&frame);
+            }
+            frame::put(&mut self.control, last, id, &[]);
+            state.send_end = SendEnd::FinSent;
+        }
+    }
+
     fn say_goodbye(&mut self, drains: bool, text: &str) {
         if self.ended.is_some() || self.said_goodbye {
             return;
@@ -65,6 +86,10 @@ impl Core {
             return;
         }
         self.ended = Some(end);
+        for (id, _) in std::mem::take(&mut self.requests) {
+            self.streams.remove(&id);
+        }
+        self.streams.retain(|_, state| state.held);
         for state in self.streams.values_mut() {
             state.outbox.clear();
             state.queued = 0;

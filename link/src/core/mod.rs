@@ -178,6 +178,9 @@ impl Core {
         frame::put(&mut self.control, Kind::Open, id, &body);
         self.raise_window(id);
         self.wake_driver();
+        if id == u32::MAX {
+            self.drain("all stream ids are used up");
+        }
         Ok(id)
     }
 
@@ -393,12 +396,15 @@ impl Core {
         }
     }
 
-    /// Whether the stream still works.
+    /// Whether the stream still works. One that both sides finished needs its link no more: what
+    /// is left of it lies in its inbox.
     fn check(&self, id: u32) -> Result<(), StreamError> {
-        match self.streams.get(&id).map(|state| &state.receive_end) {
-            Some(ReceiveEnd::Refused(refusal)) => Err(StreamError::Refused(refusal.clone())),
-            Some(ReceiveEnd::Reset) => Err(StreamError::Reset),
-            Some(ReceiveEnd::Open | ReceiveEnd::Fin) | None => match &self.ended {
+        let state = self.streams.get(&id);
+        match state.map(|state| (&state.receive_end, state.send_end)) {
+            Some((ReceiveEnd::Refused(refusal), _)) => Err(StreamError::Refused(refusal.clone())),
+            Some((ReceiveEnd::Reset, _)) => Err(StreamError::Reset),
+            Some((ReceiveEnd::Fin, SendEnd::FinSent)) => Ok(()),
+            Some((ReceiveEnd::Open | ReceiveEnd::Fin, _)) | None => match &self.ended {
                 Some(end) => Err(StreamError::LinkEnded(end.clone())),
                 None => Ok(()),
             },

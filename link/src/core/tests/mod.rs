@@ -1,5 +1,6 @@
 //! The core against a model, against rule breakers, and its schedule.
 
+mod ending;
 mod model;
 mod rules;
 mod schedule;
