@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use adit_capture::attribution::{Attributor, Owner};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::capture_session::OriginalSources;
+use crate::original_destination::Ends;
+
 /// Questions that wait in the queue; flows, which are bounded, wait for a place in it.
 const QUEUE: usize = 1024;
 
@@ -43,22 +46,53 @@ struct Question {
 #[derive(Debug, Clone)]
 pub struct Attribution {
     questions: mpsc::Sender<Question>,
+    sources: OriginalSources,
 }
 
 impl Attribution {
     /// Starts the thread; it ends with the last clone.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(sources: OriginalSources) -> std::io::Result<Self> {
         let attributor = Attributor::new()?;
         let uid = nix::unistd::geteuid().as_raw();
         let (questions, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("attribution".to_owned())
             .spawn(move || answer_all(attributor, uid, queue))?;
-        Ok(Self { questions })
+        Ok(Self { questions, sources })
+    }
+
+    /// Who opened it, for what depends on it. The peer as seen may be another socket's address, so conntrack is always asked.
+    pub async fn surely(&self, ends: Ends) -> Attributed {
+        // Mostly the peer is right: both at once.
+        let (own, as_seen) = tokio::join!(
+            self.sources.of(ends.listener, ends.source),
+            self.of(ends.source, ends.destination)
+        );
+        match own {
+            Ok(own) if own == ends.source => as_seen,
+            Ok(own) => self.of(own, ends.destination).await,
+            Err(error) => Attributed::NotAsked {
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// Who opened it, for people to see: conntrack is asked only where the peer as seen leads to nobody of ours.
+    pub async fn probably(&self, ends: Ends) -> Attributed {
+        let as_seen = self.of(ends.source, ends.destination).await;
+        match as_seen {
+            Attributed::Process { .. } | Attributed::NotAsked { .. } => as_seen,
+            Attributed::Unknown | Attributed::Foreign { .. } => {
+                match self.sources.of(ends.listener, ends.source).await {
+                    Ok(own) if own != ends.source => self.of(own, ends.destination).await,
+                    Ok(_) | Err(_) => as_seen,
+                }
+            }
+        }
     }
 
     /// Who holds the socket that connects `source` to `destination`.
-    pub async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
+    async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
         let (answer, answered) = oneshot::channel();
         let question = Question {
             source,

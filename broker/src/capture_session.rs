@@ -1,5 +1,6 @@
 //! The broker's session with the capture helper: kept alive, claimed again after the helper was restarted.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,55 @@ pub enum NoSocket {
     Helper(#[from] ClientError),
 }
 
+/// No word on whose a captured connection is.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSource {
+    /// The helper is gone, or has not taken the claim again in time.
+    #[error("the capture helper does not answer, and it alone knows the client's own address")]
+    HelperGone,
+    /// The helper said no.
+    #[error("no word on the client's own address: {0}")]
+    Helper(#[from] ClientError),
+    /// Conntrack has forgotten the connection, which cannot go on then.
+    #[error("the kernel does not track this connection any more")]
+    Untracked,
+}
+
+/// Tells which address the client of a captured connection has itself.
+#[derive(Debug, Clone)]
+pub struct OriginalSources {
+    client: watch::Receiver<Option<Client>>,
+    state: watch::Receiver<CaptureState>,
+}
+
+impl OriginalSources {
+    /// Of the connection that `listener` accepted from `peer`; waits a moment for a helper that is being restarted.
+    pub async fn of(&self, listener: SocketAddr, peer: SocketAddr) -> Result<SocketAddr, NoSource> {
+        let source = match self.client().await?.original_source(listener, peer).await {
+            // It went while we asked: the next one is worth a try.
+            Err(ClientError::Gone | ClientError::Frame(_)) => {
+                let next = self.client().await?;
+                next.original_source(listener, peer).await
+            }
+            got => got,
+        };
+        source?.ok_or(NoSource::Untracked)
+    }
+
+    /// Whoever is asked has to have taken the claim: so first who is there, then the claim.
+    async fn client(&self) -> Result<Client, NoSource> {
+        let (mut present, mut state) = (self.client.clone(), self.state.clone());
+        let claimed = async {
+            let client = present.wait_for(Option::is_some).await.ok()?.clone();
+            let capturing = state.wait_for(|state| *state == CaptureState::Capturing);
+            capturing.await.ok()?;
+            client
+        };
+        let waited = tokio::time::timeout(SOCKET_PATIENCE, claimed).await;
+        waited.ok().flatten().ok_or(NoSource::HelperGone)
+    }
+}
+
 /// Gets sockets that are never captured.
 #[derive(Debug, Clone)]
 pub struct MarkedSockets {
@@ -73,11 +123,13 @@ impl MarkedSockets {
     }
 }
 
-/// The session's two faces: what asks of it, and the task that keeps it.
+/// The session's faces: what asks of it, and the task that keeps it.
 #[derive(Debug)]
 pub struct CaptureSession {
     /// Sockets for our own connections.
     pub sockets: MarkedSockets,
+    /// Who the clients of captured connections are.
+    pub sources: OriginalSources,
     /// Where it stands.
     pub state: watch::Receiver<CaptureState>,
     socket: PathBuf,
@@ -103,6 +155,10 @@ impl CaptureSession {
         Self {
             sockets: MarkedSockets {
                 client: client.clone(),
+            },
+            sources: OriginalSources {
+                client: client.clone(),
+                state: state.clone(),
             },
             state,
             socket,

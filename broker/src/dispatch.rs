@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::attribution::{Attributed, Attribution};
 use crate::capture_session::MarkedSockets;
 use crate::flow_table::{Action, Flow, FlowTable, State};
-use crate::original_destination::Captured;
+use crate::original_destination::{Captured, Ends};
 use crate::zone::{Zone, ZoneDown};
 
 /// The kernel's own patience with an unanswered SYN is about two minutes (tcp_syn_retries, tcp(7)); a
@@ -108,22 +108,15 @@ impl Dispatcher {
         if let Judgement::Decided(decision) = self.policy.judge(&destination, None) {
             return Ok(decision);
         }
-        let application = self
-            .attribute(captured.source.address(), asked, flow)
-            .await?;
+        let application = self.attribute(captured.ends(), flow).await?;
         match self.policy.judge(&destination, Some(&application)) {
             Judgement::Decided(decision) => Ok(decision),
             Judgement::NeedsApplication => Err(Ending::failed("the rules gave no decision")),
         }
     }
 
-    async fn attribute(
-        &self,
-        source: SocketAddr,
-        destination: SocketAddr,
-        flow: &Flow,
-    ) -> Result<Application, Ending> {
-        match self.attribution.of(source, destination).await {
+    async fn attribute(&self, ends: Ends, flow: &Flow) -> Result<Application, Ending> {
+        match self.attribution.surely(ends).await {
             Attributed::Process { pid, path } => {
                 flow.attributed(pid, path.clone());
                 Ok(Application::Known { path })
@@ -187,7 +180,7 @@ impl Dispatcher {
         stream: Stream,
         flow: &Arc<Flow>,
     ) -> Ending {
-        let (source, destination) = (captured.source.address(), captured.destination.address());
+        let ends = captured.ends();
         let answer = stream.answer();
         let mut relaying = pin!(adit_link::relay(
             captured.into_tcp(),
@@ -196,7 +189,7 @@ impl Dispatcher {
         ));
         tokio::select! {
             end = &mut relaying => return ending_of(end, flow),
-            learnt = self.learn(answer, source, destination, flow) => {
+            learnt = self.learn(answer, ends, flow) => {
                 if let Err(foreign) = learnt {
                     return foreign;
                 }
@@ -206,13 +199,7 @@ impl Dispatcher {
     }
 
     /// What people want to see of a flow and the rules did not need: asked beside the relay, never waited for.
-    async fn learn(
-        &self,
-        answer: Answer,
-        source: SocketAddr,
-        destination: SocketAddr,
-        flow: &Flow,
-    ) -> Result<(), Ending> {
+    async fn learn(&self, answer: Answer, ends: Ends, flow: &Flow) -> Result<(), Ending> {
         let opened = async {
             if answer.opened().await.is_ok() {
                 flow.opened();
@@ -223,7 +210,7 @@ impl Dispatcher {
             if flow.is_attributed() {
                 return Ok(());
             }
-            match self.attribution.of(source, destination).await {
+            match self.attribution.probably(ends).await {
                 Attributed::Process { pid, path } => flow.attributed(pid, path),
                 // Nothing depends on it: the rules decided without.
                 Attributed::Unknown | Attributed::NotAsked { .. } => {}

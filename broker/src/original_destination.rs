@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OriginalDestination(SocketAddr);
 
-/// The application's own end of the connection.
+/// The application's end of the connection as the listener saw it; the redirect may have changed its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddress(SocketAddr);
 
@@ -18,10 +18,22 @@ pub struct ClientAddress(SocketAddr);
 #[derive(Debug)]
 pub struct Captured {
     tcp: Option<TcpStream>,
+    listener: SocketAddr,
     /// The application's end.
     pub source: ClientAddress,
     /// Where it wanted to go.
     pub destination: OriginalDestination,
+}
+
+/// The addresses of a captured connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// The listener that accepted it.
+    pub listener: SocketAddr,
+    /// The peer that it saw.
+    pub source: SocketAddr,
+    /// Where the application wanted to go.
+    pub destination: SocketAddr,
 }
 
 /// Why an accepted connection is not a captured one. It is closed, never guessed at.
@@ -79,9 +91,19 @@ impl Captured {
         }
         Ok(Self {
             tcp: Some(tcp),
+            listener: own,
             source: ClientAddress(peer),
             destination: OriginalDestination(destination),
         })
+    }
+
+    /// Who spoke to whom, for those who outlive the socket.
+    pub fn ends(&self) -> Ends {
+        Ends {
+            listener: self.listener,
+            source: self.source.address(),
+            destination: self.destination.address(),
+        }
     }
 
     /// The accepted socket, for whoever relays from now on.
