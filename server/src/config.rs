@@ -342,7 +342,8 @@ impl Meaning<'_> {
             }
             entries.push(self.entry(&entry.value, groups)?);
         }
-        Ok(Policy::new(entries))
+        let members = groups.values().flatten().cloned().collect();
+        Ok(Policy::new(entries).with_members(members))
     }
 
     fn entry(&self, written: &WrittenEntry, groups: &Members) -> Result<Entry, ConfigError> {

@@ -16,6 +16,7 @@ use crate::dial::{DialError, dial};
 use crate::policy::{Authorized, Denial, Judgement, Policy};
 use crate::quota::{Place, Quota};
 use crate::resolve::{ResolveError, Resolver};
+use crate::user_name::UserName;
 
 /// The part of the gateway that decides and dials.
 #[derive(Debug)]
@@ -100,6 +101,15 @@ impl Gateway {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
+    /// See [`Policy::knows`].
+    pub(crate) fn knows(&self, user: &UserName) -> bool {
+        self.policy().knows(user)
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Says goodbye on all links and ends them.
     pub fn stop(&self) {
         self.stop.send_replace(true);
@@ -150,7 +160,7 @@ impl Gateway {
             limit: self.streams.limit(),
         };
         let place = self.streams.take(&who.user).ok_or_else(too_many)?;
-        let policy = Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner));
+        let policy = self.policy();
         let authorized = match policy.judge(&who.user, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],
             Judgement::Resolve(resolvable) => {

@@ -107,7 +107,7 @@ impl Server {
             connections: Arc::new(Semaphore::new(limits.max_connections)),
             unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
             alive: alive.downgrade(),
-            logins: Logins::new(keys, limits.login_grace),
+            logins: Logins::new(Arc::clone(&gateway), keys),
             gateway,
         };
         (server, Drained { alive, ended })

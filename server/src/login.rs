@@ -1,12 +1,12 @@
 //! Who may log in: a user that the policy knows, with a key of its file.
 use std::sync::Arc;
-use std::time::Duration;
 
 use russh::keys::{Algorithm, PublicKey};
 use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::authorized_keys::{self, KeysError, KeysPath};
+use crate::gateway::Gateway;
 use crate::user_name::{BadUserName, UserName};
 
 /// Files of keys that are read at a time: they can lie on a file system that does not answer.
@@ -17,6 +17,8 @@ const READERS: usize = 16;
 pub(crate) enum NotAuthorized {
     #[error("not a user name")]
     Name(#[from] BadUserName),
+    #[error("a user that no entry or group of the policy names")]
+    Unknown,
     #[error("a signature of SHA-1 or a weak key")]
     Weak,
     #[error("not a key of this user")]
@@ -32,16 +34,16 @@ pub(crate) enum NotAuthorized {
 /// Looks keys up, off the threads that serve connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Logins {
+    gateway: Arc<Gateway>,
     path: KeysPath,
-    patience: Duration,
     readers: Arc<Semaphore>,
 }
 
 impl Logins {
-    pub(crate) fn new(path: KeysPath, patience: Duration) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, path: KeysPath) -> Self {
         Self {
+            gateway,
             path,
-            patience,
             readers: Arc::new(Semaphore::new(READERS)),
         }
     }
@@ -54,12 +56,16 @@ impl Logins {
         algorithm: &Algorithm,
     ) -> Result<UserName, NotAuthorized> {
         let user: UserName = user.parse()?;
+        if !self.gateway.knows(&user) {
+            return Err(NotAuthorized::Unknown);
+        }
         // SHA-1 (RFC 8332 section 1) and keys that are too weak are nobody's.
         let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
         if sha1 || !authorized_keys::is_strong(key.key_data()) {
             return Err(NotAuthorized::Weak);
         }
-        match timeout(self.patience, self.is_listed(user.clone(), key.clone())).await?? {
+        let patience = self.gateway.limits().login_grace;
+        match timeout(patience, self.is_listed(user.clone(), key.clone())).await?? {
             true => Ok(user),
             false => Err(NotAuthorized::OtherKey),
         }

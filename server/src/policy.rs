@@ -30,6 +30,8 @@ pub struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     entries: Vec<Entry>,
+    /// Members of groups, whether or not an entry is for them.
+    members: HashSet<UserName>,
 }
 
 /// Leave to dial one address, made by [`Policy`] alone.
@@ -125,7 +127,20 @@ impl Denial {
 impl Policy {
     /// A policy of these entries. Their order only decides which of several fitting ones is named.
     pub fn new(entries: Vec<Entry>) -> Self {
-        Self { entries }
+        let members = HashSet::new();
+        Self { entries, members }
+    }
+
+    /// The same with users that are known though no entry is for them.
+    #[must_use]
+    pub fn with_members(self, members: HashSet<UserName>) -> Self {
+        Self { members, ..self }
+    }
+
+    /// Is this a user of ours at all? A file of keys alone makes none: it may be a backup of
+    /// another user's.
+    pub fn knows(&self, user: &UserName) -> bool {
+        self.members.contains(user) || self.entries.iter().any(|entry| entry.users.contains(user))
     }
 
     /// The entries.

@@ -34,7 +34,8 @@ fn only_an_authorized_key_of_that_user_logs_in() {
         &format!("from=\"127.0.0.1\" {}", site.public_key("alice")),
     );
     site.authorize("carol", &site.public_key("mallory"));
-    let gateway = site.start(POLICY, "");
+    let policy = r#"[{name: loopback, users: [alice, bob, carol], allow: ["127.0.0.1:*"]}]"#;
+    let gateway = site.start(policy, "");
     let denied = "Permission denied (publickey)";
     check(
         &site,
@@ -91,6 +92,23 @@ fn only_an_authorized_key_of_that_user_logs_in() {
             .iter()
             .any(|line| line["message"] == "logged in")
     );
+}
+
+#[test]
+fn a_file_of_keys_alone_makes_no_user() {
+    let site = Site::new();
+    for user in ["alice.bak", "dora"] {
+        site.authorize(user, &site.public_key("alice"));
+    }
+    let gateway = site.start(POLICY, "groups: {staff: [dora]}");
+    let check = |user, words| check(&site, &gateway, user, "alice", &["-s", "sftp"], words);
+    check("alice.bak", "Permission denied (publickey)");
+    // She may reach nothing yet, but is a user.
+    check("dora", "subsystem request failed");
+    gateway.wait_log(|line| {
+        line["user"] == "alice.bak"
+            && line["why"] == "a user that no entry or group of the policy names"
+    });
 }
 
 #[test]
