@@ -140,7 +140,8 @@ impl Broker {
     fn start(settings: Settings) -> Result<Self, DaemonError> {
         let listeners = Arc::new(Listeners::bind()?);
         let session = CaptureSession::start(settings.capture.clone(), listeners.clone());
-        let attribution = Attribution::start(session.sources.clone()).map_err(DaemonError::Attribution)?;
+        let attribution =
+            Attribution::start(session.sources.clone()).map_err(DaemonError::Attribution)?;
         let mut zones = HashMap::new();
         for zone in settings.policy.zones() {
             let targets = targets_of(zone, &settings.user);
