@@ -34,7 +34,8 @@ pub enum NotADestination {
     /// Port 0 cannot be connected to.
     #[error("port 0 cannot be connected to")]
     PortZero,
-    /// Too long, an empty label, or characters that no host name has.
+    /// Too long, an empty label, characters that no host name has, or a number that a resolver would
+    /// take for an address.
     #[error("not a host name")]
     Name,
 }
@@ -67,10 +68,10 @@ impl Asked {
     }
 
     fn named(written: &str, port: u16) -> Result<Self, NotADestination> {
-        if let Ok(address) = written.parse::<IpAddr>() {
+        let name = written.strip_suffix('.').unwrap_or(written);
+        if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(Self::at(address, port));
         }
-        let name = written.strip_suffix('.').unwrap_or(written);
         let labels_fit = name
             .split('.')
             .all(|label| (1..=MAX_LABEL).contains(&label.len()));
@@ -78,7 +79,7 @@ impl Asked {
         let characters_fit = name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if name.len() > MAX_NAME || !labels_fit || !characters_fit {
+        if name.len() > MAX_NAME || !labels_fit || !characters_fit || is_number(name) {
             return Err(NotADestination::Name);
         }
         Ok(Self::Name {
@@ -102,6 +103,17 @@ impl Asked {
             },
         }
     }
+}
+
+/// `127.1`, `0x7f000001` and the like: inet_aton(3) and the resolver that uses it read them as
+/// addresses. No top-level domain is a number (RFC 3696 section 2).
+fn is_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let all_digits = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+    let hexadecimal = last
+        .get(..2)
+        .is_some_and(|start| start.eq_ignore_ascii_case("0x"));
+    all_digits || hexadecimal
 }
 
 impl fmt::Display for Asked {
@@ -129,6 +141,19 @@ mod tests {
         check("Erp.Finance.CORP.", Ok("erp.finance.corp:443"));
         check("_ldap._tcp.corp", Ok("_ldap._tcp.corp:443"));
         check("10.0.0.1", Ok("10.0.0.1:443"));
+        check("1.2.3.4.", Ok("1.2.3.4:443"));
+        for number in [
+            "127.1",
+            "127.1.",
+            "2130706433",
+            "0x7f000001",
+            "10.0X1",
+            "a.7",
+        ] {
+            check(number, Err(NotADestination::Name));
+        }
+        check("0x.corp", Ok("0x.corp:443"));
+        check("7of9", Ok("7of9:443"));
         check("::ffff:127.0.0.1", Ok("127.0.0.1:443"));
         check("::1", Ok("[::1]:443"));
         check("", Err(NotADestination::Name));
