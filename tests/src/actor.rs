@@ -1,11 +1,11 @@
 //! Acts out one end of a [`Script`] on a real socket.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::content::{Content, mix};
 use crate::script::{Script, Sight, Step, Timing};
@@ -25,11 +25,12 @@ pub enum End {
     Listener,
 }
 
-/// Connects and acts. `number` tells this connection from others of the same script.
+/// Connects from that port, or from any that is free with 0, and acts. `number` tells this connection from others of the same
+/// script.
 #[must_use]
-pub fn dial(to: SocketAddr, script: &Script, seed: u64, number: u64) -> Sight {
+pub fn dial(to: SocketAddr, from: u16, script: &Script, seed: u64, number: u64) -> Sight {
     let started = Instant::now();
-    let connected = TcpStream::connect(to);
+    let connected = connect(to, from);
     let connect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut sight = match connected {
         Ok(stream) => act(stream, script, End::Dialler, seed, number),
@@ -40,6 +41,20 @@ pub fn dial(to: SocketAddr, script: &Script, seed: u64, number: u64) -> Sight {
     };
     sight.timing.connect_us = connect_us;
     sight
+}
+
+fn connect(to: SocketAddr, from: u16) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if from != 0 {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any, from).into())?;
+    }
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// Acts on a connection that is there.

@@ -223,6 +223,8 @@ pub struct Flow {
     pub id: u64,
     /// Path of the binary, when known.
     pub application: Option<String>,
+    /// The application's end, as the broker's listener saw it.
+    pub source: String,
     /// `address:port` that the application asked for.
     pub destination: String,
     /// Name of the rule that decided.

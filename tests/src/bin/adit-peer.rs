@@ -39,6 +39,9 @@ enum Command {
         to: SocketAddr,
         /// What to do on each connection.
         script: Script,
+        /// Local port; 0: any that is free.
+        #[arg(long, default_value_t = 0)]
+        from: u16,
         /// How many connections at once.
         #[arg(long, default_value_t = 1)]
         connections: usize,
@@ -64,6 +67,7 @@ fn main() -> Result<()> {
         Command::Dial {
             to,
             script,
+            from,
             connections,
             seed,
         } => {
@@ -71,7 +75,7 @@ fn main() -> Result<()> {
             let threads: Vec<_> = numbers
                 .map(|number| {
                     let script = script.clone();
-                    thread::spawn(move || dial(to, &script, seed, number))
+                    thread::spawn(move || dial(to, from, &script, seed, number))
                 })
                 .collect();
             tell_all(threads)

@@ -1,0 +1,63 @@
+//! Which program a connection is of, where its address alone would not tell.
+
+use std::net::SocketAddr;
+
+use adit_tests::{
+    Conversation, Gateway, Lab, Routing, RunningAdit, User, address, rules_with, sights,
+};
+use anyhow::{Result, ensure};
+
+const RULES: &str = "  - {name: the peer's, app: [adit-peer], action: tunnel, zone: lab}\n";
+const PORT: u16 = 40_000;
+
+/// One byte there and one back from [`PORT`], then a reset: no socket is left, and conntrack still lists the connection.
+/// Whom the server saw.
+fn from_one_port(lab: &Lab, server: &str) -> Result<(SocketAddr, String)> {
+    let talk = Conversation::new("", "expect 1; send 1").at(server);
+    let (mut listener, to) = talk.listen(lab)?;
+    let (port, to_text) = (PORT.to_string(), to.to_string());
+    let words = ["adit-peer", "dial", &to_text, "send 1; expect 1; reset"];
+    let dialled = lab
+        .client()
+        .argv(&[&words[..], &["--from", &port]].concat())?
+        .ok()?;
+    let sight = sights(&dialled)?.remove(0);
+    let steps = ["connected", "sent", "received", "reset it"];
+    ensure!(sight.steps.len() == steps.len(), "{:?}", sight.steps);
+    listener.end(talk.within)?;
+    Ok((to, sights(&listener.stdout())?.remove(0).peer))
+}
+
+fn check(server: &str, tunnelled: &str) -> Result<()> {
+    let lab = Lab::with(Routing::Open)?;
+    let gateway = Gateway::start(&lab)?;
+    let adit = RunningAdit::with(&lab, gateway, &rules_with(User::Alice, RULES))?;
+    let mut changed = 0;
+    for _ in 0..3 {
+        let (to, seen) = from_one_port(&lab, server)?;
+        ensure!(
+            seen == tunnelled,
+            "to {to}: the server saw {seen}, not {tunnelled}"
+        );
+        let to = to.to_string();
+        let flow = adit
+            .broker
+            .flow(&lab, "it", |flow| flow.destination == to)?;
+        let application = flow.application.unwrap_or_default();
+        ensure!(application.ends_with("/adit-peer"), "{application}");
+        changed += u32::from(flow.source.parse::<SocketAddr>()?.port() != PORT);
+    }
+    // The first one comes as it is. Then the redirect has to choose other ports, or this shows nothing.
+    ensure!(changed == 2, "{changed} source ports were changed");
+    Ok(())
+}
+
+#[test]
+fn a_redirect_that_changes_the_source_port_hides_nobody() -> Result<()> {
+    check(address::SERVER, address::GATEWAY_INSIDE)
+}
+
+#[test]
+fn a_redirect_that_changes_the_source_port_hides_nobody_over_ipv6() -> Result<()> {
+    check(address::SERVER6, address::GATEWAY6_INSIDE)
+}
