@@ -1,5 +1,5 @@
-//! The audit: one line for every stream that was asked for, one for how it ended. Never a byte of
-//! payload.
+//! The audit: one line for every stream that was asked for, one for how it ended; for those that a
+//! link had no room for, their number when it ends. Never a byte of payload.
 //!
 //! Everything a client chose is recorded as a text value, which all three outputs (journal, JSON,
 //! text) escape, so that nobody can write lines of their own.
@@ -40,6 +40,22 @@ struct Record {
     who: Arc<Who>,
     asked: String,
     application: String,
+}
+
+/// Streams that a link refused by itself, before anybody looked at what was asked for: their number
+/// is all there is to say.
+pub(crate) fn refused_by_link(who: &Who, streams: u64) {
+    if streams > 0 {
+        tracing::info!(
+            target: TARGET,
+            event = "surplus",
+            user = who.user.as_str(),
+            from = who.from.as_str(),
+            key = who.key.as_str(),
+            streams,
+            "refused by the link"
+        );
+    }
 }
 
 impl Question {

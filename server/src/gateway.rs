@@ -123,15 +123,13 @@ impl Gateway {
     }
 
     /// The whole way of a stream up to a connected destination; both outcomes are in the audit when
-    /// this returns.
+    /// this returns, and the third one when it is dropped before.
     pub(crate) async fn open(
         &self,
-        who: &Arc<Who>,
+        question: Question,
+        who: &Who,
         asked: Result<Asked, NotADestination>,
-        shown: String,
-        application: Option<&str>,
     ) -> Result<Dialled, Refusal> {
-        let question = Question::new(Arc::clone(who), shown, application);
         match self.reach(who, asked).await {
             Ok((connected, permit, place)) => {
                 let open = question.opened(permit.address(), permit.entry());

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::asked::Asked;
-use crate::audit::Who;
+use crate::audit::{self, Question, Who};
 use crate::gateway::Gateway;
 
 /// Time for a goodbye to be sent when the gateway stops.
@@ -53,6 +53,7 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
     })
     .await;
     flows.shutdown().await;
+    audit::refused_by_link(who, incoming.refused_in_core());
     driver.abort();
     Ok(ended.ok().and_then(Result::ok).unwrap_or(LinkEnd::Closed))
 }
@@ -92,10 +93,14 @@ async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
         Ok(asked) => asked.to_string(),
         Err(_) => as_written(header),
     };
-    let opening = gateway.open(&who, asked, shown, header.application.as_deref());
+    // Made before anything can be given up, so that no stream goes without a line.
+    let question = Question::new(Arc::clone(&who), shown, header.application.as_deref());
+    let opening = gateway.open(question, &who, asked);
+    // What was given up already is not dialled, nor called open when both are so at once.
     let opened = tokio::select! {
-        opened = opening => opened,
+        biased;
         () = request.cancelled() => return,
+        opened = opening => opened,
     };
     match opened {
         Err(refusal) => request.refuse(refusal),

@@ -396,3 +396,27 @@ async fn a_connection_that_keeps_asking_for_channels_is_ended() {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_given_up_at_once_is_in_the_audit() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, GROUPS);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let at = echo().await;
+    let header = adit_link::OpenHeader {
+        host: adit_link::Host::Address(at.ip()),
+        port: at.port(),
+        application: None,
+    };
+    for _ in 0..50 {
+        drop(broker.link.open(&header).expect("open"));
+    }
+    broker.flow(at).await;
+    broker.link.close();
+    gateway.wait_log(|line| line["message"] == "link ended");
+    let lines = gateway.log_lines();
+    let answers = lines
+        .iter()
+        .filter(|line| line["event"] == "open" || line["event"] == "refuse");
+    assert_eq!(answers.count(), 51, "{lines:#?}");
+}
