@@ -7,7 +7,8 @@ done
 ip link add gate netns client type veth peer name outside netns gateway
 ip link add inside netns gateway type veth peer name zone netns server
 
-# Link-local addresses would come and go by themselves while a test compares the kernel's state.
+# Link-local addresses would come and go by themselves while a test compares the kernel's state. The gateway
+# gets its own below: without them it can't ask for the neighbour that a forwarded packet goes to.
 ip -n client link set gate addrgenmode none
 ip -n gateway link set outside addrgenmode none
 ip -n gateway link set inside addrgenmode none
@@ -31,6 +32,8 @@ host gateway <<END
     addr add 2001:db8:1::1/64 dev outside nodad
     addr add 198.51.100.1/24 dev inside
     addr add 2001:db8:2::1/64 dev inside nodad
+    addr add fe80::1/64 dev outside nodad
+    addr add fe80::1/64 dev inside nodad
 END
 {
     echo "link set lo up"
