@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::chunks::{ReadChunks, WriteChunks};
 use crate::core::{Core, Output, Role};
@@ -124,39 +124,39 @@ async fn drive<R: ReadChunks, W: WriteChunks>(
     {
         let reading = read_all(shared, &mut read, rest);
         let writing = write_all(shared, &mut write);
-        tokio::pin!(reading, writing);
+        let patience = async {
+            // What is left then is what `close` sends; a peer that does not take it is not waited for.
+            ended(shared).await;
+            sleep(LAST_WORDS).await;
+        };
         tokio::select! {
-            biased;
-            () = &mut reading => {
-                // What is left is at most a goodbye; a peer that does not take it is not waited for.
-                let _ = timeout(LAST_WORDS, writing).await;
-            }
-            () = &mut writing => {}
+            () = reading => {}
+            () = writing => {}
+            () = patience => {}
         }
     }
     let unknown = LinkEnd::Transport(String::from("ended"));
     shared.with(|core| core.end().cloned()).unwrap_or(unknown)
 }
 
-/// Feeds the core until its end; the reason is in the core.
+/// Feeds the core until its end; the reason is in the core. Never returns: after the end it takes
+/// and drops what comes, since an SSH session that can't hand over what it has received sends nothing
+/// either.
 async fn read_all<R: ReadChunks>(shared: &Shared, read: &mut R, rest: Bytes) {
     let mut chunk = rest;
     loop {
-        let going = shared.with(|core| {
+        shared.with(|core| {
             if let Err(violation) = core.receive(chunk) {
                 core.fail(LinkEnd::Protocol(violation));
             }
-            core.end().is_none()
         });
-        if !going {
-            return;
-        }
         chunk = match read.read_chunk().await {
             Ok(Some(next)) => next,
-            Ok(None) => return fail(shared, "it ended without a goodbye"),
-            Err(error) => return fail(shared, &error.to_string()),
+            Ok(None) => break fail(shared, "it ended without a goodbye"),
+            Err(error) => break fail(shared, &error.to_string()),
         };
     }
+    std::future::pending().await
 }
 
 async fn write_all<W: WriteChunks>(shared: &Shared, write: &mut W) {
