@@ -83,30 +83,47 @@ impl Frames {
     /// # Errors
     /// See [`FrameError`]; the connection is of no use afterwards. The same is true when this future is dropped.
     pub async fn read(&mut self, limit: usize) -> Result<Option<Frame>, FrameError> {
+        let read = self.read_in_turn(limit, |_length| std::future::ready(()));
+        Ok(read.await?.map(|(frame, ())| frame))
+    }
+
+    /// The same for who has to bound what all connections together send: the body is read once `turn`, which is told its
+    /// length, has resolved. To what it resolves comes with the frame.
+    ///
+    /// # Errors
+    /// As for [`Frames::read`].
+    pub async fn read_in_turn<T, F: Future<Output = T>>(
+        &mut self,
+        limit: usize,
+        turn: impl FnOnce(usize) -> F,
+    ) -> Result<Option<(Frame, T)>, FrameError> {
         let mut header = [0; 4];
         // One byte alone: a longer read would also take the descriptors of a byte further on.
         let (count, descriptors) = self.first(&mut header[..1]).await?;
         if count == 0 {
             return Ok(None);
         }
+        timeout(FRAME_DEADLINE, self.fill(&mut header[count..]))
+            .await
+            .map_err(|_late| FrameError::TooSlow)??;
+        let length = u32::from_be_bytes(header) as usize;
+        if length > limit {
+            return Err(FrameError::TooLong { length, limit });
+        }
+        let turn = turn(length).await;
         let rest = async {
-            self.fill(&mut header[count..]).await?;
-            let length = u32::from_be_bytes(header) as usize;
-            if length > limit {
-                return Err(FrameError::TooLong { length, limit });
-            }
             let mut body = Vec::new();
             while body.len() < length {
                 let start = body.len();
                 body.resize(length.min(start + CHUNK), 0);
                 self.fill(&mut body[start..]).await?;
             }
-            Ok(body)
+            Ok::<_, FrameError>(body)
         };
         let body = timeout(FRAME_DEADLINE, rest)
             .await
             .map_err(|_late| FrameError::TooSlow)??;
-        Ok(Some(Frame { body, descriptors }))
+        Ok(Some((Frame { body, descriptors }, turn)))
     }
 
     /// Writes one frame.

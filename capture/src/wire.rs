@@ -11,7 +11,7 @@ pub const VERSION: u32 = 1;
 /// In the features of a helper that answers [`Request::OriginalSource`].
 pub const ORIGINAL_SOURCE: &str = "original-source";
 /// Longest body of a frame that carries a claim, bytes.
-pub const MAX_CLAIM: usize = 16 * 1024 * 1024;
+pub const MAX_CLAIM: usize = 8 * 1024 * 1024;
 /// Longest body of any other frame, bytes.
 pub const MAX_OTHER: usize = 4096;
 /// Longest text of an error, bytes; longer ones are cut.

@@ -23,7 +23,7 @@ const MARKED_PREFERENCE: u32 = PREFERENCE - 1;
 const FIRST_TABLE: u32 = 0xad17_0000;
 const TABLES: u32 = 0x1_0000;
 /// Most routes of one family. A claim with more is given whole networks instead of exact ones.
-const MAX_ROUTES: usize = 65_536;
+const MAX_ROUTES: usize = 131_072;
 
 /// Routes that could not be read or written.
 #[derive(Debug, thiserror::Error)]

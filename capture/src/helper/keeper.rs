@@ -14,6 +14,12 @@ use super::listener::{ListenerError, Listeners};
 use super::program::{FAMILIES, Live, Ports, Program, handed_over};
 use super::table::{Table, TableError};
 
+/// Most networks and port ranges of all users together, and of those whose claims are so small that they should find room
+/// whatever others claim.
+const ROOM: usize = 131_072;
+const ROOM_OF_SMALL: usize = 65_536;
+const SMALL: usize = 1024;
+
 /// A session, for as long as the helper runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionId(pub(crate) u64);
@@ -32,6 +38,14 @@ pub(crate) enum Refusal {
     Listener(#[from] ListenerError),
     #[error("port {port} still belongs to the claim of user {uid}")]
     PortTaken { port: u16, uid: u32 },
+    #[error(
+        "{size} networks and port ranges; of {room} for claims of that size other users' take {taken}"
+    )]
+    Room {
+        size: usize,
+        room: usize,
+        taken: usize,
+    },
     #[error("cannot duplicate the connection: {0}")]
     Connection(#[source] io::Error),
     #[error("{0}")]
@@ -50,7 +64,8 @@ impl Refusal {
             Refusal::Busy => ErrorCode::Busy,
             Refusal::Claim(_) => ErrorCode::BadClaim,
             Refusal::Listener(_) | Refusal::PortTaken { .. } => ErrorCode::BadListener,
-            Refusal::Connection(_)
+            Refusal::Room { .. }
+            | Refusal::Connection(_)
             | Refusal::Table(_)
             | Refusal::Fallback(_)
             | Refusal::Thread(_)
@@ -122,7 +137,6 @@ impl Keeper {
         listeners: Listeners,
     ) -> Result<(), Refusal> {
         self.check_holder(session, uid)?;
-        claim.check()?;
         self.check_ports(uid, listeners.ports)?;
         let changed = match listeners.mark(uid) {
             Ok(()) => self.change(uid, claim, listeners.ports).await,
@@ -153,6 +167,7 @@ impl Keeper {
         let steps = claim.steps.len();
         let compile = move || (Program::of_claim(&claim, ports), routes(&claim, ports));
         let (program, routes) = off_the_loop(compile).await?;
+        self.check_room(uid, &program)?;
         self.table.put(uid, program).await?;
         if let Err(error) = self.fallback.put(uid, &routes).await {
             match before {
@@ -272,6 +287,23 @@ impl Keeper {
             Some(holder) if holder.session != session && !holder.has_left() => Err(Refusal::Busy),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// nft lists all that there is at each change, and takes memory for it.
+    fn check_room(&self, uid: u32, program: &Program) -> Result<(), Refusal> {
+        let size = program.size();
+        let room = if size > SMALL { ROOM } else { ROOM_OF_SMALL };
+        let taken = self
+            .table
+            .users()
+            .filter(|(other, _)| *other != uid)
+            .map(|(_, program)| program.size())
+            .filter(|other| (*other > SMALL) == (size > SMALL))
+            .sum();
+        if size > room.saturating_sub(taken) {
+            return Err(Refusal::Room { size, room, taken });
+        }
+        Ok(())
     }
 
     /// A port of a user whose broker is dead may have been bound by someone else in the meantime.

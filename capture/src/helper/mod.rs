@@ -21,6 +21,7 @@ pub(crate) mod render;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod table;
+pub(crate) mod turn;
 pub(crate) mod watch;
 
 #[cfg(test)]

@@ -60,6 +60,9 @@ pub(crate) enum Action {
     Redirect(u16),
 }
 
+/// Five chains, their elements in the maps and two routing rules.
+const MIN_SIZE: usize = 32;
+
 /// Both families, in the order in which rules are written.
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -90,6 +93,14 @@ impl Program {
                 OnBrokerGone::Release => Vec::new(),
             },
         }
+    }
+}
+
+impl Program {
+    /// How many networks and port ranges it is made of; never less than what a user's chains take beside them.
+    pub(crate) fn size(&self) -> usize {
+        let size = |rule: &Rule| rule.to.iter().count() + rule.ports.iter().count();
+        self.nat.iter().map(size).sum::<usize>().max(MIN_SIZE)
     }
 }
 

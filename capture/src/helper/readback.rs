@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use adit_capture::{Family, OnBrokerGone, mark};
@@ -69,45 +71,63 @@ pub(crate) fn has_table(json: &str) -> Result<bool, ReadError> {
         }))
 }
 
+/// What is listed of one kind. Rules stay text until they are looked at, one at a time: as values they take a hundred times
+/// as much.
+#[derive(Debug, Deserialize)]
+struct Objects<'a> {
+    #[serde(borrow)]
+    nftables: Vec<Object<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Object<'a> {
+    chain: Option<Value>,
+    map: Option<Value>,
+    #[serde(borrow)]
+    rule: Option<RuleObject<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RuleObject<'a> {
+    chain: String,
+    #[serde(borrow)]
+    expr: &'a RawValue,
+}
+
 #[derive(Debug, Default)]
-struct Listing {
+struct Listing<'a> {
     /// Name → element key → chain that it leads to.
     maps: BTreeMap<String, BTreeMap<u32, ChainName>>,
     base: BTreeMap<String, (Value, usize)>,
-    user_chains: BTreeMap<ChainName, Vec<Value>>,
+    user_chains: BTreeMap<ChainName, Vec<&'a RawValue>>,
 }
 
-impl Listing {
-    fn read(json: &str) -> Result<Listing, ReadError> {
-        let value: Value = serde_json::from_str(json)?;
-        let objects = value
-            .get("nftables")
-            .and_then(Value::as_array)
-            .ok_or(ReadError::NoList)?;
+impl<'a> Listing<'a> {
+    fn read(json: &'a str) -> Result<Listing<'a>, ReadError> {
+        let Objects { nftables: objects } = serde_json::from_str(json)?;
         let mut listing = Listing::default();
         // Rules may be listed before the chain that they are in.
-        for chain in objects.iter().filter_map(|object| object.get("chain")) {
+        for chain in objects.iter().filter_map(|object| object.chain.as_ref()) {
             let name = text(chain, "chain", "name")?;
             match ChainName::parse(name) {
                 Some(known) => drop(listing.user_chains.insert(known, Vec::new())),
                 None => drop(listing.base.insert(name.to_owned(), (chain.clone(), 0))),
             }
         }
-        for object in objects {
-            if let Some(map) = object.get("map") {
+        for object in &objects {
+            if let Some(map) = &object.map {
                 listing
                     .maps
                     .insert(text(map, "map", "name")?.to_owned(), map_elements(map)?);
-            } else if let Some(rule) = object.get("rule") {
+            } else if let Some(rule) = &object.rule {
                 listing.add_rule(rule)?;
             }
         }
         Ok(listing)
     }
 
-    fn add_rule(&mut self, rule: &Value) -> Result<(), ReadError> {
-        let name = text(rule, "rule", "chain")?;
-        let expression = rule.get("expr").ok_or(ReadError::Missing("rule", "expr"))?;
+    fn add_rule(&mut self, rule: &RuleObject<'a>) -> Result<(), ReadError> {
+        let name = rule.chain.as_str();
         if let Some((_, count)) = self.base.get_mut(name) {
             *count += 1;
             return Ok(());
@@ -115,7 +135,7 @@ impl Listing {
         ChainName::parse(name)
             .and_then(|known| self.user_chains.get_mut(&known))
             .ok_or_else(|| ReadError::Foreign(name.to_owned()))?
-            .push(expression.clone());
+            .push(rule.expr);
         Ok(())
     }
 
@@ -257,20 +277,20 @@ fn map_elements(map: &Value) -> Result<BTreeMap<u32, ChainName>, ReadError> {
         .collect()
 }
 
-fn rules(uid: u32, role: Role, expressions: &[Value]) -> Result<Vec<Rule>, ReadError> {
+fn rules(uid: u32, role: Role, expressions: &[&RawValue]) -> Result<Vec<Rule>, ReadError> {
     expressions
         .iter()
         .map(|expression| {
-            rule(expression).ok_or_else(|| ReadError::Rule {
+            rule(&serde_json::from_str(expression.get())?).ok_or_else(|| ReadError::Rule {
                 chain: ChainName { uid, role }.to_string(),
-                expression: expression.to_string(),
+                expression: beginning(expression.get()),
             })
         })
         .collect()
 }
 
 /// Whether these are the rules of a user's guard: who is not that user's listener is refused.
-fn is_guard(uid: u32, rules: &[Value]) -> bool {
+fn is_guard(uid: u32, rules: &[&RawValue]) -> bool {
     // Some versions of nft list what a reset implies, and some do not.
     let tcp = json!({"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}});
     let other = mark::of_listener(uid).map(|mark| {
@@ -280,8 +300,13 @@ fn is_guard(uid: u32, rules: &[Value]) -> bool {
     let refused = json!({"reject": {"type": "tcp reset"}});
     let expected: Vec<Value> = other.into_iter().chain([refused]).collect();
     let [rule] = rules else { return false };
-    rule.as_array()
-        .is_some_and(|parts| parts.iter().filter(|part| **part != tcp).eq(&expected))
+    serde_json::from_str::<Vec<Value>>(rule.get())
+        .is_ok_and(|parts| parts.iter().filter(|part| **part != tcp).eq(&expected))
+}
+
+/// For people: a rule may have tens of thousands of networks.
+fn beginning(text: &str) -> String {
+    text.chars().take(200).collect()
 }
 
 /// The rule that `RuleText` would have written as this. `None`: it would not.

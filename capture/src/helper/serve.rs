@@ -14,6 +14,7 @@ use super::account::Allowed;
 use super::desk::Desk;
 use super::keeper::SessionId;
 use super::session::{Session, turn_away};
+use super::turn::Turns;
 
 const SESSIONS_OF_A_USER: usize = 8;
 const SESSIONS: usize = 256;
@@ -25,8 +26,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How many sessions each user has, and how many there are in all.
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
-    open: Arc<Mutex<HashMap<u32, usize>>>,
+    open: Arc<Mutex<HashMap<u32, OfUser>>>,
+    turns: Turns,
     count: Arc<watch::Sender<Count>>,
+}
+
+#[derive(Debug)]
+struct OfUser {
+    sessions: usize,
+    turns: Turns,
 }
 
 /// Sessions that are open, and whether one that said hello has ever ended.
@@ -40,36 +48,43 @@ impl Sessions {
     pub(crate) fn new() -> Sessions {
         Sessions {
             open: Arc::default(),
+            turns: Turns::new(),
             count: Arc::new(watch::Sender::default()),
         }
     }
 
     fn enter(&self, uid: u32) -> Option<Entered> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let of_user = open.entry(uid).or_default();
-        if all >= SESSIONS || *of_user >= SESSIONS_OF_A_USER {
+        let all: usize = open.values().map(|user| user.sessions).sum();
+        let of_user = open.get(&uid).map_or(0, |user| user.sessions);
+        if all >= SESSIONS || of_user >= SESSIONS_OF_A_USER {
             return None;
         }
-        *of_user += 1;
+        let user = open.entry(uid).or_insert_with(|| OfUser {
+            sessions: 0,
+            turns: self.turns.of_user(),
+        });
+        user.sessions += 1;
+        let turns = user.turns.clone();
         self.count.send_modify(|count| count.open = all + 1);
         Some(Entered {
             sessions: self.clone(),
             uid,
+            turns,
             greeted: false,
         })
     }
 
     fn leave(&self, uid: u32, greeted: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_user) = open.get_mut(&uid) {
-            *of_user -= 1;
-            if *of_user == 0 {
+        if let Some(user) = open.get_mut(&uid) {
+            user.sessions -= 1;
+            if user.sessions == 0 {
                 open.remove(&uid);
             }
         }
         self.count.send_modify(|count| {
-            count.open = open.values().sum();
+            count.open = open.values().map(|user| user.sessions).sum();
             count.ever |= greeted;
         });
     }
@@ -97,6 +112,7 @@ impl Sessions {
 struct Entered {
     sessions: Sessions,
     uid: u32,
+    turns: Turns,
     greeted: bool,
 }
 
@@ -137,7 +153,8 @@ fn admit(stream: UnixStream, id: SessionId, desk: &Desk, allowed: &Allowed, sess
     match sessions.enter(uid) {
         Some(mut entered) => {
             tracing::debug!(uid, pid = peer.pid(), session = id.0, "session");
-            let session = Session::new(stream, id, uid, desk.clone(), allowed.clone());
+            let turns = entered.turns.clone();
+            let session = Session::new(stream, (id, uid), desk.clone(), allowed.clone(), turns);
             tokio::spawn(async move {
                 entered.greeted = session.run().await;
                 drop(entered);

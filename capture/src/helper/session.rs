@@ -23,6 +23,7 @@ use super::keeper::{Refusal, SessionId};
 use super::listener::Listeners;
 use super::original_source::OriginalSources;
 use super::permitted::{Kind, State};
+use super::turn::{Turn, Turns};
 
 /// How long a connection may stay without a word.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -70,15 +71,16 @@ pub(crate) struct Session {
     sources: OriginalSources,
     desk: Desk,
     allowed: Allowed,
+    turns: Turns,
 }
 
 impl Session {
     pub(crate) fn new(
         stream: UnixStream,
-        id: SessionId,
-        uid: u32,
+        (id, uid): (SessionId, u32),
         desk: Desk,
         allowed: Allowed,
+        turns: Turns,
     ) -> Session {
         Session {
             frames: Frames::new(stream),
@@ -88,6 +90,7 @@ impl Session {
             sources: OriginalSources::default(),
             desk,
             allowed,
+            turns,
         }
     }
 
@@ -109,7 +112,7 @@ impl Session {
 
     async fn serve(&mut self) -> Result<(), SessionError> {
         self.frames.keep_short().map_err(FrameError::Socket)?;
-        while let Some(frame) = self.next().await? {
+        while let Some((frame, turn)) = self.next().await? {
             let Frame { body, descriptors } = frame;
             let request = match body.len() {
                 0..=MAX_OTHER => Request::decode(&body)?,
@@ -129,6 +132,8 @@ impl Session {
                 });
             }
             let (reply, socket) = self.answer(request, descriptors).await?;
+            // Whoever does not read its reply keeps nobody else waiting.
+            drop(turn);
             self.reply(reply, socket).await?;
             // Sockets that nobody takes count against all that root has on the way to others (unix(7), `ETOOMANYREFS`).
             self.frames.taken().await?;
@@ -136,18 +141,24 @@ impl Session {
         Ok(())
     }
 
-    async fn next(&mut self) -> Result<Option<Frame>, SessionError> {
+    async fn next(&mut self) -> Result<Option<(Frame, Option<Turn>)>, SessionError> {
         let limit = match self.state {
             State::New => MAX_OTHER,
             // Who may not claim has no use for long frames.
             State::Greeted | State::Claimed if self.allowed.may_claim(self.uid) => MAX_CLAIM,
             State::Greeted | State::Claimed => MAX_OTHER,
         };
+        let turns = &self.turns;
+        let turn = async |length| match length {
+            0..=MAX_OTHER => None,
+            _ => turns.next().await,
+        };
+        let frame = self.frames.read_in_turn(limit, turn);
         match self.state {
-            State::New => Ok(timeout(HELLO_DEADLINE, self.frames.read(limit))
+            State::New => Ok(timeout(HELLO_DEADLINE, frame)
                 .await
                 .map_err(|_late| SessionError::Silent)??),
-            State::Greeted | State::Claimed => Ok(self.frames.read(limit).await?),
+            State::Greeted | State::Claimed => Ok(frame.await?),
         }
     }
 
@@ -194,6 +205,9 @@ impl Session {
             );
             tracing::warn!(uid = self.uid, "claim refused: a system account");
             return Reply::refusal(ErrorCode::NotAllowed, text);
+        }
+        if let Err(error) = claim.check() {
+            return self.outcome(Err(error.into()), State::Claimed);
         }
         let checked = Diag::open()
             .map_err(|error| Refusal::Listener(error.into()))

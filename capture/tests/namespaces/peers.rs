@@ -286,7 +286,7 @@ fn sockets_that_nobody_takes() {
 
 fn a_large_claim() {
     let before = kernel_state();
-    let _helper = Helper::start(&[]);
+    let helper = Helper::start(&[]);
     let networks = |count: u32| {
         let of = |n: u32| format!("10.{}.{}.{}/32", n >> 15, (n >> 7) & 255, (n << 1) & 255);
         let list: Vec<String> = (0..count).map(of).collect();
@@ -300,7 +300,7 @@ fn a_large_claim() {
     broker.expect("listeners", "ok");
     broker.expect("session", "ok");
     let start = std::time::Instant::now();
-    broker.tell(&format!("claim {}", networks(65_536)));
+    broker.tell(&format!("claim {}", networks(100_000)));
     // Another user's broker is served meanwhile, over and over.
     let mut served = 0;
     let answer = loop {
@@ -313,16 +313,31 @@ fn a_large_claim() {
     assert_eq!(answer, "ok");
     assert!(served > 100, "{served}");
     println!(
-        "65,536 networks: {:?}, {served} marked sockets meanwhile",
+        "100,000 networks: {:?}, {served} marked sockets meanwhile",
         start.elapsed()
     );
-    other.expect("release", "ok");
     let mut program = Puppet::of_user(USER);
     program.expect("connect 10.0.100.20:443", "ok");
     broker.expect("accept 0", "ok");
     program.expect("connect 10.0.100.21:443", "NetworkUnreachable");
-    broker.expect(&format!("claim {}", networks(65_537)), "BadClaim");
+    broker.expect(&format!("claim {}", networks(100_001)), "BadClaim");
+    // All users together have room for no more; small claims have room of their own.
+    other.expect(&format!("claim {}", claim()), "ok");
+    let room = other.expect(&format!("claim {}", networks(40_000)), "Kernel");
+    assert!(room.contains("of 131072 for claims of that size"), "{room}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", helper.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    println!("most memory: {peak} kB");
+    assert!(peak < 150_000, "{peak} kB");
     broker.expect("release", "ok");
+    other.expect(&format!("claim {}", networks(40_000)), "ok");
+    other.expect("release", "ok");
     assert_eq!(kernel_state(), before);
 }
 
