@@ -20,30 +20,28 @@ pub struct SpecialRange {
 /// needs leave for both.
 ///
 /// Sources: RFC 6890 (this network, loopback, link-local, unspecified), RFC 5771 and 4291
-/// (multicast), RFC 919 (broadcast), RFC 4291 2.5.5.1 (IPv4-compatible), RFC 6052 (the translation
-/// prefix, for the same IPv4 ranges behind a translator), the instance metadata pages of AWS (IPv4
-/// and IPv6), which Google, Azure and OpenStack share for IPv4.
+/// (multicast), RFC 919 (broadcast), RFC 4291 2.5.5.1 (IPv4-compatible); for credentials and
+/// configuration, the pages of AWS on instance metadata (169.254.169.254, which Google, Azure and
+/// OpenStack share, and fd00:ec2::254), on ECS tasks (169.254.170.2) and on EKS pods (169.254.170.23
+/// and fd00:ec2::23), of Azure on 168.63.129.16, of Alibaba on 100.100.100.200, of Google on
+/// fd20:ce::254.
 const RANGES: &[SpecialRange] = &[
     v4("this network or unspecified", [0, 0, 0, 0], 8),
     v4("loopback", [127, 0, 0, 0], 8),
     v4("link-local", [169, 254, 0, 0], 16),
     v4("cloud metadata", [169, 254, 169, 254], 32),
+    v4("cloud metadata", [169, 254, 170, 2], 32),
+    v4("cloud metadata", [169, 254, 170, 23], 32),
+    v4("cloud metadata", [168, 63, 129, 16], 32),
+    v4("cloud metadata", [100, 100, 100, 200], 32),
     v4("multicast", [224, 0, 0, 0], 4),
     v4("broadcast", [255, 255, 255, 255], 32),
     v6("unspecified, loopback or IPv4-compatible", [0; 8], 96),
     v6("link-local", [0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     v6("multicast", [0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
     v6("cloud metadata", [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
-    v6(
-        "translated loopback",
-        [0x64, 0xff9b, 0, 0, 0, 0, 0x7f00, 0],
-        104,
-    ),
-    v6(
-        "translated link-local",
-        [0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, 0],
-        112,
-    ),
+    v6("cloud metadata", [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128),
+    v6("cloud metadata", [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
 ];
 
 const fn v4(what: &'static str, octets: [u8; 4], prefix: u8) -> SpecialRange {
@@ -70,19 +68,84 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// The special ranges that hold `address`, which must be canonical.
-pub fn ranges_of(address: IpAddr) -> impl Iterator<Item = &'static SpecialRange> {
-    RANGES
-        .iter()
-        .filter(move |range| range.network.contains(&address))
+/// The range that keeps `address`, which must be canonical, out of reach of an entry for `network`,
+/// if one does: the entry reaches a special address only when all of its network lies in that range,
+/// so that whoever wrote it meant it.
+///
+/// An address behind a translator (NAT64) is judged as the IPv4 address that the translator makes of
+/// it.
+pub fn withheld(address: IpAddr, network: Option<IpNet>) -> Option<&'static SpecialRange> {
+    let of = |address| RANGES.iter().filter(move |r| r.network.contains(&address));
+    let within = |range: IpNet| network.is_some_and(|network| range.contains(&network));
+    if let Some(range) = of(address).find(|range| !within(range.network)) {
+        return Some(range);
+    }
+    let IpAddr::V6(address) = address else {
+        return None;
+    };
+    if let Some(inner) = well_known(address) {
+        return of(inner.into()).find(|range| !well_known_net(range.network).is_some_and(within));
+    }
+    // How much of the prefix is the site's own is not known, so that only an entry for the address
+    // itself can mean it.
+    if network.is_some_and(|network| network.prefix_len() == 128) {
+        return None;
+    }
+    local_use(address).find_map(|inner| of(inner.into()).next())
 }
 
-/// The range that keeps `address` out of reach of an entry for `network`, if one does: the entry
-/// reaches a special address only when all of its network lies in that range, so that whoever wrote
-/// it meant it.
-pub fn withheld(address: IpAddr, network: Option<IpNet>) -> Option<&'static SpecialRange> {
-    ranges_of(address)
-        .find(|range| !network.is_some_and(|network| range.network.contains(&network)))
+/// RFC 6052 section 2.1: the IPv4 address is the last 32 bits.
+const WELL_KNOWN: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+
+fn well_known(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, high, low] = address.segments();
+    ([a, b, c, d, e, f] == WELL_KNOWN)
+        .then(|| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+}
+
+/// A range of IPv4 behind the well-known prefix.
+fn well_known_net(range: IpNet) -> Option<IpNet> {
+    let IpNet::V4(range) = range else {
+        return None;
+    };
+    let [a, b, c, d, e, f] = WELL_KNOWN;
+    let [o0, o1, o2, o3] = range.network().octets();
+    let (high, low) = (u16::from_be_bytes([o0, o1]), u16::from_be_bytes([o2, o3]));
+    let network = Ipv6Addr::new(a, b, c, d, e, f, high, low);
+    Ipv6Net::new(network, 96 + range.prefix_len())
+        .ok()
+        .map(IpNet::V6)
+}
+
+/// RFC 8215, 64:ff9b:1::/48: sites cut prefixes of their own out of it, so that the IPv4 address can
+/// be in each of the places of RFC 6052 section 2.2 for a prefix of 48 bits or more. All readings
+/// that leave the bits zero that have to be; those that mean no host (0.0.0.0/8) only when there
+/// are no others.
+fn local_use(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let bytes = address.octets();
+    let ours = bytes.starts_with(&[0, 0x64, 0xff, 0x9b, 0, 1]);
+    let readings = [
+        [6, 7, 9, 10],
+        [7, 9, 10, 11],
+        [9, 10, 11, 12],
+        [12, 13, 14, 15],
+    ]
+    .into_iter()
+    .filter(move |places| {
+        let [.., last] = *places;
+        bytes.iter().skip(last + 1).all(|byte| *byte == 0)
+    })
+    .map(move |places| Ipv4Addr::from(places.map(|place| bytes.get(place).copied().unwrap_or(0))));
+    let hosts: Vec<_> = readings
+        .clone()
+        .filter(|reading| reading.octets()[0] != 0)
+        .collect();
+    let found = if hosts.is_empty() {
+        readings.collect()
+    } else {
+        hosts
+    };
+    found.into_iter().filter(move |_| ours)
 }
 
 #[cfg(test)]
@@ -134,16 +197,66 @@ mod tests {
         check("255.255.255.255", "0.0.0.0/0", Some("broadcast"));
         check("fd00:ec2::254", "fd00::/8", Some("cloud metadata"));
         check("fd00:ec2::254", "fd00:ec2::254/128", None);
-        check(
-            "64:ff9b::127.0.0.1",
-            "64:ff9b::/96",
-            Some("translated loopback"),
-        );
-        check(
-            "64:ff9b::169.254.169.254",
-            "64:ff9b::/96",
-            Some("translated link-local"),
-        );
+    }
+
+    #[test]
+    fn what_is_behind_a_translator_is_judged_as_what_it_becomes() {
+        check("64:ff9b::127.0.0.1", "64:ff9b::/96", Some("loopback"));
+        check("64:ff9b::127.0.0.1", "64:ff9b::127.0.0.0/104", None);
+        check("64:ff9b::127.0.0.1", "", Some("loopback"));
+        let metadata = "64:ff9b::169.254.169.254";
+        check(metadata, "64:ff9b::/96", Some("link-local"));
+        check(metadata, "64:ff9b::169.254.0.0/112", Some("cloud metadata"));
+        check(metadata, "64:ff9b::169.254.169.254/128", None);
+        let this = Some("this network or unspecified");
+        check("64:ff9b::", "::/0", this);
+        check("64:ff9b::0.1.2.3", "::/0", this);
+        check("64:ff9b::224.0.0.1", "::/0", Some("multicast"));
+        check("64:ff9b::255.255.255.255", "::/0", Some("broadcast"));
+        check("64:ff9b::168.63.129.16", "::/0", Some("cloud metadata"));
+        // 127.0.0.1 behind prefixes of 48, 56, 64 and 96 bits: RFC 6052 section 2.2.
+        for address in [
+            "64:ff9b:1:7f00:0:100::",
+            "64:ff9b:1:ab7f:0:1::",
+            "64:ff9b:1:abcd:7f:0:100:0",
+            "64:ff9b:1:abcd:0:1:7f00:1",
+        ] {
+            check(address, "64:ff9b:1::/48", Some("loopback"));
+            check(address, &format!("{address}/128"), None);
+        }
+        check("64:ff9b:1::", "64:ff9b:1::/48", this);
+        // 10.0.0.1, in the same places.
+        for address in [
+            "64:ff9b:1:a00:0:100::",
+            "64:ff9b:1:ab0a:0:1::",
+            "64:ff9b:1:abcd:a:0:100:0",
+            "64:ff9b:1::10.0.0.1",
+        ] {
+            check(address, "64:ff9b:1::/48", None);
+        }
+    }
+
+    #[test]
+    fn every_clouds_metadata_has_to_be_named() {
+        for address in [
+            "169.254.169.254",
+            "169.254.170.2",
+            "169.254.170.23",
+            "168.63.129.16",
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+        ] {
+            let (length, most) = match address.contains(':') {
+                true => (128, "::/0"),
+                false => (32, "0.0.0.0/0"),
+            };
+            let network = most.parse().expect("network");
+            let parsed = address.parse().expect("address");
+            assert!(withheld(parsed, Some(network)).is_some(), "{address}");
+            check(address, &format!("{address}/{length}"), None);
+        }
     }
 
     #[test]
@@ -161,6 +274,7 @@ mod tests {
             "2001:db8::1",
             "fd00::1",
             "64:ff9b::10.0.0.1",
+            "64:ff9b:2::127.0.0.1",
         ] {
             check(address, "", None);
         }
