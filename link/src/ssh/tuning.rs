@@ -17,6 +17,10 @@ const PACKET: u32 = 65_535;
 const CHANNEL_BUFFER: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVES: usize = 3;
+/// How long russh may wait for one write, or read a session that has been told to end (it has no other
+/// bound on either). Keepalives and what answers them start it anew, so it never ends an idle session;
+/// longer than they take to find a dead peer.
+const INACTIVITY: Duration = Duration::from_secs(90);
 
 /// When the session's keys are exchanged anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +65,7 @@ pub fn tune_client(config: &mut client::Config, rekey: Rekey) {
     config.channel_buffer_size = CHANNEL_BUFFER;
     config.keepalive_interval = Some(KEEPALIVE);
     config.keepalive_max = KEEPALIVES;
-    config.inactivity_timeout = None;
+    config.inactivity_timeout = Some(INACTIVITY);
     config.nodelay = true;
 }
 
@@ -74,7 +78,7 @@ pub fn tune_server(config: &mut server::Config, rekey: Rekey) {
     config.channel_buffer_size = CHANNEL_BUFFER;
     config.keepalive_interval = Some(KEEPALIVE);
     config.keepalive_max = KEEPALIVES;
-    config.inactivity_timeout = None;
+    config.inactivity_timeout = Some(INACTIVITY);
     config.nodelay = true;
 }
 

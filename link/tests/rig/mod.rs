@@ -7,6 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use adit_link::ssh::{self, Backlog, BufferedSocket, Rekey};
 use adit_link::{
@@ -25,6 +26,14 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) rekey: Rekey,
+    /// By what the timers of both sessions are divided, unless 0.
+    pub(crate) hurry: u32,
+}
+
+impl Settings {
+    fn hurried(&self, timer: Option<Duration>) -> Option<Duration> {
+        timer.map(|timer| timer / self.hurry.max(1))
+    }
 }
 
 /// The joined pair. Dropped, both threads end.
@@ -33,6 +42,10 @@ pub(crate) struct Rig {
     pub(crate) link: Link,
     /// SSH key exchanges so far.
     pub(crate) exchanges: Arc<AtomicUsize>,
+    /// Where the gateway listens.
+    pub(crate) gateway: SocketAddr,
+    /// One for each SSH session that has ended at the gateway.
+    pub(crate) sessions: mpsc::UnboundedReceiver<()>,
     /// How each relay of the broker's side ended.
     pub(crate) ends: mpsc::UnboundedReceiver<RelayEnd>,
     ends_sender: mpsc::UnboundedSender<RelayEnd>,
@@ -48,10 +61,11 @@ impl Rig {
         let (gateway, gateway_thread) = thread("gateway");
         let config = gateway_config(&settings);
         let limits = settings.limits.clone();
+        let (session_ended, sessions) = mpsc::unbounded_channel();
         let address = block_on(&gateway, async move {
             let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(serve(listener, Arc::new(config), limits));
+            tokio::spawn(serve(listener, Arc::new(config), limits, session_ended));
             address
         });
         let (broker, broker_thread) = thread("broker");
@@ -69,6 +83,8 @@ impl Rig {
             broker,
             link,
             exchanges,
+            gateway: address,
+            sessions,
             ends,
             ends_sender,
             threads,
@@ -186,6 +202,8 @@ async fn connect(
 ) -> (Link, client::Handle<Client>) {
     let mut config = client::Config::default();
     ssh::tune_client(&mut config, settings.rekey);
+    config.inactivity_timeout = settings.hurried(config.inactivity_timeout);
+    config.keepalive_interval = settings.hurried(config.keepalive_interval);
     let socket = BufferedSocket::new(TcpStream::connect(address).await.unwrap());
     let backlog = socket.backlog();
     let mut session = client::connect_stream(Arc::new(config), socket, Client(exchanges))
@@ -214,10 +232,17 @@ fn gateway_config(settings: &Settings) -> server::Config {
     };
     config.methods = (&[russh::MethodKind::None][..]).into();
     ssh::tune_server(&mut config, settings.rekey);
+    config.inactivity_timeout = settings.hurried(config.inactivity_timeout);
+    config.keepalive_interval = settings.hurried(config.keepalive_interval);
     config
 }
 
-async fn serve(listener: TcpListener, config: Arc<server::Config>, limits: Limits) {
+async fn serve(
+    listener: TcpListener,
+    config: Arc<server::Config>,
+    limits: Limits,
+    session_ended: mpsc::UnboundedSender<()>,
+) {
     while let Ok((tcp, _)) = listener.accept().await {
         let socket = BufferedSocket::new(tcp);
         let backlog = socket.backlog();
@@ -227,7 +252,13 @@ async fn serve(listener: TcpListener, config: Arc<server::Config>, limits: Limit
             limits: limits.clone(),
         };
         let config = Arc::clone(&config);
-        tokio::spawn(async move { server::run_stream(config, socket, handler).await?.await });
+        let session_ended = session_ended.clone();
+        tokio::spawn(async move {
+            if let Ok(session) = server::run_stream(config, socket, handler).await {
+                let _ = session.await;
+            }
+            let _ = session_ended.send(());
+        });
     }
 }
 
