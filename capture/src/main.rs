@@ -110,6 +110,7 @@ async fn work(
     keeper: Keeper,
     allowed: Allowed,
 ) -> anyhow::Result<()> {
+    let mut signals = serve::Signals::hear().context("cannot hear signals")?;
     let deleted = watch::start().context("cannot hear of deleted tables")?;
     let grace = Duration::from_secs(options.grace.into());
     let (desk, office, users) = desk::open(keeper, deleted, grace);
@@ -124,14 +125,12 @@ async fn work(
             }
         };
         tokio::select! {
-            told = serve::told_to_stop() => if let Err(error) = told {
-                tracing::error!(%error, "cannot hear signals");
-            },
+            () = signals.told_to_stop() => {}
             () = idle => tracing::info!("nothing left to do"),
         }
     };
     tracing::info!("ready");
-    office.run(stop).await;
+    let ended = office.run(stop).await;
     accepting.abort();
-    Ok(())
+    Ok(ended?)
 }

@@ -42,6 +42,12 @@ impl Tool {
             .ok_or(CommandError::NotInstalled(name))
     }
 
+    /// One that is not there.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Tool {
+        Tool(PathBuf::from("/nonexistent"))
+    }
+
     /// What it writes, given these words and this input.
     pub(crate) async fn run(&self, words: &[&str], input: &str) -> Result<String, CommandError> {
         let Tool(program) = self;

@@ -74,6 +74,11 @@ impl Desk {
     }
 }
 
+/// A table that is deleted from now on would stay deleted, and nobody would know.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot hear of deleted tables any more; the rules stay as they are for the next helper")]
+pub(crate) struct Deaf;
+
 /// The keeper's end of it.
 #[derive(Debug)]
 pub(crate) struct Office {
@@ -108,7 +113,10 @@ pub(crate) fn open(
 
 impl Office {
     /// Answers until `stop` resolves, then leaves the kernel as it has to be without a helper.
-    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When deleted tables can no longer be heard of. The kernel is left as it is, for the next helper to take over.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Deaf> {
         tokio::pin!(stop);
         loop {
             let grace_ends = self.grace_ends;
@@ -124,7 +132,10 @@ impl Office {
                     self.grace_ends = None;
                     self.keeper.grace_over().await;
                 }
-                Some(()) = self.deleted.recv() => self.keeper.table_deleted().await,
+                deleted = self.deleted.recv() => match deleted {
+                    Some(()) => self.keeper.table_deleted().await,
+                    None => return Err(Deaf),
+                },
                 question = self.questions.recv() => match question {
                     Some(question) => self.answer(question).await,
                     None => break,
@@ -134,6 +145,7 @@ impl Office {
         }
         self.keeper.stop().await;
         self.users.send_replace(self.keeper.users());
+        Ok(())
     }
 
     async fn answer(&mut self, question: Question) {
@@ -157,5 +169,23 @@ impl Office {
         };
         // The session may have ended while it waited; its end is a question of its own.
         let _ = answer.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helper::fallback::Fallback;
+    use crate::helper::table::Table;
+
+    /// No nft and no ip is asked: there is nothing in the table, and nothing may be changed.
+    #[tokio::test]
+    async fn who_cannot_hear_of_deleted_tables_ends() {
+        let keeper = Keeper::new(Table::absent(), Fallback::absent());
+        let (word, deleted) = mpsc::channel(1);
+        let (_desk, office, _users) = open(keeper, deleted, Duration::ZERO);
+        drop(word);
+        let ended = office.run(std::future::pending()).await;
+        assert!(matches!(ended, Err(Deaf)));
     }
 }

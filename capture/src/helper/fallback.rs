@@ -83,6 +83,12 @@ impl Fallback {
         Fallback { ip }
     }
 
+    /// No routes, and no program to make any.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Fallback {
+        Fallback::new(Tool::absent())
+    }
+
     /// The users that have a rule here, whoever left it.
     pub(crate) async fn users(&self) -> Result<BTreeSet<u32>, FallbackError> {
         let mut users = BTreeSet::new();

@@ -102,13 +102,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Takes over what an earlier helper left; every user's rules stay as they are.
-    pub(crate) async fn adopt(table: Table, fallback: Fallback) -> Result<Keeper, Refusal> {
-        let keeper = Keeper {
+    /// One that holds nothing yet.
+    pub(crate) fn new(table: Table, fallback: Fallback) -> Keeper {
+        Keeper {
             table,
             fallback,
             holders: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Takes over what an earlier helper left; every user's rules stay as they are.
+    pub(crate) async fn adopt(table: Table, fallback: Fallback) -> Result<Keeper, Refusal> {
+        let keeper = Keeper::new(table, fallback);
         for uid in keeper.fallback.users().await? {
             if keeper.table.user(uid).is_none() {
                 tracing::warn!(

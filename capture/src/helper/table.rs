@@ -56,6 +56,15 @@ impl Table {
         }
     }
 
+    /// No table, and no program to make one.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Table {
+        Table {
+            nft: Tool::absent(),
+            users: None,
+        }
+    }
+
     pub(crate) fn users(&self) -> impl Iterator<Item = (u32, &Program)> {
         self.users
             .iter()

@@ -17,7 +17,8 @@ const MISSED: i32 = 105;
 /// `struct nlmsghdr` (netlink(7)): length, type, flags, sequence, port.
 const HEADER: usize = 16;
 
-/// Starts to listen. A message comes when some table was deleted, or may have been; one that waits stands for all after it.
+/// Starts to listen. A message comes when some table was deleted, or may have been; one that waits stands for all after it. The
+/// end of messages says that no more can be heard.
 ///
 /// On a thread of its own: its socket does nothing but wait, and the thread ends with the process.
 pub(crate) fn start() -> io::Result<mpsc::Receiver<()>> {
@@ -29,7 +30,7 @@ pub(crate) fn start() -> io::Result<mpsc::Receiver<()>> {
         .name("watch".into())
         .spawn(move || {
             if let Err(error) = listen(&socket, &sender) {
-                tracing::error!(%error, "cannot hear of deleted tables any more");
+                tracing::error!(%error, "no word of deleted tables any more");
             }
         })?;
     Ok(receiver)
