@@ -108,7 +108,7 @@ pub struct FlowView {
     pub pid: Option<u32>,
     /// Where the application wanted to go.
     pub destination: SocketAddr,
-    /// The application's own end.
+    /// The application's end as the listener saw it: the redirect may have changed its port.
     pub source: SocketAddr,
     /// The rule that matched.
     pub rule: Option<String>,
