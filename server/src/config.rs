@@ -56,7 +56,8 @@ pub struct Serving {
 pub struct Limits {
     /// Authenticated connections at a time.
     pub max_connections: usize,
-    /// Connections that have not authenticated yet, beside those; one more ends the oldest of them.
+    /// Connections that have not authenticated yet, beside those; one more ends the
+    /// oldest of the source that has most.
     pub max_unauthenticated: usize,
     /// Streams of one user at a time, over all its connections.
     pub max_streams_per_user: usize,

@@ -157,7 +157,7 @@ impl Server {
             .try_clone()
             .map_err(russh::Error::from)?;
         let socket = BufferedSocket::new(socket);
-        let guest = Arc::new(self.unauthenticated.enter(second.into()));
+        let guest = Arc::new(self.unauthenticated.enter(peer.ip(), second.into()));
         let patience = self.patience(&guest, peer);
         let arrival = Arrival {
             gateway: Arc::clone(&self.gateway),

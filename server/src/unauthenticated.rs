@@ -1,10 +1,10 @@
 //! Connections that have not authenticated yet: a bounded number, for a bounded time.
 //!
-//! One too many ends the oldest. Honest clients authenticate within a few round trips, so that it
-//! takes a flood of `limit` connections within that time to keep one out, and connections that just
-//! sit there never do.
-use std::collections::VecDeque;
-use std::net::{Shutdown, TcpStream};
+//! One too many ends the oldest of the source that has most of them. Honest clients authenticate
+//! within a few round trips, so that connections that just sit there never keep one out, and a flood
+//! does only when it comes from about `limit` sources at once.
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::throttle::seldom;
@@ -19,7 +19,44 @@ pub(crate) struct Unauthenticated {
 struct Waiting {
     next: u64,
     /// Oldest first.
-    connections: VecDeque<(u64, TcpStream)>,
+    connections: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    source: Source,
+    socket: TcpStream,
+}
+
+/// Whoever has one address has it alone, but one of IPv6 comes with the 2^64 others of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Source(IpAddr);
+
+impl Source {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(address.into()),
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64 << 64;
+                Self(Ipv6Addr::from(network).into())
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Takes out the oldest of the source that has most, `new` counted as one of its own.
+    fn take_surplus(&mut self, new: Source) -> Option<Waiter> {
+        let mut counts = HashMap::from([(new, 1_usize)]);
+        for waiter in &self.connections {
+            *counts.entry(waiter.source).or_default() += 1;
+        }
+        let of = |waiter: &Waiter| counts.get(&waiter.source).copied();
+        let most = self.connections.iter().filter_map(of).max();
+        let index = self.connections.iter().position(|w| of(w) == most)?;
+        self.connections.remove(index)
+    }
 }
 
 /// A connection's place among them, left when dropped.
@@ -39,21 +76,21 @@ impl Unauthenticated {
 
     /// `socket` is a second descriptor of the connection: shutting it down ends the session that
     /// reads from the first, whatever state that is in.
-    pub(crate) fn enter(self: &Arc<Self>, socket: TcpStream) -> Guest {
+    pub(crate) fn enter(self: &Arc<Self>, from: IpAddr, socket: TcpStream) -> Guest {
+        let source = Source::of(from);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.connections.len() >= self.limit {
-            if let Some((_, oldest)) = waiting.connections.pop_front() {
-                seldom!(
-                    warn,
-                    limit = self.limit,
-                    "too many unauthenticated connections: the oldest is closed"
-                );
-                shut_down(&oldest);
-            }
+            let Some(surplus) = waiting.take_surplus(source) else {
+                break;
+            };
+            let (limit, from) = (self.limit, surplus.source.0);
+            seldom!(warn, limit, %from, "too many unauthenticated connections: one is closed");
+            shut_down(&surplus.socket);
         }
         let id = waiting.next;
         waiting.next += 1;
-        waiting.connections.push_back((id, socket));
+        let waiter = Waiter { id, source, socket };
+        waiting.connections.push_back(waiter);
         Guest {
             among: Arc::clone(self),
             id,
@@ -78,8 +115,9 @@ impl Guest {
         let index = waiting
             .connections
             .iter()
-            .position(|(id, _)| *id == self.id)?;
-        waiting.connections.remove(index).map(|(_, socket)| socket)
+            .position(|waiter| waiter.id == self.id)?;
+        let waiter = waiting.connections.remove(index)?;
+        Some(waiter.socket)
     }
 }
 
@@ -106,28 +144,61 @@ mod tests {
         (near, listener.accept().expect("accept").0)
     }
 
-    #[test]
-    fn one_too_many_ends_the_oldest_and_whoever_left_is_not_touched() {
+    fn is_closed(near: &mut TcpStream) -> bool {
+        near.set_nonblocking(true).expect("nonblocking");
+        match near.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                false
+            }
+        }
+    }
+
+    /// Connections from these sources one after another, and which of them are closed then.
+    fn check(limit: usize, sources: &[&str], closed: &[usize]) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let (all, mut byte) = (Unauthenticated::new(2), [0]);
-        let (mut gone, first) = pair(&listener);
-        let (mut old, second) = pair(&listener);
-        let (_new, third) = pair(&listener);
-        let (_newer, fourth) = pair(&listener);
-        let keep = first.try_clone().expect("clone");
-        let guests = (all.enter(first), all.enter(second));
-        drop(guests.0);
-        let _later = (all.enter(third), all.enter(fourth));
-        assert_eq!(
-            old.read(&mut byte).expect("read"),
-            0,
-            "the oldest is closed"
-        );
-        gone.set_nonblocking(true).expect("nonblocking");
-        assert_eq!(
-            gone.read(&mut byte).expect_err("open").kind(),
-            std::io::ErrorKind::WouldBlock
-        );
-        drop(keep);
+        let all = Unauthenticated::new(limit);
+        let (mut near, mut guests) = (Vec::new(), Vec::new());
+        for source in sources {
+            let (connected, accepted) = pair(&listener);
+            near.push(connected);
+            guests.push(all.enter(source.parse().expect("address"), accepted));
+        }
+        let found: Vec<_> = (0..near.len())
+            .filter(|i| is_closed(&mut near[*i]))
+            .collect();
+        assert_eq!(found, closed, "{sources:?}");
+    }
+
+    #[test]
+    fn one_too_many_ends_the_oldest_of_the_source_that_has_most() {
+        let (a, b, c) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
+        check(3, &[a, b, c], &[]);
+        check(3, &[a, b, c, "192.0.2.4"], &[0]);
+        check(3, &[b, a, a, c], &[1]);
+        check(3, &[b, a, a, a, a, a], &[1, 2, 3]);
+        check(3, &[b, a, c, a], &[1]);
+        // A network of IPv6 is one source, and a mapped address is IPv4.
+        let (near, other) = ("2001:db8::1", "2001:db8:0:0:ffff::2");
+        check(3, &[b, near, other, "2001:db8:0:1::1"], &[1]);
+        check(3, &[b, a, "::ffff:192.0.2.1", c], &[1]);
+    }
+
+    #[test]
+    fn whoever_left_is_not_touched() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let all = Unauthenticated::new(2);
+        let from = "192.0.2.1".parse().expect("address");
+        let (mut gone, accepted) = pair(&listener);
+        let _session = accepted.try_clone().expect("clone");
+        drop(all.enter(from, accepted));
+        let later: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
+        let (_near, accepted): (Vec<_>, Vec<_>) = later.into_iter().unzip();
+        let _guests: Vec<_> = accepted
+            .into_iter()
+            .map(|one| all.enter(from, one))
+            .collect();
+        assert!(!is_closed(&mut gone));
     }
 }
