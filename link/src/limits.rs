@@ -14,11 +14,13 @@ pub struct Limits {
     /// stream is given this much, whatever the budget says, so that payload can follow the
     /// opening at once.
     pub early_window: u32,
-    /// Receive window of a stream once it is open, while the budget lasts; bytes.
+    /// Receive window of a stream once it is open, as long as half of the budget is left, and else
+    /// once it has used up its early window; bytes.
     pub initial_window: u32,
     /// The largest that a stream's receive window grows to; bytes.
     pub max_window: u32,
-    /// What all receive windows together may exceed their early windows by; bytes.
+    /// What all receive windows together may exceed their early windows by; bytes. None takes more
+    /// than an eighth of what the others have left of it.
     pub window_budget: u64,
     /// The largest chunk handed to the transport, header included; bytes. At most 65,535.
     pub max_chunk: usize,

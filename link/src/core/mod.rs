@@ -361,8 +361,9 @@ impl Core {
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let unread = u32::try_from(state.inbox.len()).unwrap_or(u32::MAX);
-        let most = self.limits.max_window;
-        let due = state.window.consumed(bytes, unread, most, &mut self.budget);
+        let due = state
+            .window
+            .consumed(bytes, unread, &self.limits, &mut self.budget);
         if due && !state.credit_queued {
             state.credit_queued = true;
             self.credit_due.push_back(id);
@@ -411,14 +412,16 @@ impl Core {
         }
     }
 
-    /// Lifts a stream's window from its early size to the usual one.
+    /// Lifts a stream's window from its early size to the usual one, unless it must first show that
+    /// it needs that.
     fn raise_window(&mut self, id: u32) {
         let Some(state) = self.streams.get_mut(&id) else {
             return;
         };
-        state
-            .window
-            .raise(self.limits.initial_window, &mut self.budget);
+        if self.budget.is_plentiful() {
+            let initial = self.limits.initial_window;
+            state.window.raise(initial, &mut self.budget);
+        }
         let credit = state.window.take_credit();
         if credit > 0 {
             frame::put(&mut self.control, Kind::Window, id, &credit.to_be_bytes());

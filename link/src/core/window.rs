@@ -1,24 +1,40 @@
 //! A stream's receive window: what the peer may send, when it hears of more, how it grows.
 
+use crate::limits::Limits;
+
 /// A window is given back in steps of at least this part of it, so that credit is few frames.
 const STEP: u32 = 4;
 /// Growth needs a reader that leaves at most this part of the window lying.
 const KEEPS_UP: u32 = 4;
 
+/// What a stream has borrowed is at most this part of itself and what is left, so that however many
+/// have grown and gone idle, something is left for the next that needs it.
+const SHARE: u64 = 8;
+
 /// All windows of a link share this, beyond the early window that each stream has anyway.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    all: u64,
     left: u64,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self { left: bytes }
+        Self {
+            all: bytes,
+            left: bytes,
+        }
     }
 
-    /// Up to `wanted` bytes.
-    fn take(&mut self, wanted: u32) -> u32 {
-        let given = u64::from(wanted).min(self.left);
+    /// True while so much is left that streams may have some which have not shown any need.
+    pub(crate) fn is_plentiful(&self) -> bool {
+        self.left > self.all / 2
+    }
+
+    /// Up to `wanted` bytes for a stream that has borrowed `borrowed` before.
+    fn take(&mut self, wanted: u32, borrowed: u32) -> u32 {
+        let share = (self.left + u64::from(borrowed)) / SHARE;
+        let given = u64::from(wanted).min(share.saturating_sub(u64::from(borrowed)));
         self.left -= given;
         u32::try_from(given).unwrap_or(wanted)
     }
@@ -67,7 +83,7 @@ impl Window {
     /// Grows to `target`, as far as the budget goes. That the peer was held back so far says
     /// nothing about the new size.
     pub(crate) fn raise(&mut self, target: u32, budget: &mut Budget) {
-        let given = budget.take(target.saturating_sub(self.size));
+        let given = budget.take(target.saturating_sub(self.size), self.borrowed());
         self.size += given;
         self.limited = false;
         self.owed += given;
@@ -91,13 +107,14 @@ impl Window {
         self.limited = true;
     }
 
-    /// `bytes` were read and `unread` remain; doubles the window when it is what holds the peer
-    /// back and not the reader. True when the peer should hear of its credit now.
+    /// `bytes` were read and `unread` remain; doubles the window (to at least the initial one) when
+    /// it is what holds the peer back and not the reader. True when the peer should hear of its
+    /// credit now.
     pub(crate) fn consumed(
         &mut self,
         bytes: u32,
         unread: u32,
-        most: u32,
+        limits: &Limits,
         budget: &mut Budget,
     ) -> bool {
         debug_assert!(bytes <= self.size - self.allowed - self.owed);
@@ -106,8 +123,8 @@ impl Window {
             .saturating_add(bytes)
             .min(self.size - self.allowed);
         if self.limited && unread <= self.size / KEEPS_UP {
-            let target = self.size.saturating_mul(2).min(most);
-            self.raise(target, budget);
+            let target = self.size.saturating_mul(2).max(limits.initial_window);
+            self.raise(target.min(limits.max_window), budget);
         }
         self.due()
     }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
+use bytes::BytesMut;
+
 use super::{core, frame_of, frames, header, output};
-use crate::core::{Core, Role};
-use crate::frame::{HEADER, Kind};
+use crate::core::{Core, Received, Role};
+use crate::frame::{FLAG_LIMITED, HEADER, Header, Kind};
 use crate::limits::Limits;
 
 fn opened(limits: &Limits, count: u32) -> Core {
@@ -64,7 +66,7 @@ fn streams_that_keep_beginning_do_not_starve_the_others() {
 #[test]
 fn windows_grow_for_readers_that_keep_up_and_within_the_budget() {
     let limits = Limits {
-        window_budget: 3 << 20,
+        window_budget: 24 << 20,
         ..Limits::default()
     };
     let mut broker = core(Role::Initiator, &limits);
@@ -108,6 +110,40 @@ fn windows_grow_for_readers_that_keep_up_and_within_the_budget() {
         .map(|state| u64::from(state.window.size()))
         .sum();
     assert!(sizes <= limits.window_budget + early, "{sizes}");
+}
+
+/// A gateway's side of a new stream whose peer has used up its early window, and what the peer may
+/// send once that was read.
+fn window_when_limited(gateway: &mut Core, id: u32) -> u32 {
+    let early = gateway.limits.early_window;
+    let mut all = BytesMut::from(&frame_of(&vec![0; early as usize])[..]);
+    let mut header = Header::new(Kind::Data, id, early as u16);
+    header.flags = FLAG_LIMITED;
+    all[..HEADER].copy_from_slice(&header.to_bytes());
+    gateway.receive(all.freeze()).unwrap();
+    let mut pieces = VecDeque::new();
+    let read = gateway.poll_receive(id, &mut pieces, Waker::noop());
+    assert_eq!(read, Poll::Ready(Ok(Received::Data)));
+    gateway.consumed(id, early as usize);
+    gateway.streams[&id].window.size()
+}
+
+#[test]
+fn flows_that_have_much_leave_window_to_those_that_begin() {
+    let limits = Limits::default();
+    let mut gateway = core(Role::Acceptor, &limits);
+    let open = header().encode().unwrap();
+    for id in 1..=2000 {
+        gateway.receive(frames(&[(Kind::Open, id, &open)])).unwrap();
+        gateway.accept(id);
+    }
+    assert!(gateway.budget.left() >= limits.window_budget / 2 - u64::from(limits.initial_window));
+    assert_eq!(gateway.streams[&1].window.size(), limits.initial_window);
+    assert_eq!(gateway.streams[&2000].window.size(), limits.early_window);
+    assert_eq!(
+        window_when_limited(&mut gateway, 2000),
+        limits.initial_window
+    );
 }
 
 #[test]
