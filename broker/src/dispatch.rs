@@ -109,6 +109,12 @@ impl Dispatcher {
             return Ok(decision);
         }
         let application = self.attribute(captured.ends(), flow).await?;
+        if captured.is_reset() {
+            return Err(Ending {
+                state: State::Closed,
+                reason: Some("reset by the application".to_owned()),
+            });
+        }
         match self.policy.judge(&destination, Some(&application)) {
             Judgement::Decided(decision) => Ok(decision),
             Judgement::NeedsApplication => Err(Ending::failed("the rules gave no decision")),

@@ -106,6 +106,14 @@ impl Captured {
         }
     }
 
+    /// Whether the client has reset it: its address may be another socket's by now. While this is not so, the kernel gives
+    /// the four-tuple to nobody else.
+    pub fn is_reset(&self) -> bool {
+        self.tcp
+            .as_ref()
+            .is_none_or(|tcp| !matches!(tcp.take_error(), Ok(None)))
+    }
+
     /// The accepted socket, for whoever relays from now on.
     pub fn into_tcp(mut self) -> TcpStream {
         self.tcp
@@ -119,5 +127,46 @@ impl Drop for Captured {
         if let Some(tcp) = self.tcp.take() {
             adit_link::reset(tcp);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    /// What a client does to its end, and whether that is a reset.
+    async fn check(act: impl FnOnce(std::net::TcpStream), expected: bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(own).unwrap();
+        let (tcp, peer) = listener.accept().await.unwrap();
+        let mut captured = Captured {
+            tcp: Some(tcp),
+            listener: own,
+            source: ClientAddress(peer),
+            destination: OriginalDestination(own),
+        };
+        assert!(!captured.is_reset());
+        act(client);
+        captured.tcp.as_ref().unwrap().readable().await.unwrap();
+        assert_eq!(captured.is_reset(), expected);
+        if !expected {
+            let read = captured.tcp.as_mut().unwrap().read(&mut [0]).await;
+            assert_eq!(read.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_told_from_an_end() {
+        check(drop, false).await;
+        let reset = |client: std::net::TcpStream| {
+            SockRef::from(&client)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        };
+        check(reset, true).await;
     }
 }
