@@ -1,7 +1,6 @@
 //! A running link: the core behind a lock, the driver that moves its bytes, and its two sides.
 
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,7 +83,7 @@ impl Shared {
             let result = act(&mut core);
             (result, core.take_woken())
         };
-        woken.into_iter().for_each(Waker::wake);
+        woken.wake();
         result
     }
 

@@ -101,7 +101,7 @@ impl Core {
         self.credit_due.clear();
         self.waiting_for_room.clear();
         self.woken.extend(self.requests_waker.take());
-        self.woken.append(&mut self.ended_wakers);
+        self.woken.extend(self.ended_wakers.drain(..));
         self.wake_driver();
     }
 

@@ -9,6 +9,7 @@ mod receive;
 mod state;
 mod transmit;
 mod window;
+mod woken;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::limits::Limits;
 use state::{Phase, ReceiveEnd, SendEnd, State, Turn, park};
 pub(crate) use transmit::Output;
 use window::Budget;
+pub(crate) use woken::Woken;
 
 /// Credit of one direction of a stream never exceeds this.
 pub(crate) const MAX_CREDIT: u32 = 0x7fff_ffff;
@@ -93,7 +95,7 @@ pub(crate) struct Core {
     driver_waker: Option<Waker>,
     requests_waker: Option<Waker>,
     ended_wakers: Vec<Waker>,
-    woken: Vec<Waker>,
+    woken: Woken,
 }
 
 impl Core {
@@ -125,12 +127,12 @@ impl Core {
             driver_waker: None,
             requests_waker: None,
             ended_wakers: Vec::new(),
-            woken: Vec::new(),
+            woken: Woken::default(),
         }
     }
 
     /// Whom the caller has to wake.
-    pub(crate) fn take_woken(&mut self) -> Vec<Waker> {
+    pub(crate) fn take_woken(&mut self) -> Woken {
         std::mem::take(&mut self.woken)
     }
 
