@@ -29,6 +29,8 @@ const MAX_ATTEMPTS: usize = 6;
 const OFFER_ANSWER: Duration = Duration::from_millis(100);
 /// Pause when the system has no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Time for the links of a session to end, all within it.
+const GOODBYES: Duration = Duration::from_secs(4);
 /// Time for a session to end after its goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -205,8 +207,9 @@ impl Server {
             ended = &mut session => return ended,
             () = self.gateway.stopped() => {}
         }
-        // First the links say their goodbye, each within its own limit.
-        let _all = channels.acquire_many(MAX_CHANNELS).await;
+        // First the links say their goodbye, each within its own limit; what waits for a client
+        // that takes nothing has to be left.
+        let _all = timeout(GOODBYES, channels.acquire_many(MAX_CHANNELS)).await;
         let handle = session.handle();
         let farewell = async {
             handle

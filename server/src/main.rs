@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_server::config::{Config, LogFormat, Serving, parse_allow};
 use adit_server::gateway::Gateway;
@@ -18,6 +19,10 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+/// Time for all connections to end after the word to stop; each has its own limits within it.
+const STOPPING: Duration = Duration::from_secs(6);
 
 /// The gateway of Adit: a Secure Shell server that relays what its policy allows, and does nothing
 /// else.
@@ -96,7 +101,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if nix::unistd::geteuid().is_root() {
         tracing::warn!("running as root, which this server has no use for");
     }
-    runtime(serving.threads)?.block_on(serve(file, arguments, config, serving))
+    let runtime = runtime(serving.threads)?;
+    let served = runtime.block_on(serve(file, arguments, config, serving));
+    // A lookup that does not come back is waited for by nobody.
+    runtime.shutdown_background();
+    served
 }
 
 fn load(file: &Path, arguments: &Arguments) -> Result<Config, Failure> {
@@ -152,7 +161,9 @@ async fn serve(
     until_stopped(file, arguments, &gateway, &serving).await?;
     service::notify("STOPPING=1");
     gateway.stop();
-    drained.wait().await;
+    if timeout(STOPPING, drained.wait()).await.is_err() {
+        tracing::warn!("connections that did not end in time are cut off");
+    }
     Ok(())
 }
 
@@ -209,7 +220,8 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
     };
     logging::start(config.log, Stderr::Clients)?;
     service::raise_descriptor_limit();
-    runtime(1)?.block_on(async {
+    let runtime = runtime(1)?;
+    let relayed = runtime.block_on(async {
         let gateway = Gateway::new(config.policy, config.limits);
         let mut terminate = signal(SignalKind::terminate())?;
         let stopper = Arc::clone(&gateway);
@@ -220,7 +232,9 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
         let end = stdio::serve(&gateway, who).await.context("no link")?;
         tracing::info!(end = end.to_string(), "link ended");
         Ok(())
-    })
+    });
+    runtime.shutdown_background();
+    relayed
 }
 
 /// The policy that the command line gives: nothing without `--allow`, which is no use to anyone.

@@ -157,6 +157,42 @@ async fn sigterm_waits_for_nobody_who_has_not_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sigterm_waits_for_no_lookup() {
+    let site = Site::new();
+    let name_server = std::net::UdpSocket::bind("127.7.7.7:53").expect("a name server");
+    name_server
+        .set_read_timeout(Some(PATIENCE))
+        .expect("timeout");
+    site.write(
+        "resolv.conf",
+        "nameserver 127.7.7.7\noptions timeout:30 attempts:5\n",
+    );
+    let policy = r#"[{name: names, users: [alice], allow: ["*.zone.test:*"]}]"#;
+    let gateway = site.start(policy, "");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let header = adit_link::OpenHeader {
+        host: adit_link::Host::Name("slow.zone.test".to_owned()),
+        port: 443,
+        application: None,
+    };
+    let _stream = broker.link.open(&header).expect("open");
+    let asked = tokio::task::spawn_blocking(move || {
+        name_server.recv(&mut [0; 512]).expect("a question");
+        name_server
+    });
+    let _silent = asked.await.expect("asked");
+    let since = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    gateway.wait_log(|line| line["event"] == "refuse" && line["asked"] == "slow.zone.test:443");
+    assert!(gateway.ended().success());
+    assert!(
+        since.elapsed() < Duration::from_secs(8),
+        "ended after {:?}",
+        since.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_reads_the_policy_again_and_keeps_the_old_one_when_the_file_is_bad() {
     let site = Site::new();
     let gateway = site.start(POLICY, "");
