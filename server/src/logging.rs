@@ -19,6 +19,11 @@ pub enum LogError {
     /// The journal was asked for.
     #[error("the journal cannot be written to: {0}")]
     Journal(io::Error),
+    /// Only the client's standard error is left, and nobody said that it may see the audit.
+    #[error(
+        "the journal cannot be written to ({0}), and the audit is not for the client's eyes: if it may go to its standard error, say so with log: {{to: stderr}} in the file or --log-to stderr"
+    )]
+    Nowhere(io::Error),
     /// Another log is in place.
     #[error(transparent)]
     Again(#[from] tracing_subscriber::util::TryInitError),
@@ -29,15 +34,15 @@ pub enum LogError {
 pub enum Stderr {
     /// The service manager's or the administrator's.
     Ours,
-    /// The client's, over the Secure Shell server that started us: no place for an audit where
-    /// there is another.
+    /// The client's, over the Secure Shell server that started us: no place for an audit unless
+    /// somebody says so.
     Clients,
 }
 
 /// Starts logging.
 ///
 /// # Errors
-/// The journal was asked for and is not there.
+/// The journal was asked for, or is all there could be, and is not there.
 pub fn start(log: Log, stderr: Stderr) -> Result<(), LogError> {
     let wanted = match (log.to, stderr) {
         (LogTo::Journal, _) | (LogTo::Auto, Stderr::Clients) => true,
@@ -53,6 +58,7 @@ pub fn start(log: Log, stderr: Stderr) -> Result<(), LogError> {
                 );
             }
             Err(error) if log.to == LogTo::Journal => return Err(LogError::Journal(error)),
+            Err(error) if stderr == Stderr::Clients => return Err(LogError::Nowhere(error)),
             Err(_) => {}
         }
     }

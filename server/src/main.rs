@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_server::config::{Config, LogFormat, Serving, parse_allow};
+use adit_server::config::{Config, Log, LogFormat, LogTo, Serving, parse_allow};
 use adit_server::gateway::Gateway;
 use adit_server::listener::{Server, listen};
 use adit_server::logging::{self, Stderr};
@@ -50,6 +50,9 @@ struct Arguments {
     /// Form of log lines on stderr, whatever the file says
     #[arg(long, value_name = "FORM")]
     log_format: Option<LogFormat>,
+    /// Where log and audit go, whatever the file says
+    #[arg(long, value_name = "WHERE")]
+    log_to: Option<LogTo>,
 }
 
 /// What ends the program, by exit code.
@@ -110,10 +113,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn load(file: &Path, arguments: &Arguments) -> Result<Config, Failure> {
     let mut config = Config::load(file).map_err(|error| Failure::Use(error.to_string()))?;
-    if let Some(format) = arguments.log_format {
-        config.log.format = format;
-    }
+    override_log(&mut config.log, arguments);
     Ok(config)
+}
+
+fn override_log(log: &mut Log, arguments: &Arguments) {
+    log.format = arguments.log_format.unwrap_or(log.format);
+    log.to = arguments.log_to.unwrap_or(log.to);
 }
 
 /// One thread unless the administrator wants more: handing a packet from thread to thread costs
@@ -214,7 +220,7 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
         Some(file) => load(file, arguments)?,
         None => {
             let mut config = Config::without_file(policy_of(&who.user, &arguments.allow)?);
-            config.log.format = arguments.log_format.unwrap_or_default();
+            override_log(&mut config.log, arguments);
             config
         }
     };

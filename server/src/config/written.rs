@@ -62,11 +62,11 @@ pub enum LogFormat {
 }
 
 /// Where the log goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogTo {
-    /// The journal when systemd started us with it (and for `--stdio` whenever there is one), else
-    /// stderr.
+    /// The journal when systemd started us with it, else stderr; for `--stdio` the journal, or it is an
+    /// error.
     #[default]
     Auto,
     /// The journal, or it is an error.

@@ -53,7 +53,8 @@ async fn link_of(mut command: Command) -> (Link, tokio::process::Child) {
 async fn pipes_carry_a_link_and_only_what_is_allowed() {
     let at = echo().await;
     let mut command = Command::new(SERVER);
-    command.args(["--stdio", "--allow", &format!("127.0.0.1:{}", at.port())]);
+    command.args(["--stdio", "--log-to", "stderr"]);
+    command.args(["--allow", &format!("127.0.0.1:{}", at.port())]);
     let (link, mut child) = link_of(command).await;
     check_flow(&link, at).await;
     assert_eq!(
@@ -78,7 +79,7 @@ async fn a_file_gives_the_policy_of_the_processs_own_user() {
         site.write(
             "policy.yaml",
             &format!(
-                "version: 1\npolicy: [{{name: own, users: [{user}], allow: [\"127.0.0.1:{}\"]}}]\n",
+                "version: 1\nlog: {{to: stderr}}\npolicy: [{{name: own, users: [{user}], allow: [\"127.0.0.1:{}\"]}}]\n",
                 at.port()
             ),
         )
@@ -98,12 +99,8 @@ async fn a_file_gives_the_policy_of_the_processs_own_user() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_audit_goes_to_the_journal_and_not_to_the_client() {
-    let site = Site::new();
-    let at = echo().await;
-    std::fs::create_dir_all(site.path("run/systemd/journal")).expect("directory");
-    let journal = UnixDatagram::bind(site.path("run/systemd/journal/socket")).expect("journal");
+/// The program with `/run` in the place of the system's.
+fn with_run(run: &Path) -> Command {
     let mut command = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
         command.arg("--map-root-user");
@@ -111,13 +108,32 @@ async fn the_audit_goes_to_the_journal_and_not_to_the_client() {
     let script = "mount --bind \"$1\" /run && shift && exec \"$@\"";
     command
         .args(["--mount", "sh", "-ec", script, "sh"])
-        .arg(site.path("run"));
-    command.args([
-        SERVER,
-        "--stdio",
-        "--allow",
-        &format!("127.0.0.1:{}", at.port()),
-    ]);
+        .arg(run)
+        .arg(SERVER);
+    command
+}
+
+#[test]
+fn without_a_journal_the_client_does_not_see_the_audit_unless_that_is_meant() {
+    let site = Site::new();
+    std::fs::create_dir(site.path("run")).expect("directory");
+    let mut command = with_run(&site.path("run"));
+    command.args(["--stdio", "--allow", "127.0.0.1:1"]);
+    let output = output(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--log-to stderr"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_goes_to_the_journal_and_not_to_the_client() {
+    let site = Site::new();
+    let at = echo().await;
+    std::fs::create_dir_all(site.path("run/systemd/journal")).expect("directory");
+    let journal = UnixDatagram::bind(site.path("run/systemd/journal/socket")).expect("journal");
+    let mut command = with_run(&site.path("run"));
+    command.args(["--stdio", "--allow", &format!("127.0.0.1:{}", at.port())]);
     let (link, child) = link_of(command).await;
     check_flow(&link, at).await;
     link.close();
@@ -210,7 +226,10 @@ impl Drop for Sshd {
 async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
     let site = Site::new();
     let at = echo().await;
-    let allow = format!("{SERVER} --stdio --allow 127.0.0.1:{}", at.port());
+    let allow = format!(
+        "{SERVER} --stdio --log-to stderr --allow 127.0.0.1:{}",
+        at.port()
+    );
     let sshd = Sshd::start(&site, &allow, "");
     for arguments in [vec!["-s", "adit-link"], vec![allow.as_str()]] {
         let mut ssh = site.ssh(sshd.address, &own_name(), "alice");
@@ -230,7 +249,10 @@ async fn a_stock_sshd_starts_it_as_a_subsystem_and_as_a_command() {
 async fn a_forced_command_is_all_there_is_whatever_is_asked_for() {
     let site = Site::new();
     let at = echo().await;
-    let allow = format!("{SERVER} --stdio --allow 127.0.0.1:{}", at.port());
+    let allow = format!(
+        "{SERVER} --stdio --log-to stderr --allow 127.0.0.1:{}",
+        at.port()
+    );
     let extra = format!("ForceCommand {allow}\nDisableForwarding yes\nPermitTTY no");
     let sshd = Sshd::start(&site, &allow, &extra);
     for arguments in [["-s", "adit-link"], ["--", "id"]] {
