@@ -1,6 +1,7 @@
 //! Claims to text, and text through nft and the kernel back to programs.
 
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use adit_capture::wire::{MAX_OTHER, Reply, Request};
 use adit_capture::{Claim, Family, OnBrokerGone, Step, Verdict};
@@ -170,6 +171,16 @@ fn ports() -> impl Strategy<Value = Ports> {
 
 /// A shell in a network namespace of its own is given transactions, and says what the table then is.
 fn through_the_kernel(transactions: &[String]) -> String {
+    listed("adit", transactions)
+}
+
+fn probed() -> &'static readback::Skeleton {
+    static PROBED: LazyLock<readback::Skeleton> =
+        LazyLock::new(|| readback::skeleton(&listed("adit_probe", &[render::probe()])).unwrap());
+    &PROBED
+}
+
+fn listed(table: &str, transactions: &[String]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut script = String::from("ip link set lo up\n");
     for (number, text) in transactions.iter().enumerate() {
@@ -177,7 +188,7 @@ fn through_the_kernel(transactions: &[String]) -> String {
         std::fs::write(&path, text).unwrap();
         script.push_str(&format!("nft -c -f {0} && nft -f {0}\n", path.display()));
     }
-    script.push_str("nft -j list table inet adit\n");
+    script.push_str(&format!("nft -j list table inet {table}\n"));
     let output = Command::new("unshare")
         .args(["--net", "sh", "-ec", &script])
         .stdin(Stdio::null())
@@ -210,13 +221,13 @@ proptest! {
             first.live = Live::Gone;
         }
         let both = |program| [(1000, program), (4_294_967_294, other.clone())].into();
-        let found = readback::programs(&through_the_kernel(&transactions)).unwrap();
+        let found = readback::programs(&through_the_kernel(&transactions), probed()).unwrap();
         prop_assert_eq!(found, both(first.clone()));
         transactions.push(render::replace(1000, Some(&first), &second));
-        let found = readback::programs(&through_the_kernel(&transactions)).unwrap();
+        let found = readback::programs(&through_the_kernel(&transactions), probed()).unwrap();
         prop_assert_eq!(found, both(second.clone()));
         transactions.push(render::remove(1000, &second));
-        let found = readback::programs(&through_the_kernel(&transactions)).unwrap();
+        let found = readback::programs(&through_the_kernel(&transactions), probed()).unwrap();
         prop_assert_eq!(found, [(4_294_967_294, other)].into());
     }
 }
@@ -305,7 +316,7 @@ proptest! {
                 let program = Program::of_claim(&claim, PORTS);
                 prop_assert!(program.nat.len() <= 2 * (claim.steps.len() + 1));
             }
-            let _ = readback::programs(&String::from_utf8_lossy(&body));
+            let _ = readback::programs(&String::from_utf8_lossy(&body), probed());
         }
     }
 

@@ -25,21 +25,43 @@ pub(crate) enum ReadError {
     Missing(&'static str, &'static str),
     #[error("the chain or map {0} is not ours")]
     Foreign(String),
-    #[error("{what} {name} is missing or not as it was written")]
-    Skeleton {
-        what: &'static str,
-        name: &'static str,
-    },
+    #[error("{what} {name} is missing, not ours, or not as it was written")]
+    Skeleton { what: &'static str, name: String },
     #[error("user {0}'s chains are not complete")]
     Incomplete(u32),
     #[error("in chain {chain}: a rule that we do not write: {expression}")]
     Rule { chain: String, expression: String },
 }
 
-/// The programs of all users, by uid.
-pub(crate) fn programs(json: &str) -> Result<BTreeMap<u32, Program>, ReadError> {
+/// All of the table that is not a user's, as this system's nft lists it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Skeleton {
+    maps: BTreeMap<String, Value>,
+    /// Chains and their rules.
+    base: BTreeMap<String, (Value, Vec<String>)>,
+}
+
+/// From a listing of what [`super::render::probe`] wrote.
+pub(crate) fn skeleton(json: &str) -> Result<Skeleton, ReadError> {
+    let Skeleton { maps, base } = Listing::read(json)?.skeleton;
+    for chain in BASE_CHAINS {
+        if base.get(chain.name).map(|(_, rules)| rules.len()) != Some(chain.rules().len()) {
+            return Err(ReadError::Foreign(chain.name.into()));
+        }
+    }
+    match MAPS.iter().find(|(name, _)| !maps.contains_key(*name)) {
+        Some((name, _)) => Err(ReadError::Foreign((*name).into())),
+        None => Ok(Skeleton { maps, base }),
+    }
+}
+
+/// The programs of all users, by uid. What is not a user's has to be as in `skeleton`.
+pub(crate) fn programs(
+    json: &str,
+    skeleton: &Skeleton,
+) -> Result<BTreeMap<u32, Program>, ReadError> {
     let listing = Listing::read(json)?;
-    listing.check_skeleton()?;
+    listing.check_skeleton(skeleton)?;
     let users: BTreeSet<u32> = listing.user_chains.keys().map(|name| name.uid).collect();
     let programs = users
         .into_iter()
@@ -50,7 +72,7 @@ pub(crate) fn programs(json: &str) -> Result<BTreeMap<u32, Program>, ReadError> 
     } else {
         Err(ReadError::Skeleton {
             what: "map",
-            name: "elements",
+            name: "elements".into(),
         })
     }
 }
@@ -98,7 +120,7 @@ struct RuleObject<'a> {
 struct Listing<'a> {
     /// Name → element key → chain that it leads to.
     maps: BTreeMap<String, BTreeMap<u32, ChainName>>,
-    base: BTreeMap<String, (Value, usize)>,
+    skeleton: Skeleton,
     user_chains: BTreeMap<ChainName, Vec<&'a RawValue>>,
 }
 
@@ -109,16 +131,20 @@ impl<'a> Listing<'a> {
         // Rules may be listed before the chain that they are in.
         for chain in objects.iter().filter_map(|object| object.chain.as_ref()) {
             let name = text(chain, "chain", "name")?;
+            let base = &mut listing.skeleton.base;
             match ChainName::parse(name) {
+                Some(_) if chain.get("hook").is_some() => {
+                    return Err(ReadError::Foreign(name.to_owned()));
+                }
                 Some(known) => drop(listing.user_chains.insert(known, Vec::new())),
-                None => drop(listing.base.insert(name.to_owned(), (chain.clone(), 0))),
+                None => drop(base.insert(name.to_owned(), (definition(chain), Vec::new()))),
             }
         }
         for object in &objects {
             if let Some(map) = &object.map {
-                listing
-                    .maps
-                    .insert(text(map, "map", "name")?.to_owned(), map_elements(map)?);
+                let name = text(map, "map", "name")?.to_owned();
+                listing.maps.insert(name.clone(), map_elements(map)?);
+                listing.skeleton.maps.insert(name, definition(map));
             } else if let Some(rule) = &object.rule {
                 listing.add_rule(rule)?;
             }
@@ -128,8 +154,8 @@ impl<'a> Listing<'a> {
 
     fn add_rule(&mut self, rule: &RuleObject<'a>) -> Result<(), ReadError> {
         let name = rule.chain.as_str();
-        if let Some((_, count)) = self.base.get_mut(name) {
-            *count += 1;
+        if let Some((_, rules)) = self.skeleton.base.get_mut(name) {
+            rules.push(rule.expr.get().to_owned());
             return Ok(());
         }
         ChainName::parse(name)
@@ -139,35 +165,26 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    fn check_skeleton(&self) -> Result<(), ReadError> {
-        for chain in BASE_CHAINS {
-            let wrong = ReadError::Skeleton {
-                what: "chain",
-                name: chain.name,
-            };
-            let Some((value, rules)) = self.base.get(chain.name) else {
-                return Err(wrong);
-            };
-            let same = value.get("type").and_then(Value::as_str) == Some(chain.kind)
-                && value.get("hook").and_then(Value::as_str) == Some(chain.hook)
-                && value.get("prio").and_then(Value::as_i64) == Some(chain.priority.into())
-                && *rules == chain.rules().len();
-            if !same {
-                return Err(wrong);
+    /// Whether all that is not a user's is as it was written.
+    fn check_skeleton(&self, meant: &Skeleton) -> Result<(), ReadError> {
+        let (found, meant) = (&self.skeleton, meant);
+        let wrong = |what| {
+            move |name: &String| ReadError::Skeleton {
+                what,
+                name: name.clone(),
             }
+        };
+        let missing = |name: &&String| found.base.get(*name) != meant.base.get(*name);
+        let names = meant.base.keys().chain(found.base.keys());
+        if let Some(error) = { names }.find(missing).map(wrong("chain")) {
+            return Err(error);
         }
-        for (name, _) in MAPS {
-            if !self.maps.contains_key(name) {
-                return Err(ReadError::Skeleton { what: "map", name });
-            }
-        }
-        let ours = |name: &String| BASE_CHAINS.iter().any(|chain| chain.name == *name);
-        let mapped = |name: &String| MAPS.iter().any(|(map, _)| map == name);
-        let foreign = self.base.keys().find(|name| !ours(name));
-        match foreign.or_else(|| self.maps.keys().find(|name| !mapped(name))) {
-            Some(name) => Err(ReadError::Foreign(name.clone())),
-            None => Ok(()),
-        }
+        let missing = |name: &&String| found.maps.get(*name) != meant.maps.get(*name);
+        let names = meant.maps.keys().chain(found.maps.keys());
+        { names }
+            .find(missing)
+            .map(wrong("map"))
+            .map_or(Ok(()), Err)
     }
 
     fn program(&self, uid: u32) -> Result<Program, ReadError> {
@@ -260,6 +277,15 @@ fn text<'a>(
         .get(field)
         .and_then(Value::as_str)
         .ok_or(ReadError::Missing(what, field))
+}
+
+/// A chain or map without what it holds, and without what is of this one alone.
+fn definition(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|field, _| !["handle", "table", "elem"].contains(&field.as_str()));
+    }
+    object
 }
 
 fn map_elements(map: &Value) -> Result<BTreeMap<u32, ChainName>, ReadError> {

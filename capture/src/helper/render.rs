@@ -9,8 +9,10 @@ use adit_capture::mark::{self, MARK, MASK};
 use super::program::{Action, ChainName, Live, Program, Role, Rule};
 use super::ranges::{Ranges, last_address};
 
-/// The table that is ours, and the only one we touch.
+/// The table that is ours.
 pub(crate) const TABLE: &str = "inet adit";
+/// A table that is there for a moment when a helper starts.
+const PROBE: &str = "inet adit_probe";
 
 /// Only a connection's first packet is judged: conntrack takes up connections that it has not seen begin as new ones too, and
 /// those have to go on as they are.
@@ -94,11 +96,29 @@ fn input() -> Vec<String> {
 
 /// The table without users.
 pub(crate) fn skeleton() -> String {
-    let mut text = format!("add table {TABLE}\n");
+    format!("add table {TABLE}\n{}", skeleton_in(TABLE))
+}
+
+/// The same as a table that does nothing, to see how this system's nft lists it.
+pub(crate) fn probe() -> String {
+    format!(
+        "{}add table {PROBE} {{ flags dormant; }}\n{}",
+        remove_probe(),
+        skeleton_in(PROBE)
+    )
+}
+
+/// Takes it out, also if it is not there.
+pub(crate) fn remove_probe() -> String {
+    format!("add table {PROBE}\ndelete table {PROBE}\n")
+}
+
+fn skeleton_in(table: &str) -> String {
+    let mut text = String::new();
     for (map, key) in MAPS {
         line(
             &mut text,
-            format_args!("add map {TABLE} {map} {{ type {key} : verdict; }}"),
+            format_args!("add map {table} {map} {{ type {key} : verdict; }}"),
         );
     }
     for chain in BASE_CHAINS {
@@ -112,11 +132,11 @@ pub(crate) fn skeleton() -> String {
         line(
             &mut text,
             format_args!(
-                "add chain {TABLE} {name} {{ type {kind} hook {hook} priority {priority}; policy accept; }}"
+                "add chain {table} {name} {{ type {kind} hook {hook} priority {priority}; policy accept; }}"
             ),
         );
         for rule in chain.rules() {
-            line(&mut text, format_args!("add rule {TABLE} {name} {rule}"));
+            line(&mut text, format_args!("add rule {table} {name} {rule}"));
         }
     }
     text

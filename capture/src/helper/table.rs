@@ -1,11 +1,12 @@
 //! The table in the kernel: every change is one transaction, and is read back and compared with what was meant.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::background::off_the_loop;
 use super::command::{CommandError, Tool};
 use super::program::{Live, Program};
-use super::readback::{self, ReadError};
+use super::readback::{self, ReadError, Skeleton};
 use super::render;
 
 /// A change that did not come about.
@@ -30,6 +31,8 @@ pub(crate) enum TableError {
 #[derive(Debug)]
 pub(crate) struct Table {
     nft: Tool,
+    /// How nft lists what is not a user's.
+    skeleton: Arc<Skeleton>,
     /// `None`: there is no table.
     users: Option<BTreeMap<u32, Program>>,
 }
@@ -37,8 +40,13 @@ pub(crate) struct Table {
 impl Table {
     /// Looks at what is there. What we cannot read may still be what keeps users' connections in: it stays, and the helper ends.
     pub(crate) async fn adopt(nft: Tool) -> Result<Table, TableError> {
-        match read(&nft).await {
-            Ok(users) => Ok(Table { nft, users }),
+        let skeleton = Arc::new(probe(&nft).await?);
+        match read(&nft, &skeleton).await {
+            Ok(users) => Ok(Table {
+                nft,
+                skeleton,
+                users,
+            }),
             Err(TableError::Read(error)) => Err(TableError::Strange(error)),
             Err(error) => Err(error),
         }
@@ -50,7 +58,7 @@ impl Table {
             Err(TableError::Strange(error)) => {
                 tracing::warn!(%error, "the table found cannot be read back; it is removed");
                 nft.run(&["-f", "-"], &render::remove_table()).await?;
-                Ok(Table { nft, users: None })
+                Table::adopt(nft).await
             }
             other => other,
         }
@@ -61,6 +69,7 @@ impl Table {
     pub(crate) fn absent() -> Table {
         Table {
             nft: Tool::absent(),
+            skeleton: Arc::default(),
             users: None,
         }
     }
@@ -128,11 +137,11 @@ impl Table {
 
     /// Writes the table anew where it is not what it was after our last change; whether it was so.
     pub(crate) async fn repair(&self) -> Result<bool, TableError> {
-        if matches!(read(&self.nft).await, Ok(found) if found == self.users) {
+        if matches!(read(&self.nft, &self.skeleton).await, Ok(found) if found == self.users) {
             return Ok(false);
         }
         self.restore().await?;
-        match read(&self.nft).await? == self.users {
+        match read(&self.nft, &self.skeleton).await? == self.users {
             true => Ok(true),
             false => Err(TableError::Mismatch),
         }
@@ -174,7 +183,7 @@ impl Table {
         wanted: &Option<BTreeMap<u32, Program>>,
     ) -> Result<(), TableError> {
         self.nft.run(&["-f", "-"], text).await?;
-        match read(&self.nft).await? == *wanted {
+        match read(&self.nft, &self.skeleton).await? == *wanted {
             true => Ok(()),
             false => Err(TableError::Mismatch),
         }
@@ -195,7 +204,20 @@ impl Table {
     }
 }
 
-async fn read(nft: &Tool) -> Result<Option<BTreeMap<u32, Program>>, TableError> {
+/// Each version of nft lists rules in words of its own; this is what it makes of ours.
+async fn probe(nft: &Tool) -> Result<Skeleton, TableError> {
+    nft.run(&["-f", "-"], &render::probe()).await?;
+    let listed = nft
+        .run(&["-j", "list", "table", "inet", "adit_probe"], "")
+        .await;
+    nft.run(&["-f", "-"], &render::remove_probe()).await?;
+    Ok(readback::skeleton(&listed?)?)
+}
+
+async fn read(
+    nft: &Tool,
+    skeleton: &Arc<Skeleton>,
+) -> Result<Option<BTreeMap<u32, Program>>, TableError> {
     let tables = nft.run(&["-j", "list", "tables", "inet"], "").await?;
     if !readback::has_table(&tables)? {
         return Ok(None);
@@ -203,7 +225,8 @@ async fn read(nft: &Tool) -> Result<Option<BTreeMap<u32, Program>>, TableError> 
     let listing = nft
         .run(&["-j", "list", "table", "inet", "adit"], "")
         .await?;
+    let skeleton = skeleton.clone();
     Ok(Some(
-        off_the_loop(move || readback::programs(&listing)).await??,
+        off_the_loop(move || readback::programs(&listing, &skeleton)).await??,
     ))
 }

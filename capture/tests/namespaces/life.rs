@@ -282,6 +282,18 @@ fn a_strange_table_stays() {
         sh(&format!("nft '{rules}'"));
         check_strange(&before);
     }
+    // What is everybody's, with as much in it as before, and doing something else.
+    for change in [
+        "nft replace rule inet adit judge handle $(nft -a list chain inet adit judge | sed -n 's/.*mark.*handle //p') accept",
+        "nft chain inet adit guard '{ policy drop; }'",
+        "nft delete rule inet adit guard handle $(nft -a list chain inet adit guard | sed -n 's/.*ipv6.*handle //p')",
+    ] {
+        let helper = Helper::start(&[]);
+        Puppet::broker(USER, &hand_over(&ZONE, "block")).kill();
+        assert!(helper.stop().success());
+        sh(change);
+        check_strange(&before);
+    }
     // A rule more in a table of ours is a strange table as well; who was refused by it still is.
     let mut server = leaky_zone();
     let before = kernel_state();
@@ -447,8 +459,8 @@ fn directories_of_others() {
         .spawn()
         .unwrap();
     let log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let ready = std::io::BufRead::lines(log).any(|line| line.unwrap().contains("ready"));
-    assert!(ready);
+    let mut log = std::io::BufRead::lines(log);
+    assert!(log.any(|line| line.unwrap().contains("ready")));
     sh(&format!("kill -TERM {}", child.id()));
     assert!(child.wait().unwrap().success());
     // And so is the lock's directory.
