@@ -10,7 +10,7 @@ const SMALL: usize = 2 << 10;
 /// The capacity of a gathering buffer, once it is shared by several pieces.
 const GATHER: usize = 8 << 10;
 
-/// A queue of bytes whose memory stays within about twice its length.
+/// A queue of bytes whose memory stays within twice its length and one gathering buffer.
 ///
 /// A slice of a chunk keeps the whole chunk alive. So a piece is kept as a slice only if it is at
 /// least half of its chunk; others are copied, small ones side by side.
@@ -67,9 +67,53 @@ impl Inbox {
     }
 
     fn seal(&mut self) {
-        if !self.tail.is_empty() {
-            self.whole
-                .push_back(std::mem::take(&mut self.tail).freeze());
+        if self.tail.is_empty() {
+            return;
         }
+        let tail = std::mem::take(&mut self.tail);
+        self.whole.push_back(if tail.len() < tail.capacity() / 2 {
+            Bytes::copy_from_slice(&tail)
+        } else {
+            tail.freeze()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes pieces of these lengths over and over, as pieces of one large chunk each.
+    fn check_memory(lengths: &[usize]) {
+        let mut inbox = Inbox::default();
+        let chunk = Bytes::from(vec![7; 32 << 10]);
+        for _ in 0..100 {
+            for &length in lengths {
+                inbox.push(chunk.slice(..length), chunk.len());
+            }
+        }
+        let length = inbox.len();
+        drop(chunk);
+        let mut out = VecDeque::new();
+        inbox.take(&mut out, usize::MAX);
+        let memory: usize = out
+            .into_iter()
+            .map(|piece| piece.try_into_mut().map_or(0, |piece| piece.capacity()))
+            .sum();
+        assert!(memory >= length, "all of it is its own: {lengths:?}");
+        assert!(
+            memory <= 2 * length + GATHER,
+            "{lengths:?}: {memory} for {length}"
+        );
+    }
+
+    #[test]
+    fn memory_stays_within_twice_the_length() {
+        check_memory(&[1]);
+        check_memory(&[1, 1, SMALL]);
+        check_memory(&[1, SMALL - 1, 1, SMALL - 1, SMALL]);
+        check_memory(&[SMALL - 1]);
+        check_memory(&[SMALL]);
+        check_memory(&[10_000, 3]);
     }
 }
