@@ -273,13 +273,14 @@ impl Core {
         let Some(state) = self.streams.get_mut(&id) else {
             return Poll::Ready(Err(StreamError::Reset));
         };
-        let own = if state.queued == 0 {
-            self.max_payload
-        } else {
-            self.limits.send_queue.saturating_sub(state.queued)
-        };
         let credit = usize::try_from(state.credit).unwrap_or(usize::MAX);
-        let room = own.min(credit).min(self.max_payload);
+        let mut room = self.max_payload.min(credit);
+        if state.queued > 0
+            && (room < self.max_payload || state.queued + room > self.limits.send_queue)
+        {
+            // What is queued keeps the link busy until there is room for a full frame.
+            room = 0;
+        }
         let shared = self.queued < self.limits.send_budget;
         if room > 0 && shared {
             return Poll::Ready(Ok(room));

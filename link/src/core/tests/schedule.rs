@@ -50,6 +50,32 @@ fn a_keystroke_goes_before_the_bulk_that_waits() {
 }
 
 #[test]
+fn bulk_goes_in_full_frames() {
+    let limits = Limits::default();
+    let payload = limits.max_payload(u32::MAX);
+    let mut core = opened(&limits, 1);
+    let mut sent = Vec::new();
+    let credit = (limits.early_window + (1 << 20)) as usize;
+    // The driver is slow, and then fast.
+    for chunks in [1, 100] {
+        loop {
+            while let Poll::Ready(Ok(room)) = core.poll_room(1, Waker::noop()) {
+                core.send(1, frame_of(&vec![0; room]));
+                sent.push(room);
+            }
+            let took = (0..chunks).filter(|_| output(&mut core).is_some()).count();
+            if took == 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(sent.iter().sum::<usize>(), credit, "nothing is held back");
+    let rest = sent.pop().unwrap();
+    assert_eq!(rest, credit % payload);
+    assert!(sent.iter().all(|&room| room == payload), "{sent:?}");
+}
+
+#[test]
 fn streams_that_keep_beginning_do_not_starve_the_others() {
     let limits = Limits::default();
     let mut core = opened(&limits, 40);
