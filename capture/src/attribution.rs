@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use memory::{Holder, Identity, Memory};
 
@@ -22,7 +22,7 @@ const DELETED: &[u8] = b" (deleted)";
 pub struct Process {
     /// Its id.
     pub pid: u32,
-    /// The path of its binary, as the kernel knows it.
+    /// The path of its binary, here as well as for the process itself.
     pub path: PathBuf,
 }
 
@@ -74,7 +74,8 @@ impl Attributor {
         }))
     }
 
-    /// Which process of that user holds the socket. `None`: not found or not readable.
+    /// Which process of that user holds the socket. `None`: not found or not readable, or in a mount namespace of its own where
+    /// the path of its binary is another file.
     pub fn process(&mut self, owner: &Owner) -> Option<Process> {
         let remembered = self.processes.recall(owner).filter(|holder| {
             // Of a pid that another process was given since, nothing that is remembered holds.
@@ -106,13 +107,26 @@ fn start_time(stat: &[u8]) -> Option<u64> {
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The path of a process's binary, when that path leads to that binary for us as well.
+///
+/// A process in another mount namespace has another file at the same path: what it calls `/usr/bin/ssh` may be anything. So the
+/// file that it runs has to be the one that we find there, by device and inode; both are asked of the same file system, so that
+/// overlays and subvolumes that give numbers of their own give the same ones. A binary that was replaced while it runs is not
+/// there any more to be compared: its path is believed of processes that share our mount namespace.
 fn binary(pid: u32) -> Option<PathBuf> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let bytes = path.as_os_str().as_bytes();
-    let end = bytes.len() - bytes.strip_suffix(DELETED).map_or(0, |_| DELETED.len());
-    Some(PathBuf::from(std::ffi::OsString::from_vec(
-        bytes.get(..end)?.to_vec(),
-    )))
+    let link = format!("/proc/{pid}/exe");
+    let path = fs::read_link(&link).ok()?;
+    let same = |one: &str, other: &Path| {
+        let (one, other) = (fs::metadata(one).ok()?, fs::metadata(other).ok()?);
+        ((one.dev(), one.ino()) == (other.dev(), other.ino())).then_some(())
+    };
+    let Some(before) = path.as_os_str().as_bytes().strip_suffix(DELETED) else {
+        same(&link, &path)?;
+        return Some(path);
+    };
+    let namespace = format!("/proc/{pid}/ns/mnt");
+    same(&namespace, Path::new("/proc/self/ns/mnt"))?;
+    Some(PathBuf::from(std::ffi::OsString::from_vec(before.to_vec())))
 }
 
 /// The processes of `owner`'s user, newest first: most connections are those of a program that was just started.

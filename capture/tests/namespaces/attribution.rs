@@ -10,6 +10,7 @@ pub(crate) const CASES: &[Case] = &[
         captured_connections_are_attributed,
     ),
     ("a_binary_that_was_replaced", a_binary_that_was_replaced),
+    ("a_path_of_another_namespace", a_path_of_another_namespace),
 ];
 
 const USER: u32 = 1000;
@@ -104,4 +105,47 @@ fn a_binary_that_was_replaced() {
     assert_eq!(owner, format!("{USER} {} /run/bin/shell", child.id()));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// A process that sees something else at its binary's path than we do is not what that path says.
+fn a_path_of_another_namespace() {
+    let mut server = Puppet::of_user(USER);
+    server.expect("listen 127.0.0.1:7001", "ok");
+    sh("mkdir -m 755 /run/bin && cp $(command -v sleep) /run/bin/tool && chmod 755 /run/bin/tool");
+    let connect = "exec 3<>/dev/tcp/127.0.0.1/7001; read -r line <&3";
+    let user = "setpriv --reuid 1000 --regid 1000 --clear-groups";
+    for (disguise, after, expected) in [
+        (
+            "mount --bind $(command -v bash) /run/bin/tool",
+            "",
+            "unknown",
+        ),
+        // Removed there: the path alone says nothing then.
+        (
+            "mount -t tmpfs -o mode=755 tmpfs /run/bin && cp -a $(command -v bash) /run/bin/tool",
+            "nsenter --mount=/proc/PID/ns/mnt rm /run/bin/tool",
+            "unknown",
+        ),
+        // A namespace of its own in which the path is what it is here.
+        ("true", "", "/run/bin/tool"),
+    ] {
+        if expected != "unknown" {
+            sh("cp $(command -v bash) /run/bin/tool");
+        }
+        let script = format!("{disguise}; exec {user} /run/bin/tool -c {connect:?}");
+        let mut child = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-ec", &script])
+            .spawn()
+            .unwrap();
+        let accepted = server.expect("accept 0", "ok");
+        sh(&after.replace("PID", &child.id().to_string()));
+        let from = accepted.split(' ').next().unwrap().to_owned();
+        let owner = server.ask(&format!("owner {from} 127.0.0.1:7001"));
+        assert!(
+            owner.ends_with(&format!(" {expected}")),
+            "{disguise}: {owner}"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
