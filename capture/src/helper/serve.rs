@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,11 +13,14 @@ use tokio::time::sleep;
 use super::account::Allowed;
 use super::desk::Desk;
 use super::keeper::SessionId;
+use super::log::Sparing;
 use super::session::{Session, turn_away};
 use super::turn::Turns;
 
 const SESSIONS_OF_A_USER: usize = 8;
 const SESSIONS: usize = 256;
+static TOO_MANY: Sparing = Sparing::new();
+static CANNOT_ACCEPT: Sparing = Sparing::new();
 /// How long a helper that ends when it is idle waits for its first session.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 /// accept fails at once again while descriptors are short.
@@ -137,7 +140,9 @@ pub(crate) async fn accept(
                 admit(stream, SessionId(next), &desk, &allowed, &sessions);
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept");
+                if let Some(unsaid) = CANNOT_ACCEPT.admit(Instant::now()) {
+                    tracing::warn!(%error, unsaid, "cannot accept");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -161,7 +166,9 @@ fn admit(stream: UnixStream, id: SessionId, desk: &Desk, allowed: &Allowed, sess
             });
         }
         None => {
-            tracing::warn!(uid, pid = peer.pid(), "too many sessions");
+            if let Some(unsaid) = TOO_MANY.admit(Instant::now()) {
+                tracing::warn!(uid, pid = peer.pid(), unsaid, "too many sessions");
+            }
             // Bounded by what a socket buffer takes at once: whoever does not read gets nothing.
             tokio::spawn(async move {
                 let text = format!(

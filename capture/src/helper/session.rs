@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_capture::frame::{Frame, FrameError, Frames};
 use adit_capture::mark::MARK;
@@ -21,12 +21,17 @@ use super::background::off_the_loop;
 use super::desk::Desk;
 use super::keeper::{Refusal, SessionId};
 use super::listener::Listeners;
+use super::log::Sparing;
 use super::original_source::OriginalSources;
 use super::permitted::{Kind, State};
 use super::turn::{Turn, Turns};
 
 /// How long a connection may stay without a word.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+static ENDED: Sparing = Sparing::new();
+static NOT_ALLOWED: Sparing = Sparing::new();
+static REFUSED: Sparing = Sparing::new();
 
 /// Why a session is over, other than that the broker left.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +106,9 @@ impl Session {
             tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
         }
         if let Err(error) = served {
-            tracing::warn!(uid = self.uid, %error, "session ended");
+            if let Some(unsaid) = ENDED.admit(Instant::now()) {
+                tracing::warn!(uid = self.uid, %error, unsaid, "session ended");
+            }
             // Last, as whoever does not read makes it wait. The reason is in the log as well.
             let _ = self
                 .reply(Reply::refusal(error.code(), error.to_string()), None)
@@ -203,7 +210,9 @@ impl Session {
                 "user {} is root or a system account; the helper's configuration does not name it",
                 self.uid
             );
-            tracing::warn!(uid = self.uid, "claim refused: a system account");
+            if let Some(unsaid) = NOT_ALLOWED.admit(Instant::now()) {
+                tracing::warn!(uid = self.uid, unsaid, "claim refused: a system account");
+            }
             return Reply::refusal(ErrorCode::NotAllowed, text);
         }
         if let Err(error) = claim.check() {
@@ -240,7 +249,9 @@ impl Session {
                 Reply::Done
             }
             Err(refusal) => {
-                tracing::warn!(uid = self.uid, error = %refusal, "refused");
+                if let Some(unsaid) = REFUSED.admit(Instant::now()) {
+                    tracing::warn!(uid = self.uid, error = %refusal, unsaid, "refused");
+                }
                 Reply::refusal(refusal.code(), refusal.to_string())
             }
         }

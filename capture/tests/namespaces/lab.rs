@@ -117,6 +117,12 @@ impl Helper {
         }
     }
 
+    /// How many lines of the log so far have these words in them.
+    pub(crate) fn lines_with(&self, words: &str) -> usize {
+        let lines = self.log.try_iter();
+        lines.filter(|line| line.contains(words)).count()
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -232,9 +232,14 @@ fn descriptors_out_of_place() {
 }
 
 fn sessions_are_bounded() {
-    let _helper = Helper::start(&[]);
+    let helper = Helper::start(&[]);
     let mut open: Vec<Raw> = (0..8).map(|_| Raw::greeted()).collect();
     Raw::connect().check_ended("8 sessions of a user");
+    for _ in 0..100 {
+        Raw::connect().check_ended("8 sessions of a user");
+    }
+    let lines = helper.lines_with("too many sessions");
+    assert!(lines < 20, "{lines}");
     // Another user is not kept out.
     Puppet::of_user(USER).expect("session", "ok");
     open.pop();
