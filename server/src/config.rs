@@ -56,12 +56,15 @@ pub struct Serving {
 pub struct Limits {
     /// Authenticated connections at a time.
     pub max_connections: usize,
+    /// And of one user.
+    pub max_connections_per_user: usize,
     /// Connections that have not authenticated yet, beside those; one more ends the
     /// oldest of the source that has most.
     pub max_unauthenticated: usize,
     /// Streams of one user at a time, over all its connections.
     pub max_streams_per_user: usize,
-    /// Time to authenticate, and then to ask for a link.
+    /// Time to authenticate, and then to begin a link; a connection that has no link for so long is
+    /// closed.
     pub login_grace: Duration,
     /// Time to resolve and connect.
     pub dial_timeout: Duration,
@@ -73,6 +76,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connections_per_user: 16,
             max_unauthenticated: 128,
             max_streams_per_user: 4096,
             login_grace: Duration::from_secs(30),
@@ -245,11 +249,18 @@ impl Meaning<'_> {
             1..=65_536,
             1024,
         )?;
+        let per_user = written.max_connections_per_user.as_ref();
         let unauthenticated = written.max_unauthenticated.as_ref();
         let streams = written.max_streams_per_user.as_ref();
         let rekey = written.rekey_bytes.as_ref();
         Ok(Limits {
             max_connections,
+            max_connections_per_user: self.within(
+                "max_connections_per_user",
+                per_user,
+                1..=65_536,
+                default.max_connections_per_user,
+            )?,
             max_unauthenticated: self.within(
                 "max_unauthenticated",
                 unauthenticated,

@@ -14,8 +14,9 @@ use crate::audit::{Open, Question, Who};
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::policy::{Authorized, Denial, Judgement, Policy};
-use crate::quota::{Place, Quota};
+use crate::quota::{Full, Place, Quota};
 use crate::resolve::{ResolveError, Resolver};
+use crate::service;
 use crate::user_name::UserName;
 
 /// The part of the gateway that decides and dials.
@@ -42,8 +43,8 @@ pub(crate) struct Dialled {
 enum NotOpened {
     #[error(transparent)]
     NoDestination(#[from] NotADestination),
-    #[error("{limit} streams of this user are open already")]
-    TooMany { limit: usize },
+    #[error("too many streams: {0}")]
+    TooMany(#[from] Full),
     #[error(transparent)]
     Denied(#[from] Denial),
     #[error(transparent)]
@@ -63,7 +64,7 @@ impl NotOpened {
             Self::NoDestination(NotADestination::PortZero) => {
                 (RefusalReason::Failed, self.to_string())
             }
-            Self::TooMany { .. } | Self::Unresolved(ResolveError::Busy { .. }) => {
+            Self::TooMany(_) | Self::Unresolved(ResolveError::Busy(_)) => {
                 (RefusalReason::Busy, self.to_string())
             }
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
@@ -80,12 +81,16 @@ impl NotOpened {
 }
 
 impl Gateway {
-    /// A gateway with this policy and these bounds.
+    /// A gateway with this policy and these bounds. How many streams there can be in all follows
+    /// from the limit of descriptors, which has to be raised before.
     pub fn new(policy: Policy, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             policy: RwLock::new(Arc::new(policy)),
             limits,
-            streams: Quota::new(limits.max_streams_per_user),
+            streams: Quota::new(
+                limits.max_streams_per_user,
+                service::descriptors_for_streams(),
+            ),
             resolver: Resolver::new(),
             stop: watch::Sender::new(false),
         })
@@ -154,10 +159,7 @@ impl Gateway {
     ) -> Result<(TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
         let deadline = Instant::now() + self.limits.dial_timeout;
-        let too_many = || NotOpened::TooMany {
-            limit: self.streams.limit(),
-        };
-        let place = self.streams.take(&who.user).ok_or_else(too_many)?;
+        let place = self.streams.take(&who.user)?;
         let policy = self.policy();
         let authorized = match policy.judge(&who.user, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],

@@ -10,13 +10,15 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::audit::Who;
 use crate::gateway::Gateway;
+use crate::in_use::{InUse, Use};
 use crate::link_channel::LinkChannel;
 use crate::login::Logins;
+use crate::quota::{Place, Quota};
 use crate::throttle::{seldom, shown};
 use crate::unauthenticated::Guest;
 use crate::user_name::UserName;
@@ -55,9 +57,10 @@ pub(crate) struct Arrival {
     /// What its socket has yet to send.
     pub(crate) backlog: Backlog,
     /// Places among the authenticated connections, of all clients.
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) connections: Arc<Quota>,
     /// Places for this client's channels, [`MAX_CHANNELS`].
     pub(crate) channels: Arc<Semaphore>,
+    pub(crate) in_use: Arc<InUse>,
 }
 
 /// One connection's side of the conversation.
@@ -66,12 +69,13 @@ pub(crate) struct Client {
     logins: Logins,
     peer: SocketAddr,
     backlog: Backlog,
-    connections: Arc<Semaphore>,
+    connections: Arc<Quota>,
     channels: Arc<Semaphore>,
+    in_use: Arc<InUse>,
     /// Until the client has authenticated.
-    guest: Option<Arc<Guest>>,
+    guest: Option<(Arc<Guest>, Use)>,
     /// From then on.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     who: Option<Arc<Who>>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     begun: Vec<ChannelId>,
@@ -91,6 +95,7 @@ impl Client {
             backlog,
             connections,
             channels,
+            in_use,
         } = arrival;
         Self {
             gateway,
@@ -99,7 +104,8 @@ impl Client {
             backlog,
             connections,
             channels,
-            guest: Some(guest),
+            guest: Some((guest, in_use.begin())),
+            in_use,
             place: None,
             who: None,
             begun: Vec::new(),
@@ -239,17 +245,21 @@ impl Handler for Client {
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
-        self.place = Arc::clone(&self.connections).try_acquire_owned().ok();
-        if self.place.is_none() {
-            seldom!(warn, peer = %self.peer, "refused: too many connections");
-            let words = "the gateway has too many connections";
-            return Ok(session.disconnect(Disconnect::TooManyConnections, words, "")?);
+        let Some(who) = &self.who else {
+            return Err(russh::Error::NotAuthenticated.into());
+        };
+        let user = who.user.as_str();
+        match self.connections.take(&who.user) {
+            Ok(place) => self.place = Some(place),
+            Err(full) => {
+                let why = full.to_string();
+                seldom!(warn, peer = %self.peer, user, why, "refused: too many connections");
+                let words = format!("too many connections: {why}");
+                return Ok(session.disconnect(Disconnect::TooManyConnections, &words, "")?);
+            }
         }
         self.guest = None;
-        if let Some(who) = &self.who {
-            let (user, key) = (who.user.as_str(), who.key.as_str());
-            tracing::info!(peer = %self.peer, user, key, "logged in");
-        }
+        tracing::info!(peer = %self.peer, user, key = who.key.as_str(), "logged in");
         Ok(())
     }
 
@@ -271,6 +281,7 @@ impl Handler for Client {
             handle: session.handle(),
             backlog: self.backlog.clone(),
             _place: place,
+            _use: self.in_use.begin(),
         };
         reply.accept().await;
         self.begun.retain(|begun| *begun != channel.id());

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::audit::Who;
 use crate::gateway::Gateway;
+use crate::in_use::Use;
 use crate::link_session;
 
 /// Time for the session to take our word that a channel is closed. It takes none while the client
@@ -24,6 +25,7 @@ pub(crate) struct LinkChannel {
     /// What the connection's socket has yet to send.
     pub(crate) backlog: Backlog,
     pub(crate) _place: OwnedSemaphorePermit,
+    pub(crate) _use: Use,
 }
 
 impl LinkChannel {

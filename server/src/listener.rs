@@ -17,9 +17,11 @@ use crate::authorized_keys::KeysPath;
 use crate::config::Limits;
 use crate::gateway::Gateway;
 use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
+use crate::in_use::InUse;
 use crate::login::Logins;
+use crate::quota::Quota;
 use crate::throttle::{seldom, shown};
-use crate::unauthenticated::{Guest, Unauthenticated};
+use crate::unauthenticated::{Guest, Unauthenticated, shut_down};
 
 const BACKLOG: i32 = 1024;
 /// Attempts to authenticate; offering a key that is not known counts as one.
@@ -74,7 +76,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     logins: Logins,
     session: Arc<russh::server::Config>,
-    connections: Arc<Semaphore>,
+    connections: Arc<Quota>,
     unauthenticated: Arc<Unauthenticated>,
     /// Dropped with the last connection: see [`Server::drained`].
     alive: mpsc::WeakSender<()>,
@@ -106,7 +108,7 @@ impl Server {
         let (alive, ended) = mpsc::channel(1);
         let server = Self {
             session: Arc::new(session_config(&limits, host_keys)),
-            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            connections: Quota::new(limits.max_connections_per_user, limits.max_connections),
             unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
             alive: alive.downgrade(),
             logins: Logins::new(Arc::clone(&gateway), keys),
@@ -158,8 +160,9 @@ impl Server {
         let second = socket2::SockRef::from(&socket)
             .try_clone()
             .map_err(russh::Error::from)?;
+        let second: Arc<std::net::TcpStream> = Arc::new(second.into());
         let socket = BufferedSocket::new(socket);
-        let guest = Arc::new(self.unauthenticated.enter(peer.ip(), second.into()));
+        let guest = Arc::new(self.unauthenticated.enter(peer.ip(), Arc::clone(&second)));
         let patience = self.patience(&guest, peer);
         let arrival = Arrival {
             gateway: Arc::clone(&self.gateway),
@@ -169,13 +172,17 @@ impl Server {
             backlog: socket.backlog(),
             connections: Arc::clone(&self.connections),
             channels: Arc::new(Semaphore::new(MAX_CHANNELS as usize)),
+            in_use: InUse::new(),
         };
         let conversation = self.session_of(socket, arrival);
         tokio::pin!(patience, conversation);
-        tokio::select! {
+        let ended = tokio::select! {
             ended = &mut conversation => ended,
             () = &mut patience => conversation.await,
-        }
+        };
+        // A session that took no goodbye goes on by itself, until its socket is gone.
+        shut_down(&second);
+        ended
     }
 
     /// Turns a connection out that has not authenticated in time.
@@ -196,28 +203,30 @@ impl Server {
         socket: BufferedSocket,
         arrival: Arrival,
     ) -> Result<(), ConversationError> {
-        let channels = Arc::clone(&arrival.channels);
+        let (peer, channels) = (arrival.peer, Arc::clone(&arrival.channels));
+        let in_use = Arc::clone(&arrival.in_use);
         let client = Client::new(arrival);
         let running = russh::server::run_stream(Arc::clone(&self.session), socket, client);
         let mut session = tokio::select! {
             running = running => running?,
             () = self.gateway.stopped() => return Ok(()),
         };
-        tokio::select! {
+        let words = tokio::select! {
             ended = &mut session => return ended,
-            () = self.gateway.stopped() => {}
-        }
+            () = in_use.idle_for(self.gateway.limits().login_grace) => {
+                tracing::info!(%peer, "closed: no link on it");
+                "no link was begun in time"
+            }
+            () = self.gateway.stopped() => "the gateway is stopping",
+        };
         // First the links say their goodbye, each within its own limit; what waits for a client
         // that takes nothing has to be left.
         let _all = timeout(GOODBYES, channels.acquire_many(MAX_CHANNELS)).await;
         let handle = session.handle();
         let farewell = async {
+            let reason = Disconnect::ByApplication;
             handle
-                .disconnect(
-                    Disconnect::ByApplication,
-                    "the gateway is stopping".into(),
-                    String::new(),
-                )
+                .disconnect(reason, words.into(), String::new())
                 .await
                 .ok();
             session.await

@@ -4,11 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::user_name::UserName;
 
-/// Counts what each user holds; at most `limit` each.
+/// Counts what each user holds: at most so many each, and so many in all.
 #[derive(Debug)]
 pub(crate) struct Quota {
-    limit: usize,
-    held: Mutex<HashMap<UserName, usize>>,
+    each: usize,
+    all: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_user: HashMap<UserName, usize>,
 }
 
 /// One of a user's places, given back when dropped.
@@ -18,27 +25,38 @@ pub(crate) struct Place {
     user: UserName,
 }
 
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The user holds that many.
+    #[error("this user has {0} already")]
+    User(usize),
+    /// All users together do.
+    #[error("all users together have {0} already")]
+    All(usize),
+}
+
 impl Quota {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(each: usize, all: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            each,
+            all,
             held: Mutex::default(),
         })
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// `None`: the user holds as many as allowed.
-    pub(crate) fn take(self: &Arc<Self>, user: &UserName) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, user: &UserName) -> Result<Place, Full> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(user.clone()).or_default();
-        if *count >= self.limit {
-            return None;
+        let of_user = held.by_user.get(user).copied().unwrap_or(0);
+        if of_user >= self.each {
+            return Err(Full::User(self.each));
         }
-        *count += 1;
-        Some(Place {
+        if held.all >= self.all {
+            return Err(Full::All(self.all));
+        }
+        held.all += 1;
+        held.by_user.insert(user.clone(), of_user + 1);
+        Ok(Place {
             quota: Arc::clone(self),
             user: user.clone(),
         })
@@ -52,10 +70,11 @@ impl Drop for Place {
             .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.user) {
+        held.all -= 1;
+        if let Some(count) = held.by_user.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.user);
+                held.by_user.remove(&self.user);
             }
         }
     }
@@ -67,16 +86,21 @@ mod tests {
 
     #[test]
     fn each_user_has_places_of_its_own_and_gets_them_back() {
-        let quota = Quota::new(2);
-        let (alice, bob) = ("alice".parse().expect("name"), "bob".parse().expect("name"));
+        let quota = Quota::new(2, 3);
+        let name = |text: &str| text.parse().expect("name");
+        let (alice, bob, carol) = (name("alice"), name("bob"), name("carol"));
         let first = quota.take(&alice);
         let second = quota.take(&alice);
-        assert!(first.is_some() && second.is_some());
-        assert!(quota.take(&alice).is_none());
-        assert!(quota.take(&bob).is_some());
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(quota.take(&alice).err(), Some(Full::User(2)));
+        let third = quota.take(&bob);
+        assert!(third.is_ok());
+        assert_eq!(quota.take(&carol).err(), Some(Full::All(3)));
         drop(first);
-        assert!(quota.take(&alice).is_some());
-        drop(second);
-        assert!(quota.held.lock().expect("lock").is_empty());
+        assert!(quota.take(&carol).is_ok());
+        assert!(quota.take(&alice).is_ok());
+        drop((second, third));
+        let held = quota.held.lock().expect("lock");
+        assert!(held.by_user.is_empty() && held.all == 0);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::policy::Resolvable;
-use crate::quota::Quota;
+use crate::quota::{Full, Quota};
 
 /// Addresses of one name that are judged and tried. A name with more is served by its first ones.
 const MAX_ADDRESSES: usize = 16;
@@ -14,6 +14,8 @@ const MAX_ADDRESSES: usize = 16;
 /// system's resolver gives up, so that one user's names that never answer must not take all
 /// threads.
 const MAX_LOOKUPS_PER_USER: usize = 32;
+/// Of all users, out of the runtime's 512 threads: the rest is for files of keys.
+const MAX_LOOKUPS: usize = 480;
 
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +42,9 @@ pub enum ResolveError {
         /// The limit.
         after: Duration,
     },
-    /// This user has too many lookups under way.
-    #[error("{limit} names of this user are being looked up already")]
-    Busy {
-        /// The limit.
-        limit: usize,
-    },
+    /// Too many lookups are under way.
+    #[error("too many names are being looked up: {0}")]
+    Busy(#[from] Full),
 }
 
 /// Looks names up in threads of their own, a bounded number for each user.
@@ -57,7 +56,7 @@ pub(crate) struct Resolver {
 impl Resolver {
     pub(crate) fn new() -> Self {
         Self {
-            lookups: Quota::new(MAX_LOOKUPS_PER_USER),
+            lookups: Quota::new(MAX_LOOKUPS_PER_USER, MAX_LOOKUPS),
         }
     }
 
@@ -68,10 +67,7 @@ impl Resolver {
         within: Duration,
     ) -> Result<Vec<IpAddr>, ResolveError> {
         let name = wanted.name().to_owned();
-        let busy = || ResolveError::Busy {
-            limit: self.lookups.limit(),
-        };
-        let place = self.lookups.take(wanted.user()).ok_or_else(busy)?;
+        let place = self.lookups.take(wanted.user())?;
         let question = name.clone();
         let lookup = tokio::task::spawn_blocking(move || {
             // Held until the thread is free again, not only until the answer is no longer awaited.

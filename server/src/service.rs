@@ -18,6 +18,14 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// How many descriptors streams may have in all: a tenth of the limit is kept, so that connections can
+/// still be accepted and files be read.
+pub(crate) fn descriptors_for_streams() -> usize {
+    // Without an answer, what every Linux gives.
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(limit - limit / 10).unwrap_or(usize::MAX)
+}
+
 /// Tells systemd a state, such as `READY=1` (sd_notify(3)). Without systemd this does nothing.
 pub fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {

@@ -26,7 +26,7 @@ struct Waiting {
 struct Waiter {
     id: u64,
     source: Source,
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
 }
 
 /// Whoever has one address has it alone, but one of IPv6 comes with the 2^64 others of its network.
@@ -76,7 +76,7 @@ impl Unauthenticated {
 
     /// `socket` is a second descriptor of the connection: shutting it down ends the session that
     /// reads from the first, whatever state that is in.
-    pub(crate) fn enter(self: &Arc<Self>, from: IpAddr, socket: TcpStream) -> Guest {
+    pub(crate) fn enter(self: &Arc<Self>, from: IpAddr, socket: Arc<TcpStream>) -> Guest {
         let source = Source::of(from);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.connections.len() >= self.limit {
@@ -106,7 +106,7 @@ impl Guest {
         }
     }
 
-    fn leave(&self) -> Option<TcpStream> {
+    fn leave(&self) -> Option<Arc<TcpStream>> {
         let mut waiting = self
             .among
             .waiting
@@ -127,7 +127,7 @@ impl Drop for Guest {
     }
 }
 
-fn shut_down(socket: &TcpStream) {
+pub(crate) fn shut_down(socket: &TcpStream) {
     // An error means that the peer was faster.
     let _ = socket.shutdown(Shutdown::Both);
 }
@@ -163,7 +163,7 @@ mod tests {
         for source in sources {
             let (connected, accepted) = pair(&listener);
             near.push(connected);
-            guests.push(all.enter(source.parse().expect("address"), accepted));
+            guests.push(all.enter(source.parse().expect("address"), Arc::new(accepted)));
         }
         let found: Vec<_> = (0..near.len())
             .filter(|i| is_closed(&mut near[*i]))
@@ -192,12 +192,12 @@ mod tests {
         let from = "192.0.2.1".parse().expect("address");
         let (mut gone, accepted) = pair(&listener);
         let _session = accepted.try_clone().expect("clone");
-        drop(all.enter(from, accepted));
+        drop(all.enter(from, Arc::new(accepted)));
         let later: Vec<_> = (0..3).map(|_| pair(&listener)).collect();
         let (_near, accepted): (Vec<_>, Vec<_>) = later.into_iter().unzip();
         let _guests: Vec<_> = accepted
             .into_iter()
-            .map(|one| all.enter(from, one))
+            .map(|one| all.enter(from, Arc::new(one)))
             .collect();
         assert!(!is_closed(&mut gone));
     }

@@ -22,6 +22,7 @@ pub(super) struct Written {
     #[serde(default)]
     pub(super) policy: Vec<Spanned<WrittenEntry>>,
     pub(super) max_connections: Option<Spanned<u64>>,
+    pub(super) max_connections_per_user: Option<Spanned<u64>>,
     pub(super) max_unauthenticated: Option<Spanned<u64>>,
     pub(super) max_streams_per_user: Option<Spanned<u64>>,
     pub(super) login_grace_seconds: Option<Spanned<u64>>,

@@ -105,3 +105,59 @@ async fn connections_are_bounded_and_a_place_is_given_back() {
         .await
         .expect("the place is free again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_a_bounded_number_of_connections_and_others_have_theirs() {
+    let site = Site::new();
+    site.authorize("bob", &site.public_key("alice"));
+    let policy = r#"[{name: loopback, users: [alice, bob], allow: ["127.0.0.1:*"]}]"#;
+    let gateway = site.start(policy, "max_connections_per_user: 2");
+    let held = [
+        Broker::connect(&site, gateway.address).await,
+        Broker::connect(&site, gateway.address).await,
+    ];
+    let third = crate::flows::log_in(&site, gateway.address).await;
+    assert!(
+        third.channel_open_session().await.is_err(),
+        "a third connection"
+    );
+    gateway.wait_log(|line| line["why"] == "this user has 2 already");
+    let (bob, success) = crate::flows::try_log_in(&site, gateway.address, "bob").await;
+    assert!(success && bob.channel_open_session().await.is_ok());
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_link_is_closed() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "login_grace_seconds: 1");
+    let since = Instant::now();
+    let idle = crate::flows::log_in(&site, gateway.address).await;
+    let broker = Broker::connect(&site, gateway.address).await;
+    gateway.wait_log(|line| line["message"] == "closed: no link on it");
+    let closed = async {
+        while !idle.is_closed() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed)
+        .await
+        .expect("closed");
+    assert!((1..5).contains(&since.elapsed().as_secs()));
+    // One with a link stands, and goes after it.
+    broker.flow(echo().await).await;
+    broker.link.close();
+    let both = || {
+        let lines = gateway.log_lines();
+        let closed = |line: &&serde_json::Value| line["message"] == "closed: no link on it";
+        lines.iter().filter(closed).count() == 2
+    };
+    let closed = async {
+        while !both() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed)
+        .await
+        .expect("closed");
+}

@@ -291,7 +291,7 @@ async fn a_user_has_a_bounded_number_of_streams() {
         "127.0.0.1",
         at.port(),
         RefusalReason::Busy,
-        "2 streams",
+        "this user has 2",
     )
     .await;
     drop(held.0);

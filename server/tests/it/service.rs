@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use crate::destinations::{closed_port, echo};
+use crate::destinations::{closed_port, echo, listener};
 use crate::flows::{Broker, log_in, try_log_in};
 use crate::site::{PATIENCE, Site, output};
 
@@ -240,15 +240,56 @@ async fn running_out_of_descriptors_ends_nothing() {
         .map(|_| std::net::TcpStream::connect(gateway.address).expect("connect"))
         .collect();
     gateway.wait_log(|line| line["message"] == "no connection can be accepted for now");
-    assert_eq!(
-        broker.refusal("127.0.0.1", at.port()).await.reason,
-        RefusalReason::Busy
-    );
+    // A connection needs two, so that one may be left.
+    let mut lucky = Vec::new();
+    let header = adit_link::OpenHeader {
+        host: adit_link::Host::Address(at.ip()),
+        port: at.port(),
+        application: None,
+    };
+    let refusal = loop {
+        let mut stream = broker.link.open(&header).expect("open");
+        match timeout(PATIENCE, stream.opened()).await.expect("in time") {
+            Ok(()) => lucky.push(stream),
+            Err(refusal) => break refusal.to_string(),
+        }
+        assert!(lucky.len() < 3, "there are descriptors");
+    };
+    assert!(refusal.starts_with("Busy"), "{refusal}");
     drop(flood);
     let again = timeout(PATIENCE, Broker::connect(&site, gateway.address))
         .await
         .expect("accepts again");
     again.flow(at).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_leave_descriptors_for_new_connections() {
+    let site = Site::new();
+    let gateway = site.start_with_descriptors(POLICY, 300);
+    let broker = Broker::connect(&site, gateway.address).await;
+    // Its queue takes more than are opened here, so that nobody has to accept.
+    let (_listener, at) = listener().await;
+    let header = adit_link::OpenHeader {
+        host: adit_link::Host::Address(at.ip()),
+        port: at.port(),
+        application: None,
+    };
+    let mut held = Vec::new();
+    for _ in 0..270 {
+        let mut stream = broker.link.open(&header).expect("open");
+        let opened = timeout(PATIENCE, stream.opened()).await.expect("in time");
+        opened.expect("opened");
+        held.push(stream);
+    }
+    let refusal = broker.refusal("127.0.0.1", at.port()).await;
+    assert_eq!(refusal.reason, RefusalReason::Busy);
+    assert!(
+        refusal.detail.contains("all users together have 270"),
+        "{refusal}"
+    );
+    let another = Broker::connect(&site, gateway.address).await;
+    drop((held, another));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,6 +94,18 @@ impl Site {
         Running::of(command)
     }
 
+    /// The same with this many descriptors.
+    pub(crate) fn start_with_descriptors(&self, policy: &str, number: u32) -> Running {
+        let config = self.config(policy, "");
+        let mut command = self.with_names(Path::new("prlimit"));
+        command
+            .arg(format!("--nofile={number}:{number}"))
+            .args([env!("CARGO_BIN_EXE_adit-server"), "--config"])
+            .arg(config)
+            .args(["--log-format", "json"]);
+        Running::of(command)
+    }
+
     /// The same with a log for people, each line of which is then a JSON string.
     pub(crate) fn start_with_text_log(&self, policy: &str) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
