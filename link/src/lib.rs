@@ -16,6 +16,7 @@ mod hello;
 mod limits;
 mod link;
 pub mod pipe;
+mod readiness;
 mod relay;
 pub mod ssh;
 mod stream;

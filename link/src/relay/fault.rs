@@ -14,11 +14,17 @@ use tokio::net::TcpStream;
 pub(super) struct Guarded(Option<TcpStream>);
 
 impl Guarded {
-    /// Small writes go out at once from here on; the peer of a relay waits for them.
+    /// Small writes go out at once from here on, whoever connected or accepted the socket; the peer
+    /// of a relay waits for them.
     pub(super) fn new(tcp: TcpStream) -> Self {
         // Fails only on a socket that is dead, which its first use tells.
         let _ = tcp.set_nodelay(true);
         Self(Some(tcp))
+    }
+
+    /// Closes with a reset.
+    pub(super) fn reset(tcp: TcpStream) {
+        drop(Self(Some(tcp)));
     }
 
     /// Closes after both directions have ended.

@@ -19,6 +19,7 @@ use crate::core::Received;
 use crate::end::{LinkEnd, StreamError};
 use crate::frame::HEADER;
 use crate::header::Refusal;
+use crate::readiness;
 use crate::stream::Stream;
 use fault::{Fault, Guarded};
 
@@ -87,7 +88,7 @@ pub async fn relay(tcp: TcpStream, stream: Stream, counters: &Counters) -> Relay
 
 /// Closes with a reset (SO_LINGER 0).
 pub fn reset(tcp: TcpStream) {
-    drop(Guarded::new(tcp));
+    Guarded::reset(tcp);
 }
 
 struct Flow<'a> {
@@ -213,7 +214,7 @@ impl<'a> Flow<'a> {
             *slot = IoSlice::new(piece);
             used += 1;
         }
-        let written = match self.tcp.try_write_vectored(&slices[..used]) {
+        let written = match readiness::write(self.tcp, &slices[..used]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             other => other?,
         };
@@ -243,7 +244,7 @@ fn read_frame(tcp: &TcpStream, room: usize) -> io::Result<BytesMut> {
     scratch.clear();
     scratch.reserve(HEADER + room);
     scratch.put_bytes(0, HEADER);
-    let read = tcp.try_read_buf(&mut (&mut scratch).limit(room));
+    let read = readiness::read(tcp, &mut scratch, room);
     let frame = read.map(|_| {
         // Short reads are copied, so that they don't keep a buffer many times their size.
         if scratch.len() < scratch.capacity() / 2 {

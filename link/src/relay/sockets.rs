@@ -1,17 +1,18 @@
 //! The relay between two sockets: what a stream would do, without a link between.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::fault::{Fault, Guarded};
 use super::{Counters, Direction, RelayEnd};
+use crate::readiness;
 
 /// Bytes that a direction holds at most.
 const BUFFER: usize = 64 << 10;
@@ -125,10 +126,7 @@ impl<'a> Half<'a> {
 
     fn read(&mut self) -> io::Result<()> {
         self.buffer.reserve(BUFFER);
-        match self
-            .source
-            .try_read_buf(&mut (&mut self.buffer).limit(BUFFER))
-        {
+        match readiness::read(self.source, &mut self.buffer, BUFFER) {
             Ok(0) => {
                 // Fails only when the sink is dead already, which its next use tells.
                 let _ = SockRef::from(self.sink).shutdown(Shutdown::Write);
@@ -142,7 +140,7 @@ impl<'a> Half<'a> {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        match self.sink.try_write(&self.buffer) {
+        match readiness::write(self.sink, &[IoSlice::new(&self.buffer)]) {
             Ok(written) => {
                 Counters::count(self.counter, written);
                 self.buffer.advance(written);

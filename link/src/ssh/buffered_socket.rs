@@ -7,7 +7,7 @@
 //! takes more, since the session's task is woken for that too. No task of its own, no copy as long
 //! as the socket keeps up.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::tuning::WINDOW;
+use crate::readiness;
 
 /// Bytes read from the socket at once.
 const READ_BUFFER: usize = 256 << 10;
@@ -103,7 +104,7 @@ impl BufferedSocket {
     fn flush_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            match self.tcp.try_write(&self.output) {
+            match readiness::write(&self.tcp, &[IoSlice::new(&self.output)]) {
                 Ok(written) => {
                     self.output.advance(written);
                     self.backlog.set(self.output.len());
@@ -123,7 +124,7 @@ impl BufferedSocket {
         self.input.reserve(READ_BUFFER);
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;
-            match self.tcp.try_read_buf(&mut self.input) {
+            match readiness::read(&self.tcp, &mut self.input, READ_BUFFER) {
                 Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -160,7 +161,7 @@ impl AsyncWrite for BufferedSocket {
         let flushed = self.flush_some(cx)?;
         let mut written = 0;
         if flushed.is_ready() {
-            written = match self.tcp.try_write(data) {
+            written = match readiness::write(&self.tcp, &[IoSlice::new(data)]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 other => other?,
             };
