@@ -13,19 +13,20 @@ use clap::Parser;
 
 use helper::account::Allowed;
 use helper::command::Tool;
+use helper::confinement::Confinement;
 use helper::door::Door;
 use helper::fallback::Fallback;
 use helper::instance::Instance;
 use helper::keeper::Keeper;
 use helper::table::Table;
-use helper::{desk, log, privilege, serve, watch};
+use helper::{confinement, desk, log, privilege, serve, watch};
 
 /// For the long work on large claims; a further one waits its turn.
 const BACKGROUND_THREADS: usize = 4;
 
 /// Hands the connections of users over to their brokers.
 ///
-/// Runs as root and keeps CAP_NET_ADMIN alone. Brokers connect to its socket; each can claim for its own user only. What it
+/// Runs as root and keeps CAP_NET_ADMIN alone; where the kernel has Landlock, it can write no file and read few. Brokers connect to its socket; each can claim for its own user only. What it
 /// changes: the nftables table `inet adit`, and routing rules of preference 32799 and 32800.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -85,6 +86,7 @@ fn start(options: &Options, allowed: Allowed) -> anyhow::Result<()> {
         false => Some(Door::open(options.socket.as_deref())?),
     };
     privilege::drop_all_but_needed()?;
+    confine(door.as_ref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BACKGROUND_THREADS)
@@ -102,6 +104,21 @@ fn start(options: &Options, allowed: Allowed) -> anyhow::Result<()> {
             Some(door) => work(options, door, keeper, allowed).await,
         }
     })
+}
+
+fn confine(door: Option<&Door>) -> anyhow::Result<()> {
+    let confined = confinement::confine(door.and_then(Door::directory))
+        .context("cannot confine the helper to the files that it needs")?;
+    match confined {
+        Confinement::Whole => {}
+        Confinement::Part => {
+            tracing::warn!("this kernel's Landlock is old: some files can still be written")
+        }
+        Confinement::None => tracing::warn!(
+            "this kernel has no Landlock: the helper can still write all files of root's"
+        ),
+    }
+    Ok(())
 }
 
 async fn work(

@@ -51,11 +51,7 @@ impl Door {
             path: path.to_owned(),
             source,
         };
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        directory::make(parent)?;
+        directory::make(directory_of(path))?;
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
             Ok(_) => return Err(DoorError::NoSocket(path.to_owned())),
@@ -71,12 +67,23 @@ impl Door {
         })
     }
 
+    /// Where its file is, when that is ours to remove.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.own_file.as_deref().map(directory_of)
+    }
+
     /// The same socket for the runtime.
     pub(crate) fn listener(&self) -> io::Result<UnixListener> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 impl Drop for Door {

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod background;
 pub(crate) mod command;
+pub(crate) mod confinement;
 pub(crate) mod desk;
 pub(crate) mod directory;
 pub(crate) mod door;

@@ -36,6 +36,7 @@ pub(crate) const CASES: &[Case] = &[
     ("directories_of_others", directories_of_others),
     ("socket_activation", socket_activation),
     ("powers", powers),
+    ("files", files),
 ];
 
 const USER: u32 = 1000;
@@ -509,4 +510,25 @@ fn powers() {
     assert_eq!(field("Umask:"), "0077");
     // And it still does its work.
     Puppet::broker(USER, &hand_over(&ZONE, "block")).expect("release", "ok");
+}
+
+/// What the helper starts tries to write, and to read what only root may: it starts a script in nft's place.
+fn files() {
+    sh(
+        r#"mount -t tmpfs tmpfs /usr/games && cp "$(readlink -f /usr/sbin/nft)" /usr/games/nft
+        mount -t tmpfs tmpfs /srv
+        cat > /run/nft <<'END'
+#!/bin/sh
+for path in /etc/shadow /etc/passwd /srv/new /run/adit/new /tmp/adit-new; do
+    if (: >> $path) 2>/dev/null; then exit 91; fi
+done
+if (: < /etc/shadow) 2>/dev/null; then exit 92; fi
+exec /usr/games/nft "$@"
+END
+        chmod 755 /run/nft && mount --bind /run/nft "$(readlink -f /usr/sbin/nft)""#,
+    );
+    let helper = Helper::start(&[]);
+    Puppet::broker(USER, &hand_over(&ZONE, "block")).expect("release", "ok");
+    assert!(helper.stop().success());
+    assert_eq!(sh("ls /run/adit/*.sock 2>/dev/null || echo none"), "none\n");
 }
