@@ -137,6 +137,20 @@ impl Broker {
     /// # Errors
     /// When it is not ready in time.
     pub fn start_with(lab: &Lab, user: User, rules: &str, more: &[&str]) -> Result<Broker> {
+        Broker::start_behind(lab, user, rules, &[], more)
+    }
+
+    /// The same behind words that run it, like `nohup`.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn start_behind(
+        lab: &Lab,
+        user: User,
+        rules: &str,
+        before: &[&str],
+        more: &[&str],
+    ) -> Result<Broker> {
         let file = format!("{}/rules.yaml", user.home());
         lab.write(user, &file, rules)?;
         let control = control_socket(user);
@@ -149,7 +163,7 @@ impl Broker {
             "--capture",
             CAPTURE_SOCKET,
         ];
-        let argv = [&words[..], &["--control", &control], more].concat();
+        let argv = [before, &words[..], &["--control", &control], more].concat();
         let process = command.start(&format!("broker-{}", user.name()), &argv)?;
         let mut broker = Broker { process, user };
         broker.wait_capturing(lab)?;

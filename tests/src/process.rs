@@ -95,7 +95,12 @@ impl Process {
             bail!("{} has ended already; {}", self.name, self.tale());
         }
         let pid = Pid::from_raw(i32::try_from(self.pid)?);
-        kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))
+        kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))?;
+        if signal == Signal::SIGCONT {
+            // nsenter stops when its child does, and nobody else would wake it.
+            kill(Pid::from_raw(i32::try_from(self.outer.id())?), signal)?;
+        }
+        Ok(())
     }
 
     /// Waits until it has ended by itself.

@@ -12,6 +12,7 @@ use adit_tests::actor::{End, act, dial};
 use adit_tests::script::{Script, Sight};
 use anyhow::{Result, anyhow};
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 /// One end of a scripted TCP conversation.
@@ -52,6 +53,8 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     match Command::parse() {
         Command::Serve {
             address,
