@@ -85,22 +85,7 @@ impl Client {
         let mut frames = Frames::new(stream);
         let (reply, _descriptors) =
             exchange(&mut frames, &Request::Hello { version: VERSION }, &[]).await?;
-        match reply {
-            Reply::Hello {
-                version: VERSION, ..
-            } => {}
-            Reply::Hello { version, .. } => {
-                let text = format!("it speaks version {version}, this program {VERSION}");
-                return Err(ClientError::Refused {
-                    code: ErrorCode::Version,
-                    text,
-                });
-            }
-            Reply::Error { code, text } => return Err(ClientError::Refused { code, text }),
-            Reply::Done | Reply::Socket | Reply::Source { .. } => {
-                return Err(ClientError::OutOfTurn);
-            }
-        }
+        greeted(reply)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (life, alive) = watch::channel(());
         tokio::spawn(drive(frames, queue, life));
@@ -261,6 +246,24 @@ async fn drive(mut frames: Frames, mut queue: mpsc::Receiver<Job>, _life: watch:
     }
 }
 
+/// Whether there is a session after this.
+fn greeted(reply: Reply) -> Result<(), ClientError> {
+    match reply {
+        Reply::Hello {
+            version: VERSION, ..
+        } => Ok(()),
+        Reply::Hello { version, .. } => {
+            let text = format!("it speaks version {version}, this program {VERSION}");
+            Err(ClientError::Refused {
+                code: ErrorCode::Version,
+                text,
+            })
+        }
+        Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
+        Reply::Done | Reply::Socket | Reply::Source { .. } => Err(ClientError::OutOfTurn),
+    }
+}
+
 async fn exchange(
     frames: &mut Frames,
     request: &Request,
@@ -268,8 +271,18 @@ async fn exchange(
 ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
     let body = request.encode()?;
     let both = async {
-        frames.write(&body, descriptors).await?;
-        frames.read(MAX_OTHER).await?.ok_or(ClientError::Gone)
+        let written = frames.write(&body, descriptors).await;
+        match written {
+            // Whoever is turned away is told why, and need not be heard before.
+            Err(FrameError::Socket(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                let last = frames.read(MAX_OTHER).await.ok().flatten();
+                last.ok_or(ClientError::Frame(FrameError::Socket(error)))
+            }
+            written => {
+                written?;
+                frames.read(MAX_OTHER).await?.ok_or(ClientError::Gone)
+            }
+        }
     };
     let deadline = match request {
         Request::Claim { .. } | Request::Release => CHANGE_DEADLINE,
@@ -281,4 +294,58 @@ async fn exchange(
         .await
         .map_err(|_late| ClientError::TimedOut)??;
     Ok((Reply::decode(&frame.body)?, frame.descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    /// A helper that says this, before it is asked or after, and leaves.
+    async fn check(reply: Reply, heard: bool, expected: ErrorCode) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let helper = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut frames = Frames::new(stream);
+            if heard {
+                frames.read(MAX_OTHER).await.unwrap().unwrap();
+            }
+            frames.write(&reply.encode().unwrap(), &[]).await.unwrap();
+        };
+        // The helper first: it has left by the time that the client speaks.
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let client = async {
+            let mut frames = Frames::new(stream);
+            let hello = Request::Hello { version: VERSION };
+            exchange(&mut frames, &hello, &[]).await
+        };
+        let answer = match heard {
+            true => tokio::join!(helper, client).1,
+            false => {
+                helper.await;
+                client.await
+            }
+        };
+        let found = greeted(answer.unwrap().0);
+        match found {
+            Err(ClientError::Refused { code, .. }) => assert_eq!(code, expected),
+            other => panic!("{other:?} and not {expected:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_session_says_why() {
+        let other = Reply::Hello {
+            version: VERSION + 1,
+            features: Vec::new(),
+        };
+        check(other, true, ErrorCode::Version).await;
+        for code in [ErrorCode::Version, ErrorCode::TooMany] {
+            for heard in [true, false] {
+                check(Reply::refusal(code, "no"), heard, code).await;
+            }
+        }
+    }
 }
