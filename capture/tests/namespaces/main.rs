@@ -12,6 +12,7 @@
 
 mod attribution;
 mod capture;
+mod confinement;
 mod lab;
 mod life;
 mod original_source;
@@ -26,6 +27,7 @@ fn cases() -> Vec<Case> {
     [
         attribution::CASES,
         capture::CASES,
+        confinement::CASES,
         life::CASES,
         original_source::CASES,
         peers::CASES,
