@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use adit_link::{Counters, Refusal, RelayEnd};
 
+use crate::log_queue;
 use crate::user_name::UserName;
 
 /// Target of all audit events: filters can pick them by it.
@@ -78,6 +79,12 @@ impl Question {
         if let Some(record) = self.record.take() {
             record.refused(&format!("{:?}", refusal.reason), why);
         }
+    }
+
+    /// There is no room for a line: only counted.
+    pub(crate) fn unwritten(mut self) {
+        self.record = None;
+        log_queue::lose(1);
     }
 
     pub(crate) fn opened(mut self, dialled: SocketAddr, entry: &str) -> Open {

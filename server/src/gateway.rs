@@ -13,6 +13,7 @@ use crate::asked::{Asked, NotADestination};
 use crate::audit::{Open, Question, Who};
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
+use crate::log_queue;
 use crate::policy::{Authorized, Denial, Judgement, Policy};
 use crate::quota::{Full, Place, Quota};
 use crate::resolve::{ResolveError, Resolver};
@@ -43,6 +44,8 @@ pub(crate) struct Dialled {
 enum NotOpened {
     #[error(transparent)]
     NoDestination(#[from] NotADestination),
+    #[error("the audit cannot be written for now")]
+    NoAudit,
     #[error("too many streams: {0}")]
     TooMany(#[from] Full),
     #[error(transparent)]
@@ -64,7 +67,7 @@ impl NotOpened {
             Self::NoDestination(NotADestination::PortZero) => {
                 (RefusalReason::Failed, self.to_string())
             }
-            Self::TooMany(_) | Self::Unresolved(ResolveError::Busy(_)) => {
+            Self::NoAudit | Self::TooMany(_) | Self::Unresolved(ResolveError::Busy(_)) => {
                 (RefusalReason::Busy, self.to_string())
             }
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
@@ -128,13 +131,18 @@ impl Gateway {
     }
 
     /// The whole way of a stream up to a connected destination; both outcomes are in the audit when
-    /// this returns, and the third one when it is dropped before.
+    /// this returns, and the third one when it is dropped before. Nothing is opened that the audit
+    /// has no room for.
     pub(crate) async fn open(
         &self,
         question: Question,
         who: &Who,
         asked: Result<Asked, NotADestination>,
     ) -> Result<Dialled, Refusal> {
+        if !log_queue::has_room() {
+            question.unwritten();
+            return Err(NotOpened::NoAudit.refusal());
+        }
         match self.reach(who, asked).await {
             Ok((connected, permit, place)) => {
                 let open = question.opened(permit.address(), permit.entry());

@@ -1,17 +1,21 @@
 //! Where log and audit go.
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::audit;
 use crate::config::{Log, LogFormat, LogLevel, LogTo};
+use crate::journal::JournalLayer;
+pub use crate::log_queue::Flush;
+use crate::log_queue::{JOURNAL, LogQueue, Sink};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,9 @@ pub enum LogError {
         "the journal cannot be written to ({0}), and the audit is not for the client's eyes: if it may go to its standard error, say so with log: {{to: stderr}} in the file or --log-to stderr"
     )]
     Nowhere(io::Error),
+    /// No thread to write.
+    #[error("no thread for the log: {0}")]
+    Thread(io::Error),
     /// Another log is in place.
     #[error(transparent)]
     Again(#[from] tracing_subscriber::util::TryInitError),
@@ -39,45 +46,89 @@ pub enum Stderr {
     Clients,
 }
 
-/// Starts logging.
+/// Starts logging; what still waits is written when the returned value is dropped.
 ///
 /// # Errors
 /// The journal was asked for, or is all there could be, and is not there.
-pub fn start(log: Log, stderr: Stderr) -> Result<(), LogError> {
+pub fn start(log: Log, stderr: Stderr) -> Result<Flush, LogError> {
     let wanted = match (log.to, stderr) {
         (LogTo::Journal, _) | (LogTo::Auto, Stderr::Clients) => true,
         (LogTo::Stderr, _) => false,
         (LogTo::Auto, Stderr::Ours) => stderr_is_journal(),
     };
     if wanted {
-        match tracing_journald::layer() {
-            Ok(journal) => {
-                return begin(
-                    journal.with_syslog_identifier("adit-server".to_owned()),
-                    log,
-                );
+        match journal() {
+            Ok(socket) => {
+                let queue = LogQueue::start(Sink::Journal(socket)).map_err(LogError::Thread)?;
+                return begin(JournalLayer(queue.clone()), log, queue);
             }
             Err(error) if log.to == LogTo::Journal => return Err(LogError::Journal(error)),
             Err(error) if stderr == Stderr::Clients => return Err(LogError::Nowhere(error)),
             Err(_) => {}
         }
     }
+    let queue = LogQueue::start(Sink::Stderr).map_err(LogError::Thread)?;
     let lines = fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(Lines(queue.clone()))
         .with_ansi(io::stderr().is_terminal());
     match log.format {
-        LogFormat::Text => begin(lines, log),
-        LogFormat::Json => begin(lines.json().flatten_event(true), log),
+        LogFormat::Text => begin(lines, log, queue),
+        LogFormat::Json => begin(lines.json().flatten_event(true), log, queue),
+    }
+}
+
+/// A socket for entries, once it is known that somebody takes them.
+fn journal() -> io::Result<UnixDatagram> {
+    UnixDatagram::unbound()?.connect(JOURNAL)?;
+    UnixDatagram::unbound()
+}
+
+/// What the formatter writes: a line with each call.
+struct Lines(LogQueue);
+
+struct Line<'a> {
+    queue: &'a LogQueue,
+    target: &'a str,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        let (queue, target) = (&self.0, "");
+        Line { queue, target }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+        let target = match metadata.target() == audit::TARGET {
+            true => audit::TARGET,
+            false => "",
+        };
+        let queue = &self.0;
+        Line { queue, target }
+    }
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.put(self.target, line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 fn begin(
     layer: impl Layer<tracing_subscriber::Registry> + Send + Sync,
     log: Log,
-) -> Result<(), LogError> {
-    Ok(tracing_subscriber::registry()
+    queue: LogQueue,
+) -> Result<Flush, LogError> {
+    tracing_subscriber::registry()
         .with(layer.with_filter(filter(log.level)))
-        .try_init()?)
+        .try_init()?;
+    Ok(Flush(queue))
 }
 
 /// The audit is written at any level.

@@ -99,7 +99,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         writeln!(std::io::stdout(), "{}: no errors", file.display())?;
         return Ok(());
     }
-    logging::start(config.log, Stderr::Ours)?;
+    let _flush = logging::start(config.log, Stderr::Ours)?;
     service::raise_descriptor_limit();
     if nix::unistd::geteuid().is_root() {
         tracing::warn!("running as root, which this server has no use for");
@@ -224,7 +224,7 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
             config
         }
     };
-    logging::start(config.log, Stderr::Clients)?;
+    let _flush = logging::start(config.log, Stderr::Clients)?;
     service::raise_descriptor_limit();
     let runtime = runtime(1)?;
     let relayed = runtime.block_on(async {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use adit_link::RefusalReason;
 use nix::sys::signal::Signal;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo, listener};
@@ -316,4 +316,36 @@ async fn nobody_can_write_lines_of_their_own_into_the_log() {
             "{line}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_takes_holds_nothing_up_and_opens_nothing() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let at = echo().await;
+    let mut program = broker.flow(at).await;
+    gateway.hold_log(true);
+    let denied = async {
+        // What nobody may reach is quickest to ask for; each is a line.
+        for _ in 0..5000 {
+            let refusal = broker.refusal("192.0.2.1", 1).await;
+            if refusal.detail.contains("audit cannot be written") {
+                return refusal.reason;
+            }
+        }
+        panic!("the audit is without end");
+    };
+    let reason = timeout(PATIENCE, denied).await.expect("in time");
+    assert_eq!(reason, RefusalReason::Busy);
+    let refusal = broker.refusal("127.0.0.1", at.port()).await;
+    assert_eq!(refusal.reason, RefusalReason::Busy);
+    // What is open goes on.
+    program.write_all(b"x").await.expect("write");
+    let byte = timeout(PATIENCE, program.read_u8()).await.expect("in time");
+    assert_eq!(byte.expect("read"), b'x');
+
+    gateway.hold_log(false);
+    gateway.wait_log(|line| line["event"] == "lost" && line["lines"] == 2);
+    broker.flow(at).await;
 }

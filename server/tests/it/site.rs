@@ -201,6 +201,12 @@ impl Running {
         self.log.wait(fits)
     }
 
+    /// Leaves what the gateway writes where it is, or takes it again.
+    pub(crate) fn hold_log(&self, hold: bool) {
+        *self.log.held.0.lock().expect("gate") = hold;
+        self.log.held.1.notify_all();
+    }
+
     pub(crate) fn log_lines(&self) -> Vec<Value> {
         self.log.lines.0.lock().expect("log").clone()
     }
@@ -276,21 +282,25 @@ pub(crate) fn output(mut command: Command) -> Output {
 /// The JSON lines of a process so far.
 struct Log {
     lines: Arc<(Mutex<Vec<Value>>, Condvar)>,
+    held: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Log {
     fn follow(from: impl Read + Send + 'static) -> Self {
         let lines = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
-        let followed = Arc::clone(&lines);
+        let held = Arc::new((Mutex::new(false), Condvar::new()));
+        let (followed, gate) = (Arc::clone(&lines), Arc::clone(&held));
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines() {
                 let line = line.expect("log line");
+                let held = gate.0.lock().expect("gate");
+                drop(gate.1.wait_while(held, |held| *held).expect("gate"));
                 let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 followed.0.lock().expect("log").push(value);
                 followed.1.notify_all();
             }
         });
-        Self { lines }
+        Self { lines, held }
     }
 
     fn wait(&self, fits: impl Fn(&Value) -> bool) -> Value {
