@@ -96,7 +96,7 @@ impl Process {
         }
         let pid = Pid::from_raw(i32::try_from(self.pid)?);
         kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))?;
-        if signal == Signal::SIGCONT {
+        if [Signal::SIGCONT, Signal::SIGKILL].contains(&signal) {
             // nsenter stops when its child does, and nobody else would wake it.
             kill(Pid::from_raw(i32::try_from(self.outer.id())?), signal)?;
         }

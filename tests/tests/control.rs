@@ -209,6 +209,62 @@ fn a_broken_rule_file_is_told_with_its_place_and_starts_nothing() -> Result<()> 
 }
 
 #[test]
+fn no_control_socket_where_others_can_put_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let _capture = Capture::start(&lab)?;
+    let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+    lab.write(User::Alice, "/run/lab/home/adit-alice/rules.yaml", rules)?;
+    let make = "mkdir -m 777 open && mkdir -m 700 open/inner";
+    lab.client().sh(make)?.ok()?;
+    let of_bob = "mkdir -m 1777 everyones && chmod 755 .";
+    lab.client().user(User::Bob).sh(of_bob)?.ok()?;
+    for (directory, blamed) in [
+        ("/run/lab/home/adit-alice/open", "adit-alice/open"),
+        ("/run/lab/home/adit-alice/open/inner", "adit-alice/open"),
+        ("/run/lab/home/adit-bob/everyones", "adit-bob/everyones"),
+    ] {
+        let control = format!("{directory}/control.sock");
+        let words = ["adit", "broker", "--rules", "rules.yaml"];
+        let argv = [&words[..], &["--control", &control]].concat();
+        let ended = lab.client().timeout(Duration::from_secs(5)).argv(&argv)?;
+        ensure!(ended.code == Some(1), "{ended}");
+        for word in [blamed, "others may write"] {
+            ensure!(ended.stderr.contains(word), "no `{word}`: {ended}");
+        }
+        let left = lab.client().sh(&format!("ls {control}*"))?;
+        ensure!(!left.success(), "it left something: {left}");
+    }
+    as_before(&lab, &before)
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_shown_all_the_same() -> Result<()> {
+    let (lab, adit) = started()?;
+    let talk = Conversation::new("send 10; expect 20; finish; end", "expect 10; send 20; end");
+    let (mut listener, to) = talk.listen(&lab)?;
+    let line = format!(
+        "name=$(printf 'peer-\\377') && cp /run/lab/bin/adit-peer \"$name\" \\
+         && ./\"$name\" dial {to} '{}'",
+        talk.client
+    );
+    let told = lab.client().sh(&line)?.ok()?;
+    ensure!(told.contains("\"end\""), "{told}");
+    listener.end(Duration::from_secs(5))?;
+    let to = to.to_string();
+    let shown = "/run/lab/home/adit-alice/peer-\u{fffd}";
+    adit.broker.flow(&lab, "the flow, closed", |flow| {
+        flow.destination == to
+            && flow.application.as_deref() == Some(shown)
+            && (flow.state.as_str(), flow.up, flow.down) == ("closed", 10, 20)
+    })?;
+    let for_people = adit.broker.adit(&lab, &["flows"])?.ok()?;
+    ensure!(for_people.contains("peer-"), "{for_people}");
+    Ok(())
+}
+
+#[test]
 fn a_claim_is_released_on_request_when_the_broker_is_gone() -> Result<()> {
     let lab = Lab::with(adit_tests::Routing::Open)?;
     let gateway = Gateway::start(&lab)?;

@@ -179,6 +179,27 @@ fn helper_half_killed() -> Result<()> {
 }
 
 #[test]
+fn without_its_helper_it_ends_and_its_word_stays_in_force() -> Result<()> {
+    let lab = Lab::with(Routing::Wire)?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let mut up = up(&lab)?;
+    works(&lab)?;
+    let witness = Witness::start(&lab)?;
+    kill(&lab, User::Root)?;
+    let status = up.end(PATIENCE)?;
+    let tale = up.tale();
+    ensure!(status.code() == Some(1), "{status}: {tale}");
+    ensure!(tale.contains("the capture helper is gone"), "{tale}");
+    ensure!(blocked(&lab)?, "nobody said goodbye: it should be blocked");
+    witness.finish(&lab)?.nothing()?;
+    let control = control_socket(User::Alice);
+    let sudo = ["sudo", "adit", "down", "--control", &control];
+    lab.client().argv(&sudo)?.ok()?;
+    as_before(&lab, &before)
+}
+
+#[test]
 fn both_halves_killed_and_down_cleans() -> Result<()> {
     let lab = Lab::with(Routing::Wire)?;
     let before = kernel_state(&lab)?;

@@ -84,6 +84,28 @@ fn nobody_commands_anothers_broker() -> Result<()> {
 }
 
 #[test]
+fn nobody_is_answered_by_anothers_broker() -> Result<()> {
+    let lab = Lab::new()?;
+    let _gateway = Gateway::start(&lab)?;
+    let _capture = Capture::start(&lab)?;
+    let rules = rules_for_networks(User::Bob, &[address::ZONE]);
+    let bob = Broker::start(&lab, User::Bob, &rules)?;
+    // Bob lets everyone through to his socket, so that only the asker can notice.
+    let open = "chmod 755 ~ && chmod 777 ~/control.sock";
+    lab.client().user(User::Bob).sh(open)?.ok()?;
+    let control = control_socket(User::Bob);
+    for words in [&["status", "--json"][..], &["flows"], &["down"]] {
+        let argv = [&["adit"], words, &["--control", &control]].concat();
+        let ended = lab.client().user(User::Alice).argv(&argv)?;
+        ensure!(ended.code == Some(1) && ended.stdout.is_empty(), "{ended}");
+        let told = format!("served by another user (uid {})", User::Bob.uid());
+        ensure!(ended.stderr.contains(&told), "{ended}");
+    }
+    ensure!(bob.status(&lab)?["state"] == "capturing");
+    Ok(())
+}
+
+#[test]
 fn a_gateway_inside_a_tunnelled_network_makes_no_loop() -> Result<()> {
     let lab = Lab::new()?;
     let networks = [
