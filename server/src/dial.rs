@@ -94,15 +94,13 @@ pub async fn dial(
     Err(failure)
 }
 
-/// Neither option is worth refusing a flow for when the system will not set it.
+/// Not worth refusing a flow for when the system will not set it. That nothing is held back
+/// (TCP_NODELAY) is the relay's own matter.
 fn tune(connected: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
-    let set = connected
-        .set_nodelay(true)
-        .and_then(|()| SockRef::from(connected).set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
+    if let Err(error) = SockRef::from(connected).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "socket options of a dialled connection");
     }
 }
