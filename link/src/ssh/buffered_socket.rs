@@ -23,14 +23,17 @@ use tokio::sync::Notify;
 use super::tuning::WINDOW;
 use crate::readiness;
 
-/// Bytes read from the socket at once.
+/// Bytes read from the socket at once while much comes.
 const READ_BUFFER: usize = 256 << 10;
-/// The most that waits to be sent. A session can't have more under way than its peer's window, and
-/// what goes beside it (key exchange, keepalives, window adjustments) is small.
-const WRITE_BUFFER: usize = WINDOW as usize + (2 << 20);
-/// Above this much waiting, a paced channel takes nothing more.
+/// Bytes read at once after a read that found less than this.
+const SMALL_READ: usize = 16 << 10;
+/// Above this much waiting, a paced channel takes nothing more. With what goes beside it (key exchange,
+/// keepalives, window adjustments, all small) that is what bounds the buffer in practice.
 const HIGH: usize = 256 << 10;
-/// Memory beyond this is given back when the buffer has run empty.
+/// The most that waits to be sent, beyond which the session does wait: channels that are not paced
+/// may each have their peer's window under way.
+const WRITE_BUFFER: usize = WINDOW as usize + (2 << 20);
+/// Memory is given back when the buffer has run empty after it held more than this.
 const KEEP: usize = 1 << 20;
 /// What the kernel may hold that was not sent yet (TCP_NOTSENT_LOWAT, tcp(7)): enough to keep the
 /// network busy, and little enough that what is decided to go next goes soon.
@@ -40,7 +43,12 @@ const NOT_SENT: u32 = 256 << 10;
 pub struct BufferedSocket {
     tcp: TcpStream,
     input: BytesMut,
+    /// What the last read found.
+    last_read: usize,
     output: BytesMut,
+    /// The most that was in `output` since it was last empty; its own capacity tells only of the
+    /// part behind what was sent.
+    output_peak: usize,
     backlog: Backlog,
 }
 
@@ -90,7 +98,9 @@ impl BufferedSocket {
         Self {
             tcp,
             input: BytesMut::new(),
+            last_read: 0,
             output: BytesMut::new(),
+            output_peak: 0,
             backlog,
         }
     }
@@ -113,19 +123,33 @@ impl BufferedSocket {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        if self.output.capacity() > KEEP {
+        if std::mem::take(&mut self.output_peak) > KEEP {
             self.output = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.input.clear();
-        self.input.reserve(READ_BUFFER);
         loop {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            match readiness::read(&self.tcp, &mut self.input, READ_BUFFER) {
-                Ok(_) => return Poll::Ready(Ok(())),
+            if self.tcp.poll_read_ready(cx)?.is_pending() {
+                // While much comes, the next read needs the memory again at once.
+                if self.last_read < SMALL_READ {
+                    self.input = BytesMut::new();
+                }
+                return Poll::Pending;
+            }
+            let most = if self.last_read < SMALL_READ {
+                SMALL_READ
+            } else {
+                READ_BUFFER
+            };
+            self.input.clear();
+            self.input.reserve(most);
+            match readiness::read(&self.tcp, &mut self.input, most) {
+                Ok(read) => {
+                    self.last_read = read;
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -170,6 +194,7 @@ impl AsyncWrite for BufferedSocket {
         let rest = &data[written..];
         let kept = rest.len().min(room);
         self.output.extend_from_slice(&rest[..kept]);
+        self.output_peak = self.output_peak.max(self.output.len());
         self.backlog.set(self.output.len());
         // Also asks to be woken when the socket takes more.
         let _ = self.flush_some(cx)?;
@@ -198,5 +223,60 @@ impl Drop for BufferedSocket {
     fn drop(&mut self) {
         // Whoever waits for room learns from its channel that there is no session any more.
         self.backlog.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connected() -> (BufferedSocket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        (BufferedSocket::new(near.unwrap()), far.unwrap().0)
+    }
+
+    async fn nothing_to_read(socket: &mut BufferedSocket) {
+        let mut buffer = [0; 10];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        let read = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut *socket).poll_read(cx, &mut buffer))
+        });
+        assert!(read.await.is_pending());
+    }
+
+    #[tokio::test]
+    async fn an_idle_socket_holds_no_memory_to_read_into() {
+        let (mut near, mut far) = connected().await;
+        nothing_to_read(&mut near).await;
+        assert!(!near.input.try_reclaim(1));
+        far.write_all(&vec![1; 1 << 20]).await.unwrap();
+        near.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
+        far.write_all(b"?").await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap();
+        nothing_to_read(&mut near).await;
+        assert!(!near.input.try_reclaim(1));
+    }
+
+    #[tokio::test]
+    async fn a_backlog_that_was_sent_holds_no_memory() {
+        let (mut near, mut far) = connected().await;
+        let much = vec![1; WRITE_BUFFER];
+        near.write_all(&much).await.unwrap();
+        assert!(near.backlog().bytes() > KEEP);
+        let reading = tokio::spawn(async move {
+            far.read_exact(&mut vec![0; WRITE_BUFFER]).await.unwrap();
+            far
+        });
+        std::future::poll_fn(|cx| near.flush_some(cx))
+            .await
+            .unwrap();
+        reading.await.unwrap();
+        assert_eq!(near.backlog().bytes(), 0);
+        assert!(!near.output.try_reclaim(1));
     }
 }
