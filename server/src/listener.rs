@@ -78,7 +78,7 @@ pub struct Server {
     session: Arc<russh::server::Config>,
     connections: Arc<Quota>,
     unauthenticated: Arc<Unauthenticated>,
-    /// Dropped with the last connection: see [`Server::drained`].
+    /// Dropped with the last connection: see [`Drained`].
     alive: mpsc::WeakSender<()>,
 }
 

@@ -131,12 +131,13 @@ fn begin(
     Ok(Flush(queue))
 }
 
-/// The audit is written at any level.
+/// The audit is written at any level. Libraries are heard only when somebody looks for a fault: a
+/// client can make them say something with each of its messages.
 fn filter(level: LogLevel) -> Targets {
     let (ours, others) = match level {
         LogLevel::Error => (Level::ERROR, LevelFilter::OFF),
         LogLevel::Warn => (Level::WARN, LevelFilter::OFF),
-        LogLevel::Info => (Level::INFO, LevelFilter::ERROR),
+        LogLevel::Info => (Level::INFO, LevelFilter::OFF),
         LogLevel::Debug => (Level::DEBUG, LevelFilter::INFO),
     };
     Targets::new()
@@ -156,4 +157,26 @@ fn stderr_is_journal() -> bool {
         return false;
     };
     stream == format!("{}:{}", stderr.dev(), stderr.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_is_always_heard_and_a_library_only_for_debugging() {
+        for (level, ours, others) in [
+            (LogLevel::Error, false, false),
+            (LogLevel::Info, true, false),
+            (LogLevel::Debug, true, true),
+        ] {
+            let filter = filter(level);
+            assert!(filter.would_enable(audit::TARGET, &Level::INFO));
+            assert_eq!(
+                filter.would_enable("adit_server::listener", &Level::INFO),
+                ours
+            );
+            assert_eq!(filter.would_enable("russh::server", &Level::ERROR), others);
+        }
+    }
 }
