@@ -73,6 +73,11 @@ impl Stream {
         self.shared.with(|core| core.poll_room(self.id, cx.waker()))
     }
 
+    /// Whether the peer takes any more at the moment.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.shared.with(|core| core.has_credit(self.id))
+    }
+
     /// Queues a frame: [`crate::frame::HEADER`] bytes of room, then the payload.
     pub(crate) fn send(&self, frame: BytesMut) {
         self.shared.with(|core| core.send(self.id, frame));

@@ -293,6 +293,11 @@ impl Core {
         Poll::Pending
     }
 
+    /// Whether the peer takes any more on a stream at the moment.
+    pub(crate) fn has_credit(&self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(|state| state.credit > 0)
+    }
+
     /// Queues a DATA frame: `frame` is [`HEADER`] bytes of any value, then payload of at most what
     /// [`Self::poll_room`] gave.
     pub(crate) fn send(&mut self, id: u32, mut frame: BytesMut) {

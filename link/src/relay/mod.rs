@@ -100,6 +100,8 @@ struct Flow<'a> {
     batch: VecDeque<Bytes>,
     up: Direction,
     down: Direction,
+    /// How the socket ended, while there may be something left to read from it.
+    died: Option<io::Error>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,15 +127,22 @@ impl<'a> Flow<'a> {
             batch: VecDeque::new(),
             up,
             down,
+            died: None,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
-        if let Poll::Ready(Err(end)) = self.poll_down(cx) {
-            if matches!(end, RelayEnd::ResetHere(_)) {
-                // The application closed altogether; what it sent before that still counts.
-                let _ = self.poll_up(cx);
+        if self.died.is_none() {
+            match self.poll_alive(cx) {
+                Poll::Ready(RelayEnd::ResetHere(error)) => self.died = Some(error),
+                other @ (Poll::Ready(_) | Poll::Pending) => return other,
             }
+        }
+        self.poll_last_words(cx)
+    }
+
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        if let Poll::Ready(Err(end)) = self.poll_down(cx) {
             return Poll::Ready(end);
         }
         if let Poll::Ready(Err(end)) = self.poll_up(cx) {
@@ -151,6 +160,21 @@ impl<'a> Flow<'a> {
             return self.fault.poll(cx).map(RelayEnd::ResetHere);
         }
         Poll::Pending
+    }
+
+    /// The application is gone; what it sent before that still counts. Only the link's own queue is
+    /// waited for: the peer's credit bounds this, so that a reset never waits for a reader.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let queue_full = self.poll_up(cx).is_pending()
+            && self.up == Direction::Blocked
+            && self.stream.has_credit();
+        if queue_full {
+            return self.stream.poll_broken(cx).map(RelayEnd::from);
+        }
+        let error = self.died.take();
+        Poll::Ready(RelayEnd::ResetHere(
+            error.unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)),
+        ))
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Step {
@@ -171,7 +195,10 @@ impl<'a> Flow<'a> {
                     self.stream.send(frame);
                 }
                 Ok(_) => {
-                    self.stream.finish();
+                    // A socket whose error was told already reads as if it had ended.
+                    if self.died.is_none() {
+                        self.stream.finish();
+                    }
                     self.up = Direction::Done;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -255,4 +282,81 @@ fn read_frame(tcp: &TcpStream, room: usize) -> io::Result<BytesMut> {
     });
     SCRATCH.set(scratch);
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncWriteExt, Interest, duplex, split};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::header::{Host, OpenHeader};
+    use crate::limits::Limits;
+    use crate::{accept, initiate, pipe};
+
+    /// More than a stream's queue, less than its window and what a socket takes in unread.
+    const WORDS: usize = 160 << 10;
+
+    /// A stream's both ends, on a link that runs.
+    async fn stream() -> (Stream, Stream) {
+        let (near, far) = duplex(1 << 16);
+        let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
+        let (near_read, near_write) = pipe::split(near_read, near_write);
+        let (far_read, far_write) = pipe::split(far_read, far_write);
+        let (broker, gateway) = tokio::join!(
+            initiate(near_read, near_write, Limits::default()),
+            accept(far_read, far_write, Limits::default())
+        );
+        let ((link, driver), (mut incoming, other)) = (broker.unwrap(), gateway.unwrap());
+        tokio::spawn(driver.run());
+        tokio::spawn(other.run());
+        let header = OpenHeader {
+            host: Host::Address(Ipv4Addr::LOCALHOST.into()),
+            port: 1,
+            application: None,
+        };
+        let mut near = link.open(&header).unwrap();
+        let far = incoming.next().await.unwrap().accept();
+        near.opened().await.unwrap();
+        (near, far)
+    }
+
+    /// A socket whose program sent its words and closed with a reset.
+    async fn dead_socket() -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // More than the system allows gives what it allows.
+        SockRef::from(&listener)
+            .set_recv_buffer_size(4 << 20)
+            .unwrap();
+        let program = TcpStream::connect(listener.local_addr().unwrap());
+        let (program, accepted) = tokio::join!(program, listener.accept());
+        let (mut program, (tcp, _)) = (program.unwrap(), accepted.unwrap());
+        program.write_all(&vec![1; WORDS]).await.unwrap();
+        let mut seen = vec![0; WORDS];
+        while tcp.peek(&mut seen).await.unwrap() < WORDS {}
+        reset(program);
+        tcp.ready(Interest::ERROR).await.unwrap();
+        tcp
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_program_that_died_arrive() {
+        let (near, far) = stream().await;
+        let tcp = dead_socket().await;
+        let relaying = tokio::spawn(async move { relay(tcp, near, &Counters::default()).await });
+        let (mut total, mut pieces) = (0, VecDeque::new());
+        let end = loop {
+            match poll_fn(|cx| far.poll_receive(cx, &mut pieces)).await {
+                Ok(Received::Data) => {
+                    total += pieces.drain(..).map(|piece| piece.len()).sum::<usize>()
+                }
+                Ok(Received::Fin) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        assert_eq!((total, end), (WORDS, Some(StreamError::Reset)));
+        assert!(matches!(relaying.await.unwrap(), RelayEnd::ResetHere(_)));
+    }
 }
