@@ -455,7 +455,7 @@ PasswordAuthentication no
 StrictModes no
 LogLevel DEBUG1
 RekeyLimit {rekey_mib}M
-Subsystem adit-link /run/lab/bin/adit-server --stdio{allow}
+Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr{allow}
 "
     );
     let file = format!("{root}/gateway_sshd_config");

@@ -1,13 +1,13 @@
 //! What can't be had is refused with its reason, and nothing else is disturbed.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_tests::rules_for_networks;
-use adit_tests::{
-    Conversation, Flow, Gateway, GatewayKind, Lab, RunningAdit, User, address, until,
-};
+use adit_tests::{Conversation, Flow, Gateway, GatewayKind, Lab, Process, RunningAdit, User};
+use adit_tests::{address, until};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 /// The gateway allows only the ports 1 to 9000.
 fn started() -> Result<(Lab, RunningAdit)> {
@@ -168,6 +168,88 @@ fn gateway_down_is_told_and_gateway_up_is_used_again() -> Result<()> {
         },
     )?;
     Ok(())
+}
+
+/// Waits until the server has what the client sent: the flow is open at both ends.
+fn open_flow(lab: &Lab, adit: &RunningAdit) -> Result<[Process; 2]> {
+    let talk = Conversation::new("send 10; end", "expect 10; pause 60000");
+    let (listener, to) = talk.listen(lab)?;
+    let dialler = talk.dial(&lab.client(), to)?;
+    let to = to.to_string();
+    adit.broker.flow(lab, "an open flow", |flow| {
+        flow.destination == to && flow.state == "open" && flow.up == 10
+    })?;
+    Ok([dialler, listener])
+}
+
+fn is_reset([dialler, _listener]: &mut [Process; 2]) -> Result<()> {
+    dialler.end(Duration::from_secs(5))?;
+    let steps = adit_tests::sights(&dialler.stdout())?.remove(0).steps;
+    let reset = steps
+        .last()
+        .is_some_and(|last| last == "End: connection reset");
+    ensure!(reset, "{steps:?}");
+    Ok(())
+}
+
+/// The flow that comes next waits a moment for the gateway, and sees nothing of its absence.
+fn next_flow_works(lab: &Lab) -> Result<()> {
+    let talk = Conversation::new("send 10; expect 20; finish; end", "expect 10; send 20; end");
+    let (mut listener, to) = talk.listen(lab)?;
+    let started = Instant::now();
+    let mut dialler = talk.dial(&lab.client(), to)?;
+    dialler.end(Duration::from_secs(10))?;
+    let took = started.elapsed();
+    let steps = adit_tests::sights(&dialler.stdout())?.remove(0).steps;
+    ensure!(steps.last().is_some_and(|last| last == "end"), "{steps:?}");
+    ensure!(took < Duration::from_secs(2), "it took {took:?}");
+    listener.end(Duration::from_secs(5))?;
+    Ok(())
+}
+
+/// The gateway's port answers all the time, what serves this user's link ends by `signal`.
+fn link_ends_by(signal: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let kind = GatewayKind::Sshd { rekey_mib: 100 };
+    let gateway = Gateway::allowing(&lab, kind, &["198.51.100.0/24:*"])?;
+    let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+    let adit = RunningAdit::with(&lab, gateway, &rules)?;
+    for _ in 0..3 {
+        let open = open_flow(&lab, &adit);
+        let mut open = open.with_context(|| adit.gateway.process.tale())?;
+        let end = ["pkill", signal, "-x", "adit-server"];
+        lab.gateway().argv(&end)?.ok()?;
+        is_reset(&mut open)?;
+        next_flow_works(&lab)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_link_that_was_killed_the_next_flow_waits_for_the_next_link() -> Result<()> {
+    link_ends_by("-KILL")
+}
+
+#[test]
+fn after_a_link_that_the_gateway_ended_the_next_flow_waits_for_the_next_link() -> Result<()> {
+    link_ends_by("-TERM")
+}
+
+#[test]
+fn a_gateway_that_is_restarted_resets_what_is_open_and_takes_what_comes() -> Result<()> {
+    let lab = Lab::new()?;
+    let gateway = Gateway::start(&lab)?;
+    let rules = rules_for_networks(User::Alice, &[address::ZONE, address::ZONE6]);
+    // While it is down the usual word refuses at once; this one waits.
+    let rules = rules.replacen("\nrules:", "\n    on_down: hold\nrules:", 1);
+    let mut adit = RunningAdit::with(&lab, gateway, &rules)?;
+    let mut open = open_flow(&lab, &adit)?;
+    adit.gateway.process.signal(Signal::SIGTERM)?;
+    let ended = adit.gateway.process.end(Duration::from_secs(10))?;
+    ensure!(ended.success(), "{}", adit.gateway.process.tale());
+    is_reset(&mut open)?;
+    adit.gateway.restart(&lab)?;
+    next_flow_works(&lab)
 }
 
 #[test]
