@@ -22,8 +22,6 @@ use crate::capture_session::{MarkedSockets, NoSocket};
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longer than all keepalives together (`adit_link::ssh::tune_client`).
-const INACTIVITY: Duration = Duration::from_secs(90);
 
 /// A gateway and how to get into it.
 #[derive(Debug, Clone)]
@@ -211,7 +209,6 @@ async fn dial_address(
     let connected = timeout(DIAL_TIMEOUT, socket.connect(address)).await;
     let timed_out = |_| failed(std::io::ErrorKind::TimedOut.into());
     let tcp = connected.map_err(timed_out)?.map_err(failed)?;
-    tcp.set_nodelay(true).map_err(failed)?;
     Ok(tcp)
 }
 
@@ -243,8 +240,6 @@ async fn handshake(
 fn client_config(known: &KnownHost) -> client::Config {
     let mut config = client::Config::default();
     adit_link::ssh::tune_client(&mut config, Rekey::default());
-    // Keepalives keep a live session awake; a handshake that hangs ends, also when nobody waits for it any more.
-    config.inactivity_timeout = Some(INACTIVITY);
     let offered = config.preferred.key.to_vec();
     let (mut first, rest): (Vec<_>, Vec<_>) = offered
         .into_iter()
