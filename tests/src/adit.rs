@@ -110,6 +110,8 @@ impl Capture {
             let line = format!("ss -Hlx src {CAPTURE_SOCKET} | grep -q .");
             Ok(lab.client().user(User::Root).sh(&line)?.success())
         })?;
+        // It listens before it has tried out what the kernel can do.
+        process.line_with("ready", SETTLE)?;
         Ok(Capture { process })
     }
 }
