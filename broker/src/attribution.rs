@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use adit_capture::attribution::{Attributor, Owner};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::capture_session::OriginalSources;
 use crate::original_destination::Ends;
+use crate::original_sources::OriginalSources;
 
 /// Questions that wait in the queue; flows, which are bounded, wait for a place in it.
 const QUEUE: usize = 1024;

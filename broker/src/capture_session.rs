@@ -1,6 +1,5 @@
 //! The broker's session with the capture helper: kept alive, claimed again after the helper was restarted.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +10,12 @@ use adit_capture::{Claim, Client, ClientError, Family};
 use tokio::sync::watch;
 
 use crate::listeners::Listeners;
+use crate::original_sources::OriginalSources;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// How long a flow or a gateway's connection waits for a helper that is being restarted.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const HELPER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,55 +47,6 @@ pub enum NoSocket {
     Helper(#[from] ClientError),
 }
 
-/// No word on whose a captured connection is.
-#[derive(Debug, thiserror::Error)]
-pub enum NoSource {
-    /// The helper is gone, or has not taken the claim again in time.
-    #[error("the capture helper does not answer, and it alone knows the client's own address")]
-    HelperGone,
-    /// The helper said no.
-    #[error("no word on the client's own address: {0}")]
-    Helper(#[from] ClientError),
-    /// Conntrack has forgotten the connection, which cannot go on then.
-    #[error("the kernel does not track this connection any more")]
-    Untracked,
-}
-
-/// Tells which address the client of a captured connection has itself.
-#[derive(Debug, Clone)]
-pub struct OriginalSources {
-    client: watch::Receiver<Option<Client>>,
-    state: watch::Receiver<CaptureState>,
-}
-
-impl OriginalSources {
-    /// Of the connection that `listener` accepted from `peer`; waits a moment for a helper that is being restarted.
-    pub async fn of(&self, listener: SocketAddr, peer: SocketAddr) -> Result<SocketAddr, NoSource> {
-        let source = match self.client().await?.original_source(listener, peer).await {
-            // It went while we asked: the next one is worth a try.
-            Err(ClientError::Gone | ClientError::Frame(_)) => {
-                let next = self.client().await?;
-                next.original_source(listener, peer).await
-            }
-            got => got,
-        };
-        source?.ok_or(NoSource::Untracked)
-    }
-
-    /// Whoever is asked has to have taken the claim: so first who is there, then the claim.
-    async fn client(&self) -> Result<Client, NoSource> {
-        let (mut present, mut state) = (self.client.clone(), self.state.clone());
-        let claimed = async {
-            let client = present.wait_for(Option::is_some).await.ok()?.clone();
-            let capturing = state.wait_for(|state| *state == CaptureState::Capturing);
-            capturing.await.ok()?;
-            client
-        };
-        let waited = tokio::time::timeout(SOCKET_PATIENCE, claimed).await;
-        waited.ok().flatten().ok_or(NoSource::HelperGone)
-    }
-}
-
 /// Gets sockets that are never captured.
 #[derive(Debug, Clone)]
 pub struct MarkedSockets {
@@ -117,7 +68,7 @@ impl MarkedSockets {
     async fn client(&self) -> Result<Client, NoSocket> {
         let mut present = self.client.clone();
         let alive = present.wait_for(Option::is_some);
-        let waited = tokio::time::timeout(SOCKET_PATIENCE, alive).await;
+        let waited = tokio::time::timeout(HELPER_PATIENCE, alive).await;
         waited.map_or(Err(NoSocket::HelperGone), |_| Ok(()))?;
         self.client.borrow().clone().ok_or(NoSocket::HelperGone)
     }
@@ -156,10 +107,7 @@ impl CaptureSession {
             sockets: MarkedSockets {
                 client: client.clone(),
             },
-            sources: OriginalSources {
-                client: client.clone(),
-                state: state.clone(),
-            },
+            sources: OriginalSources::start(client.clone(), state.clone()),
             state,
             socket,
             claim,

@@ -12,6 +12,7 @@ pub mod flow_table;
 pub mod gateway;
 pub mod listeners;
 pub mod original_destination;
+pub mod original_sources;
 pub mod session_note;
 pub mod user;
 pub mod zone;

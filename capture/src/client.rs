@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::claim::{Claim, Family};
 use crate::frame::{FrameError, Frames};
-use crate::wire::{DecodeError, ErrorCode, MAX_OTHER, Reply, Request, VERSION};
+use crate::wire::{DecodeError, ErrorCode, MAX_OTHER, Redirected, Reply, Request, VERSION};
 
 /// How long the helper may take for one request.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -127,21 +127,28 @@ impl Client {
             .socket()
     }
 
-    /// The address that the client's own socket has, of the redirected connection that `listener`, a listener of this session's
-    /// claim, accepted from `peer`: a redirect may change the source port. `None`: the kernel tracks no such connection.
+    /// The address that the client's own socket has, of each connection that was redirected to a listener of this session's
+    /// claim: a redirect may change the source port. In the order asked, at most [`crate::wire::MAX_SOURCES`]; `None`: the kernel
+    /// tracks no such connection.
     ///
     /// Only while the claim is in force; the helper ends a session that asks before.
     ///
     /// # Errors
     /// When the helper refuses or is gone.
-    pub async fn original_source(
+    pub async fn original_sources(
         &self,
-        listener: SocketAddr,
-        peer: SocketAddr,
-    ) -> Result<Option<SocketAddr>, ClientError> {
-        self.ask(Request::OriginalSource { listener, peer }, Vec::new())
+        of: Vec<Redirected>,
+    ) -> Result<Vec<Option<SocketAddr>>, ClientError> {
+        let asked = of.len();
+        let sources = self
+            .ask(Request::OriginalSources { of }, Vec::new())
             .await?
-            .source()
+            .sources()?;
+        if sources.len() == asked {
+            Ok(sources)
+        } else {
+            Err(ClientError::OutOfTurn)
+        }
     }
 
     /// Ends this user's claim (also one left by an earlier broker): nothing of it is left in the kernel.
@@ -195,7 +202,7 @@ impl Answer {
         match self.reply {
             Reply::Done => Ok(()),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Socket | Reply::Source { .. } => {
+            Reply::Hello { .. } | Reply::Socket | Reply::Sources { .. } => {
                 Err(ClientError::OutOfTurn)
             }
         }
@@ -205,13 +212,15 @@ impl Answer {
         match self.reply {
             Reply::Socket => self.descriptors.pop().ok_or(ClientError::OutOfTurn),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Done | Reply::Source { .. } => Err(ClientError::OutOfTurn),
+            Reply::Hello { .. } | Reply::Done | Reply::Sources { .. } => {
+                Err(ClientError::OutOfTurn)
+            }
         }
     }
 
-    fn source(self) -> Result<Option<SocketAddr>, ClientError> {
+    fn sources(self) -> Result<Vec<Option<SocketAddr>>, ClientError> {
         match self.reply {
-            Reply::Source { source } => Ok(source),
+            Reply::Sources { sources } => Ok(sources),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
             Reply::Hello { .. } | Reply::Done | Reply::Socket => Err(ClientError::OutOfTurn),
         }
@@ -260,7 +269,7 @@ fn greeted(reply: Reply) -> Result<(), ClientError> {
             })
         }
         Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-        Reply::Done | Reply::Socket | Reply::Source { .. } => Err(ClientError::OutOfTurn),
+        Reply::Done | Reply::Socket | Reply::Sources { .. } => Err(ClientError::OutOfTurn),
     }
 }
 
@@ -286,7 +295,7 @@ async fn exchange(
     };
     let deadline = match request {
         Request::Claim { .. } | Request::Release => CHANGE_DEADLINE,
-        Request::Hello { .. } | Request::MarkedSocket { .. } | Request::OriginalSource { .. } => {
+        Request::Hello { .. } | Request::MarkedSocket { .. } | Request::OriginalSources { .. } => {
             ANSWER_DEADLINE
         }
     };

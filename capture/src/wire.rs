@@ -8,12 +8,14 @@ use crate::claim::{Claim, Family};
 
 /// The protocol version spoken here.
 pub const VERSION: u32 = 1;
-/// In the features of a helper that answers [`Request::OriginalSource`].
+/// In the features of a helper that answers [`Request::OriginalSources`].
 pub const ORIGINAL_SOURCE: &str = "original-source";
 /// Longest body of a frame that carries a claim, bytes.
 pub const MAX_CLAIM: usize = 8 * 1024 * 1024;
 /// Longest body of any other frame, bytes.
 pub const MAX_OTHER: usize = 4096;
+/// Most connections that one request asks about.
+pub const MAX_SOURCES: usize = 32;
 /// Longest text of an error, bytes; longer ones are cut.
 pub const MAX_ERROR_TEXT: usize = 1024;
 
@@ -36,15 +38,23 @@ pub enum Request {
         /// For which family.
         family: Family,
     },
-    /// Which address the client of a redirected connection has itself: a redirect may change the source port.
-    OriginalSource {
-        /// The listener of this session's claim that accepted it.
-        listener: SocketAddr,
-        /// The peer that it saw.
-        peer: SocketAddr,
+    /// Which address the client of each redirected connection has itself: a redirect may change the source port.
+    OriginalSources {
+        /// The connections, at most [`MAX_SOURCES`].
+        of: Vec<Redirected>,
     },
     /// Ends this user's claim.
     Release,
+}
+
+/// A connection that the kernel redirected to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redirected {
+    /// The listener of this session's claim that accepted it.
+    pub listener: SocketAddr,
+    /// The peer that it saw.
+    pub peer: SocketAddr,
 }
 
 /// What the helper answers; one for each request, in order.
@@ -62,10 +72,10 @@ pub enum Reply {
     Done,
     /// To `MarkedSocket`; the socket comes with it.
     Socket,
-    /// To `OriginalSource`.
-    Source {
-        /// The client's address; nothing where the kernel tracks no such connection.
-        source: Option<SocketAddr>,
+    /// To `OriginalSources`.
+    Sources {
+        /// The clients' addresses, in the order asked; nothing where the kernel tracks no such connection.
+        sources: Vec<Option<SocketAddr>>,
     },
     /// The request was refused.
     Error {
@@ -120,7 +130,7 @@ impl Request {
             Request::Claim { .. } => Ok(request),
             Request::Hello { .. }
             | Request::MarkedSocket { .. }
-            | Request::OriginalSource { .. }
+            | Request::OriginalSources { .. }
             | Request::Release => {
                 if body.len() > MAX_OTHER {
                     return Err(DecodeError::TooLong(body.len()));

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use adit_capture::wire::{ErrorCode, Reply};
+use adit_capture::wire::{ErrorCode, MAX_SOURCES, Redirected, Reply};
 use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
@@ -98,13 +98,24 @@ impl OriginalSources {
         self.ports = ports;
     }
 
-    pub(crate) fn answer(&mut self, listener: SocketAddr, peer: SocketAddr) -> Reply {
-        if !self.is_ours(listener) || listener.is_ipv4() != peer.is_ipv4() {
-            let text = format!("{listener} is not a listener of this session's claim");
+    pub(crate) fn answer(&mut self, of: &[Redirected]) -> Reply {
+        if of.len() > MAX_SOURCES {
+            let text = format!("at most {MAX_SOURCES} connections may be asked about at once");
+            return Reply::refusal(ErrorCode::Protocol, text);
+        }
+        if let Some(foreign) = of.iter().find(|one| !self.is_ours(**one)) {
+            let text = format!(
+                "{} is not a listener of this session's claim",
+                foreign.listener
+            );
             return Reply::refusal(ErrorCode::BadListener, text);
         }
-        match self.look_up(listener, peer) {
-            Ok(source) => Reply::Source { source },
+        let found: Result<_, _> = of
+            .iter()
+            .map(|one| self.look_up(one.listener, one.peer))
+            .collect();
+        match found {
+            Ok(sources) => Reply::Sources { sources },
             Err(error) => {
                 // A late answer in it must not meet the next question.
                 self.conntrack = None;
@@ -113,12 +124,13 @@ impl OriginalSources {
         }
     }
 
-    fn is_ours(&self, listener: SocketAddr) -> bool {
+    fn is_ours(&self, Redirected { listener, peer }: Redirected) -> bool {
         let ours = |ip: IpAddr, port: Option<u16>| {
             port.is_some_and(|port| listener == SocketAddr::new(ip, port))
         };
-        ours(Ipv4Addr::LOCALHOST.into(), self.ports.v4)
-            || ours(Ipv6Addr::LOCALHOST.into(), self.ports.v6)
+        listener.is_ipv4() == peer.is_ipv4()
+            && (ours(Ipv4Addr::LOCALHOST.into(), self.ports.v4)
+                || ours(Ipv6Addr::LOCALHOST.into(), self.ports.v6))
     }
 
     fn look_up(
@@ -381,7 +393,11 @@ mod tests {
             ("[::1]:0", false),
         ] {
             assert_eq!(
-                sources.is_ours(listener.parse().unwrap()),
+                {
+                    let listener: SocketAddr = listener.parse().unwrap();
+                    let peer = SocketAddr::new(listener.ip(), 50_123);
+                    sources.is_ours(Redirected { listener, peer })
+                },
                 expected,
                 "{listener}"
             );

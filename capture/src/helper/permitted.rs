@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Hello,
     Claim,
     MarkedSocket,
-    OriginalSource,
+    OriginalSources,
     Release,
 }
 
@@ -34,7 +34,7 @@ const PERMITTED: [(State, &[Kind]); 3] = [
         &[
             Kind::Claim,
             Kind::MarkedSocket,
-            Kind::OriginalSource,
+            Kind::OriginalSources,
             Kind::Release,
         ],
     ),
@@ -54,7 +54,7 @@ impl Kind {
             Request::Hello { .. } => Kind::Hello,
             Request::Claim { .. } => Kind::Claim,
             Request::MarkedSocket { .. } => Kind::MarkedSocket,
-            Request::OriginalSource { .. } => Kind::OriginalSource,
+            Request::OriginalSources { .. } => Kind::OriginalSources,
             Request::Release => Kind::Release,
         }
     }
@@ -63,7 +63,7 @@ impl Kind {
     pub(crate) fn descriptors(self) -> usize {
         match self {
             Kind::Claim => 2,
-            Kind::Hello | Kind::MarkedSocket | Kind::OriginalSource | Kind::Release => 0,
+            Kind::Hello | Kind::MarkedSocket | Kind::OriginalSources | Kind::Release => 0,
         }
     }
 }

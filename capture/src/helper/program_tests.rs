@@ -294,7 +294,7 @@ proptest! {
             Request::Claim { claim: claim.clone() },
             Request::Hello { version },
             Request::MarkedSocket { family: Family::V6 },
-            Request::OriginalSource { listener: ([127, 0, 0, 1], 1).into(), peer: ([0_u16; 8], 2).into() },
+            Request::OriginalSources { of: vec![adit_capture::wire::Redirected { listener: ([127, 0, 0, 1], 1).into(), peer: ([0_u16; 8], 2).into() }] },
             Request::Release,
         ] {
             prop_assert_eq!(Request::decode(&request.encode().unwrap()).unwrap(), request);

@@ -193,9 +193,7 @@ impl Session {
                     None,
                 ),
             },
-            Request::OriginalSource { listener, peer } => {
-                (self.sources.answer(listener, peer), None)
-            }
+            Request::OriginalSources { of } => (self.sources.answer(&of), None),
             Request::Claim { claim } => (self.claim(claim, descriptors).await, None),
             Request::Release => {
                 let result = self.desk.release(self.id, self.uid).await;

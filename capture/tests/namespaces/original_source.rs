@@ -116,7 +116,7 @@ fn no_source_is_told_without_a_claim() {
     make_zone();
     let _helper = Helper::start(&[]);
     let ask = "original_source 0 10.9.0.1:40000";
-    let refused = "Protocol a OriginalSource is not legal now (Greeted)";
+    let refused = "Protocol a OriginalSources is not legal now (Greeted)";
     let mut broker = Puppet::of_user(USER);
     broker.expect("listeners", "ok");
     broker.expect("session", "ok");

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adit_capture::attribution::Attributor;
+use adit_capture::wire::Redirected;
 use adit_capture::{Claim, Client, ClientError, Family};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::runtime::Runtime;
@@ -181,11 +182,18 @@ impl Puppet {
     fn original_source_at(&self, rest: &str) -> String {
         let (listener, peer) = rest.split_once(' ').unwrap();
         let (listener, peer) = (listener.parse().unwrap(), peer.parse().unwrap());
-        let asked = self.client().original_source(listener, peer);
-        match self.runtime.block_on(asked) {
-            Ok(Some(source)) => format!("ok {source}"),
-            Ok(None) => "none".into(),
-            Err(error) => said(Err(error)),
+        let asked = self
+            .client()
+            .original_sources(vec![Redirected { listener, peer }; 2]);
+        let sources = match self.runtime.block_on(asked) {
+            Ok(sources) => sources,
+            Err(error) => return said(Err(error)),
+        };
+        // Asked twice in one request: an answer each, in order.
+        match sources[..] {
+            [Some(source), same] if same == Some(source) => format!("ok {source}"),
+            [None, None] => "none".into(),
+            _ => format!("differ {sources:?}"),
         }
     }
 
