@@ -22,7 +22,7 @@ help: ## This list
 	@sed -n 's/^\([a-z][a-z0-9]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: deps programs ## What Adit does, shown by running it: three hosts, real programs, under a minute
+demo: deps programs ## What Adit does, shown by running it: three hosts, real programs, under a minute once built
 	@$(SUDO) target/debug/adit-demo
 
 .PHONY: lab
@@ -55,7 +55,7 @@ build: ## target/release/{adit,adit-capture,adit-server}
 # Optimized where it counts (see Cargo.toml), and shared by the demo, the lab and the tests.
 .PHONY: programs
 programs:
-	@cargo build --quiet --locked --workspace --bins
+	cargo build --locked --workspace --bins
 
 .PHONY: deps
 deps: ## Installs the Debian packages that building, the lab and the tests need, as far as they are missing
@@ -63,10 +63,11 @@ deps: ## Installs the Debian packages that building, the lab and the tests need,
 
 .PHONY: install
 install: ## Installs what `make build` made, and the systemd units: DESTDIR=, PREFIX=/usr/local
+	@test -x target/release/adit || { echo 'run "make build" first' >&2; exit 1; }
 	install -d $(BINDIR) $(UNITDIR) $(SYSUSERSDIR)
 	install -m 755 $(PROGRAMS:%=target/release/%) $(BINDIR)
 	for unit in $(UNITS); do \
-		sed 's|/usr/bin/adit|$(PREFIX)/bin/adit|' packaging/$$unit >$(UNITDIR)/$$unit || exit; \
+		sed 's|/usr/bin/adit|$(PREFIX)/bin/adit|' packaging/$$unit >$(UNITDIR)/$$unit && chmod 644 $(UNITDIR)/$$unit || exit; \
 	done
 	install -m 644 packaging/sysusers-adit.conf $(SYSUSERSDIR)/adit.conf
 

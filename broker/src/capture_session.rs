@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit_capture::wire::ErrorCode;
@@ -85,6 +86,8 @@ pub struct CaptureSession {
     pub state: watch::Receiver<CaptureState>,
     socket: PathBuf,
     claim: watch::Sender<Option<Arc<Claim>>>,
+    /// Whether a claim was ever sent to a helper.
+    claimed: Arc<AtomicBool>,
     client: watch::Receiver<Option<Client>>,
 }
 
@@ -94,11 +97,13 @@ impl CaptureSession {
         let (client_sender, client) = watch::channel(None);
         let reason = format!("connecting to {}", socket.display());
         let (state_sender, state) = watch::channel(CaptureState::Waiting { reason });
-        let (claim, claimed) = watch::channel(None);
+        let (claim, wanted) = watch::channel(None);
+        let claimed = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             socket: socket.clone(),
             listeners,
-            claim: claimed,
+            claim: wanted,
+            claimed: claimed.clone(),
             client: client_sender,
             state: state_sender,
         };
@@ -111,6 +116,7 @@ impl CaptureSession {
             state,
             socket,
             claim,
+            claimed,
             client,
         }
     }
@@ -125,7 +131,8 @@ impl CaptureSession {
     /// # Errors
     /// When the helper did not take it: what was claimed stays in the kernel.
     pub async fn release(&self) -> Result<(), ClientError> {
-        if self.claim.send_replace(None).is_none() {
+        self.claim.send_replace(None);
+        if !self.claimed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let client = self.client.borrow().clone();
@@ -171,6 +178,7 @@ struct Keeper {
     socket: PathBuf,
     listeners: Arc<Listeners>,
     claim: watch::Receiver<Option<Arc<Claim>>>,
+    claimed: Arc<AtomicBool>,
     client: watch::Sender<Option<Client>>,
     state: watch::Sender<CaptureState>,
 }
@@ -237,6 +245,7 @@ impl Keeper {
 
     async fn put(&self, client: &Client, claim: &Claim) -> Result<(), ClientError> {
         let listeners: Vec<_> = self.listeners.sockets().map(AsFd::as_fd).collect();
+        self.claimed.store(true, Ordering::Relaxed);
         client.claim(claim, &listeners).await?;
         self.report(CaptureState::Capturing);
         Ok(())

@@ -31,6 +31,15 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
             return Err(go_on_as(&user).into());
         }
     }
+    let helper = &options.session.capture;
+    if UnixStream::connect(helper).is_err() {
+        let path = helper.display();
+        return Err(anyhow!(
+            "no capture helper answers on {path}: use sudo, or start its service \
+             (sudo systemctl start adit-capture.socket)"
+        )
+        .into());
+    }
     let _log = log::start("warn");
     let line = announcement(&options, &user);
     let settings = settings(options, user);

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens there.
-    #[error("no broker answers on {}", .0.display())]
+    #[error("no broker answers on {}: start one with `sudo adit up …` or `adit broker --rules FILE`; what a killed one left, `adit down` clears", .0.display())]
     NoBroker(PathBuf),
     /// There may be one, but it is not for us.
     #[error("cannot connect to {}", path.display())]

@@ -128,7 +128,7 @@ impl Attempt<'_> {
         };
         let key = russh::keys::load_secret_key(file, None).map_err(|error| {
             let locked = matches!(error, russh::keys::Error::KeyIsEncrypted);
-            let advice = "it has a passphrase: ssh-add it, and write `identity: agent`";
+            let advice = "it has a passphrase: ssh-add it, and let the agent offer it (`identity: agent`, or no --identity)";
             unusable(if locked {
                 advice.to_owned()
             } else {

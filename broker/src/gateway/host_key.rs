@@ -12,7 +12,7 @@ pub enum HostKeyRejection {
     /// No file knows the host.
     #[error(
         "host key of {host} is not known: {fingerprint}; compare it with the gateway's administrator, \
-         then add it to {}",
+         then add it to {} (ssh-keyscan prints its line)",
         files.first().map_or_else(|| "known_hosts".into(), |file| file.display().to_string())
     )]
     Unknown {
