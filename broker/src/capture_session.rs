@@ -158,7 +158,7 @@ fn is_lasting(error: &ClientError) -> bool {
         | ErrorCode::Busy
         | ErrorCode::BadClaim
         | ErrorCode::BadListener => true,
-        ErrorCode::TooMany | ErrorCode::Kernel => false,
+        ErrorCode::TooMany | ErrorCode::Kernel | ErrorCode::NoQueue => false,
     }
 }
 

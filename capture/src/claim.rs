@@ -40,6 +40,8 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
+    /// Held at its SYN until the broker has answered: only in a session that has a queue.
+    Ask,
     /// The broker gets it on its listener.
     HandOver,
     /// The kernel connects it as if nothing were here.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -12,7 +13,10 @@ use tokio::time::timeout;
 
 use crate::claim::{Claim, Family};
 use crate::frame::{FrameError, Frames};
-use crate::wire::{DecodeError, ErrorCode, MAX_OTHER, Redirected, Reply, Request, VERSION};
+use crate::questions::{Answers, Questions};
+use crate::wire::{
+    ASK, DecodeError, ErrorCode, MAX_OTHER, QueueBy, Redirected, Reply, Request, VERSION,
+};
 
 /// How long the helper may take for one request.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,6 +33,18 @@ const QUEUE: usize = 64;
 pub struct Client {
     jobs: mpsc::Sender<Job>,
     alive: watch::Receiver<()>,
+    features: Arc<[String]>,
+}
+
+/// What a user's held connections are asked about by, and answered with.
+#[derive(Debug)]
+pub struct Queue {
+    /// How the kernel holds them.
+    pub by: QueueBy,
+    /// From the kernel.
+    pub questions: Questions,
+    /// To the helper.
+    pub answers: Answers,
 }
 
 /// Why the helper could not be asked, or said no.
@@ -60,6 +76,9 @@ pub enum ClientError {
     /// The session is over.
     #[error("the capture helper is gone")]
     Gone,
+    /// The sockets of a queue could not be waited for.
+    #[error("cannot use the sockets of a queue: {0}")]
+    Queue(#[source] io::Error),
     /// It refused.
     #[error("the capture helper refused: {text}")]
     Refused {
@@ -85,11 +104,15 @@ impl Client {
         let mut frames = Frames::new(stream);
         let (reply, _descriptors) =
             exchange(&mut frames, &Request::Hello { version: VERSION }, &[]).await?;
-        greeted(reply)?;
+        let features = greeted(reply)?.into();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (life, alive) = watch::channel(());
         tokio::spawn(drive(frames, queue, life));
-        Ok(Client { jobs, alive })
+        Ok(Client {
+            jobs,
+            alive,
+            features,
+        })
     }
 
     /// Replaces this user's claim. `listeners`: the broker's listening sockets, one bound to 127.0.0.1 and one to ::1. A family
@@ -151,6 +174,21 @@ impl Client {
         }
     }
 
+    /// A queue for the connections that the next claims of this session ask about. Once in a session, before such a claim.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NoQueue`] where the kernel cannot hold a SYN, or the helper is an older one; when the helper refuses
+    /// otherwise or is gone.
+    pub async fn queue(&self) -> Result<Queue, ClientError> {
+        if !self.features.iter().any(|feature| feature == ASK) {
+            return Err(ClientError::Refused {
+                code: ErrorCode::NoQueue,
+                text: "it is an older one, which holds no connections".to_owned(),
+            });
+        }
+        self.ask(Request::Queue, Vec::new()).await?.queue()
+    }
+
     /// Ends this user's claim (also one left by an earlier broker): nothing of it is left in the kernel.
     ///
     /// # Errors
@@ -202,7 +240,7 @@ impl Answer {
         match self.reply {
             Reply::Done => Ok(()),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Socket | Reply::Sources { .. } => {
+            Reply::Hello { .. } | Reply::Socket | Reply::Sources { .. } | Reply::Queue { .. } => {
                 Err(ClientError::OutOfTurn)
             }
         }
@@ -212,17 +250,37 @@ impl Answer {
         match self.reply {
             Reply::Socket => self.descriptors.pop().ok_or(ClientError::OutOfTurn),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Done | Reply::Sources { .. } => {
+            Reply::Hello { .. } | Reply::Done | Reply::Sources { .. } | Reply::Queue { .. } => {
                 Err(ClientError::OutOfTurn)
             }
         }
+    }
+
+    fn queue(self) -> Result<Queue, ClientError> {
+        let by = match self.reply {
+            Reply::Queue { by } => by,
+            Reply::Error { code, text } => return Err(ClientError::Refused { code, text }),
+            Reply::Hello { .. } | Reply::Done | Reply::Socket | Reply::Sources { .. } => {
+                return Err(ClientError::OutOfTurn);
+            }
+        };
+        let Ok([questions, answers]) = <[OwnedFd; 2]>::try_from(self.descriptors) else {
+            return Err(ClientError::OutOfTurn);
+        };
+        Ok(Queue {
+            by,
+            questions: Questions::new(questions).map_err(ClientError::Queue)?,
+            answers: Answers::new(answers).map_err(ClientError::Queue)?,
+        })
     }
 
     fn sources(self) -> Result<Vec<Option<SocketAddr>>, ClientError> {
         match self.reply {
             Reply::Sources { sources } => Ok(sources),
             Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-            Reply::Hello { .. } | Reply::Done | Reply::Socket => Err(ClientError::OutOfTurn),
+            Reply::Hello { .. } | Reply::Done | Reply::Socket | Reply::Queue { .. } => {
+                Err(ClientError::OutOfTurn)
+            }
         }
     }
 }
@@ -255,12 +313,13 @@ async fn drive(mut frames: Frames, mut queue: mpsc::Receiver<Job>, _life: watch:
     }
 }
 
-/// Whether there is a session after this.
-fn greeted(reply: Reply) -> Result<(), ClientError> {
+/// Whether there is a session after this, and what the helper can.
+fn greeted(reply: Reply) -> Result<Vec<String>, ClientError> {
     match reply {
         Reply::Hello {
-            version: VERSION, ..
-        } => Ok(()),
+            version: VERSION,
+            features,
+        } => Ok(features),
         Reply::Hello { version, .. } => {
             let text = format!("it speaks version {version}, this program {VERSION}");
             Err(ClientError::Refused {
@@ -269,7 +328,9 @@ fn greeted(reply: Reply) -> Result<(), ClientError> {
             })
         }
         Reply::Error { code, text } => Err(ClientError::Refused { code, text }),
-        Reply::Done | Reply::Socket | Reply::Sources { .. } => Err(ClientError::OutOfTurn),
+        Reply::Done | Reply::Socket | Reply::Sources { .. } | Reply::Queue { .. } => {
+            Err(ClientError::OutOfTurn)
+        }
     }
 }
 
@@ -295,9 +356,10 @@ async fn exchange(
     };
     let deadline = match request {
         Request::Claim { .. } | Request::Release => CHANGE_DEADLINE,
-        Request::Hello { .. } | Request::MarkedSocket { .. } | Request::OriginalSources { .. } => {
-            ANSWER_DEADLINE
-        }
+        Request::Hello { .. }
+        | Request::MarkedSocket { .. }
+        | Request::OriginalSources { .. }
+        | Request::Queue => ANSWER_DEADLINE,
     };
     let frame = timeout(deadline, both)
         .await

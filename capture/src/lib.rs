@@ -3,13 +3,22 @@
 //!
 //! The privileged program `adit-capture` is this crate's binary; what the two say to each other is in
 //! `docs/PROTOCOL.capture.md`.
-#![forbid(unsafe_code)]
+// In one module alone: two socket options that no library has a safe call for.
+#![deny(unsafe_code)]
 
 pub mod attribution;
 mod claim;
 mod client;
 pub mod frame;
+pub mod held_packet;
 pub mod mark;
+pub mod netfilter;
+pub mod questions;
+#[expect(
+    unsafe_code,
+    reason = "TCP_SAVE_SYN and TCP_SAVED_SYN have no safe call in nix, rustix or socket2"
+)]
+pub mod saved_syn;
 pub mod sock_diag;
 pub mod wire;
 
@@ -17,7 +26,7 @@ pub use claim::{
     Claim, ClaimError, Family, MAX_NETWORKS, MAX_PORT_RANGES, MAX_STEPS, OnBrokerGone, Step,
     Verdict,
 };
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Queue};
 
 /// Where the system's helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/adit/capture.sock";

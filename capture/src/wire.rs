@@ -10,6 +10,8 @@ use crate::claim::{Claim, Family};
 pub const VERSION: u32 = 1;
 /// In the features of a helper that answers [`Request::OriginalSources`].
 pub const ORIGINAL_SOURCE: &str = "original-source";
+/// In the features of a helper that answers [`Request::Queue`] and takes claims that ask.
+pub const ASK: &str = "ask";
 /// Longest body of a frame that carries a claim, bytes.
 pub const MAX_CLAIM: usize = 8 * 1024 * 1024;
 /// Longest body of any other frame, bytes.
@@ -43,8 +45,21 @@ pub enum Request {
         /// The connections, at most [`MAX_SOURCES`].
         of: Vec<Redirected>,
     },
+    /// A queue for the SYNs of what a claim asks about, and a way to answer. For the next claim of this session, and those after
+    /// it; once in a session.
+    Queue,
     /// Ends this user's claim.
     Release,
+}
+
+/// With which of the kernel's means connections are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueBy {
+    /// The `queue` statement of nftables.
+    Nft,
+    /// The `NFQUEUE` target of xtables, by way of nftables' compatibility layer: for kernels without the statement.
+    Xtables,
 }
 
 /// A connection that the kernel redirected to a listener.
@@ -77,6 +92,11 @@ pub enum Reply {
         /// The clients' addresses, in the order asked; nothing where the kernel tracks no such connection.
         sources: Vec<Option<SocketAddr>>,
     },
+    /// To `Queue`. With it come the netlink socket that questions are read from, and the stream socket that answers go to.
+    Queue {
+        /// How they are held.
+        by: QueueBy,
+    },
     /// The request was refused.
     Error {
         /// For programs.
@@ -106,6 +126,8 @@ pub enum ErrorCode {
     BadListener,
     /// The kernel did not take it; what was there before is there again.
     Kernel,
+    /// This kernel cannot hold a SYN.
+    NoQueue,
 }
 
 /// Bytes that are no message.
@@ -131,6 +153,7 @@ impl Request {
             Request::Hello { .. }
             | Request::MarkedSocket { .. }
             | Request::OriginalSources { .. }
+            | Request::Queue
             | Request::Release => {
                 if body.len() > MAX_OTHER {
                     return Err(DecodeError::TooLong(body.len()));

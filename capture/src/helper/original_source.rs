@@ -7,8 +7,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use adit_capture::netfilter::{
+    ERROR, Header, INET, INET6, Malformed, Message, REQUEST, attribute, fixed, message, value,
+};
 use adit_capture::wire::{ErrorCode, MAX_SOURCES, Redirected, Reply};
-use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
+use netlink_packet_core::NLA_F_NESTED;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use socket2::SockRef;
@@ -19,15 +22,8 @@ use super::program::Ports;
 const GET: u16 = 1 << 8 | 1;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`: an entry, also as an answer.
 const ENTRY: u16 = 1 << 8;
-/// `NLMSG_ERROR` (linux/netlink.h).
-const ERROR: u16 = 2;
-/// `NLM_F_REQUEST` there.
-const REQUEST: u16 = 1;
 /// `ENOENT`: no such entry.
 const NO_ENTRY: i32 = 2;
-/// `struct nlmsghdr`, then `struct nfgenmsg` (family, version 0, resource 0).
-const HEADER: usize = 16;
-const GENERIC: usize = 4;
 
 /// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY` of `enum ctattr_type` (nfnetlink_conntrack.h).
 const ORIGINAL: u16 = 1;
@@ -46,9 +42,6 @@ const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// `AF_INET`, `AF_INET6` of Linux.
-const INET: u8 = 2;
-const INET6: u8 = 10;
 
 /// The kernel answers while the request is being sent; this only bounds what cannot happen.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -64,8 +57,8 @@ enum LookupError {
     Exchange(#[from] io::Error),
     #[error("the kernel refused to look into conntrack: {0}")]
     Refused(#[source] io::Error),
-    #[error("an answer of conntrack that cannot be understood")]
-    Form,
+    #[error("conntrack: {0}")]
+    Form(#[from] Malformed),
     #[error("conntrack gave no answer")]
     NoAnswer,
 }
@@ -201,7 +194,10 @@ impl Conntrack {
         self.socket.send(&request(self.sequence, wanted), 0)?;
         for _ in 0..STRAYS {
             let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-            let bytes = self.buffer.get(..length).ok_or(LookupError::Form)?;
+            let bytes = self
+                .buffer
+                .get(..length)
+                .ok_or(LookupError::Form(Malformed))?;
             let (sequence, answer) = decode(bytes)?;
             if sequence == self.sequence {
                 return Ok(answer);
@@ -234,23 +230,14 @@ fn request(sequence: u32, wanted: Tuple) -> Vec<u8> {
         SocketAddr::V4(_) => INET,
         SocketAddr::V6(_) => INET6,
     };
-    message(GET, sequence, family, &[tuple(REPLY, wanted)].concat())
-}
-
-fn message(kind: u16, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
-    // A tuple has less than 100 bytes.
-    let length = u32::try_from(HEADER + GENERIC + attributes.len()).unwrap_or(u32::MAX);
-    [
-        &length.to_ne_bytes()[..],
-        &kind.to_ne_bytes(),
-        &REQUEST.to_ne_bytes(),
-        &sequence.to_ne_bytes(),
-        // The port: the kernel fills in ours.
-        &[0; 4],
-        &[family, 0, 0, 0],
-        attributes,
-    ]
-    .concat()
+    let header = Header {
+        kind: GET,
+        flags: REQUEST,
+        sequence,
+        family,
+        resource: 0,
+    };
+    message(header, &tuple(REPLY, wanted))
 }
 
 fn tuple(kind: u16, tuple: Tuple) -> Vec<u8> {
@@ -278,28 +265,15 @@ fn address(ip: IpAddr, v4: u16, v6: u16) -> Vec<u8> {
     }
 }
 
-/// `struct nlattr`: length without padding, type, value; aligned to four bytes (netlink(7)).
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 /// The sequence number of the first message, and what it says.
 fn decode(bytes: &[u8]) -> Result<(u32, Answer), LookupError> {
-    let header = bytes.first_chunk::<HEADER>().ok_or(LookupError::Form)?;
-    let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
-    let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-    let body = bytes.get(HEADER..length).ok_or(LookupError::Form)?;
-    let answer = match u16::from_ne_bytes([t0, t1]) {
-        ENTRY => entry(body.get(GENERIC..).ok_or(LookupError::Form)?)?,
-        ERROR => Answer::Error(i32::from_ne_bytes(
-            *body.first_chunk().ok_or(LookupError::Form)?,
-        )),
+    let message = Message::decode(bytes)?;
+    let answer = match message.kind {
+        ENTRY => entry(message.attributes()?)?,
+        ERROR => Answer::Error(message.error()?),
         _ => Answer::Other,
     };
-    Ok((u32::from_ne_bytes([s0, s1, s2, s3]), answer))
+    Ok((message.sequence, answer))
 }
 
 fn entry(attributes: &[u8]) -> Result<Answer, LookupError> {
@@ -327,28 +301,21 @@ fn tuple_of(bytes: &[u8]) -> Result<Tuple, LookupError> {
     })
 }
 
-/// What the attribute of this kind holds.
-fn value(mut bytes: &[u8], kind: u16) -> Result<&[u8], LookupError> {
-    while let Some(&[l0, l1, k0, k1]) = bytes.first_chunk() {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..length).ok_or(LookupError::Form)?;
-        if u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK == kind {
-            return Ok(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Err(LookupError::Form)
-}
-
-fn fixed<const SIZE: usize>(bytes: &[u8], kind: u16) -> Result<[u8; SIZE], LookupError> {
-    let value = value(bytes, kind)?;
-    value.try_into().map_err(|_other_size| LookupError::Form)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn written(kind: u16, sequence: u32, attributes: &[u8]) -> Vec<u8> {
+        let header = Header {
+            kind,
+            flags: 0,
+            sequence,
+            family: INET,
+            resource: 0,
+        };
+        message(header, attributes)
+    }
 
     fn of(source: &str, destination: &str) -> Tuple {
         Tuple {
@@ -410,7 +377,7 @@ mod tests {
             (ERROR, (-2_i32).to_ne_bytes(), Answer::Error(-2)),
             (3, [0; 4], Answer::Other),
         ] {
-            let bytes = [&message(kind, 9, 0, &[])[..16], &body].concat();
+            let bytes = [&written(kind, 9, &[])[..16], &body].concat();
             assert_eq!(decode(&bytes).unwrap(), (9, expected));
         }
     }
@@ -446,7 +413,7 @@ mod tests {
             }
             let others = others.iter().map(|(kind, value)| attribute(*kind, value));
             parts.splice(1..1, others);
-            let bytes = message(ENTRY, sequence, INET, &parts.concat());
+            let bytes = written(ENTRY, sequence, &parts.concat());
             (sequence, original, reply, bytes)
         }
     }

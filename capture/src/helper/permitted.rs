@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Claim,
     MarkedSocket,
     OriginalSources,
+    Queue,
     Release,
 }
 
@@ -27,7 +28,7 @@ const PERMITTED: [(State, &[Kind]); 3] = [
     (State::New, &[Kind::Hello]),
     (
         State::Greeted,
-        &[Kind::Claim, Kind::MarkedSocket, Kind::Release],
+        &[Kind::Claim, Kind::MarkedSocket, Kind::Queue, Kind::Release],
     ),
     (
         State::Claimed,
@@ -35,6 +36,7 @@ const PERMITTED: [(State, &[Kind]); 3] = [
             Kind::Claim,
             Kind::MarkedSocket,
             Kind::OriginalSources,
+            Kind::Queue,
             Kind::Release,
         ],
     ),
@@ -55,6 +57,7 @@ impl Kind {
             Request::Claim { .. } => Kind::Claim,
             Request::MarkedSocket { .. } => Kind::MarkedSocket,
             Request::OriginalSources { .. } => Kind::OriginalSources,
+            Request::Queue => Kind::Queue,
             Request::Release => Kind::Release,
         }
     }
@@ -63,7 +66,11 @@ impl Kind {
     pub(crate) fn descriptors(self) -> usize {
         match self {
             Kind::Claim => 2,
-            Kind::Hello | Kind::MarkedSocket | Kind::OriginalSources | Kind::Release => 0,
+            Kind::Hello
+            | Kind::MarkedSocket
+            | Kind::OriginalSources
+            | Kind::Queue
+            | Kind::Release => 0,
         }
     }
 }

@@ -70,17 +70,19 @@ impl Program {
     /// The program of a claim whose broker is there.
     pub(crate) fn of_claim(claim: &Claim, ports: Ports) -> Program {
         let nat = |verdict, family| match (verdict, ports.of(family)) {
-            (Verdict::HandOver, Some(port)) => Action::Redirect(port),
+            (Verdict::Ask | Verdict::HandOver, Some(port)) => Action::Redirect(port),
             // Blocked ones never come this far: the filter hook is asked first.
-            (Verdict::HandOver | Verdict::Pass | Verdict::Block, _) => Action::Accept,
+            (Verdict::Ask | Verdict::HandOver | Verdict::Pass | Verdict::Block, _) => {
+                Action::Accept
+            }
         };
         let open = |verdict, family| match (verdict, ports.of(family)) {
-            (Verdict::HandOver, Some(_)) | (Verdict::Pass, _) => Action::Accept,
-            (Verdict::HandOver, None) | (Verdict::Block, _) => Action::Reject,
+            (Verdict::Ask | Verdict::HandOver, Some(_)) | (Verdict::Pass, _) => Action::Accept,
+            (Verdict::Ask | Verdict::HandOver, None) | (Verdict::Block, _) => Action::Reject,
         };
         let gone = |verdict, _family| match verdict {
             Verdict::Pass => Action::Accept,
-            Verdict::HandOver | Verdict::Block => Action::Reject,
+            Verdict::Ask | Verdict::HandOver | Verdict::Block => Action::Reject,
         };
         Program {
             word: claim.on_broker_gone,
@@ -108,7 +110,7 @@ impl Program {
 pub(crate) fn handed_over(claim: &Claim, family: Family) -> Ranges {
     let (mut handed, mut decided) = (Vec::new(), Growing::default());
     for (verdict, to, ports) in parts(claim, family) {
-        if verdict == Verdict::HandOver {
+        if matches!(verdict, Verdict::Ask | Verdict::HandOver) {
             handed.extend(to.iter().flat_map(|range| decided.missing(range)));
         }
         if ports == Ranges::all_ports() {

@@ -275,8 +275,8 @@ proptest! {
         let (open, nat, gone) = match (meaning(&claim, address, port), listens) {
             (Verdict::Pass, _) => (Action::Accept, Action::Accept, Action::Accept),
             (Verdict::Block, _) => (Action::Reject, Action::Accept, Action::Reject),
-            (Verdict::HandOver, Some(port)) => (Action::Accept, Action::Redirect(port), Action::Reject),
-            (Verdict::HandOver, None) => (Action::Reject, Action::Accept, Action::Reject),
+            (Verdict::Ask | Verdict::HandOver, Some(port)) => (Action::Accept, Action::Redirect(port), Action::Reject),
+            (Verdict::Ask | Verdict::HandOver, None) => (Action::Reject, Action::Accept, Action::Reject),
         };
         prop_assert_eq!(first_rule(&program.open, family, bits, port), open);
         prop_assert_eq!(first_rule(&program.nat, family, bits, port), nat);

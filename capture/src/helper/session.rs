@@ -194,6 +194,10 @@ impl Session {
                 ),
             },
             Request::OriginalSources { of } => (self.sources.answer(&of), None),
+            Request::Queue => (
+                Reply::refusal(ErrorCode::NoQueue, "this helper holds no connections"),
+                None,
+            ),
             Request::Claim { claim } => (self.claim(claim, descriptors).await, None),
             Request::Release => {
                 let result = self.desk.release(self.id, self.uid).await;
