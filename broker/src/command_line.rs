@@ -57,8 +57,28 @@ pub(crate) struct Up {
     /// Known hosts file [default: ~/.ssh/known_hosts, /etc/ssh/ssh_known_hosts]
     #[arg(long, value_name = "FILE")]
     pub(crate) known_hosts: Option<PathBuf>,
+    /// What a program's connect() gives
+    #[arg(long, value_enum, default_value_t = Connect::Honest)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) session: Session,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Connect {
+    /// What a direct connection would give
+    Honest,
+    /// Success at once, a round trip sooner; a refusal is a reset
+    Early,
+}
+
+impl From<Connect> for adit_rules::Connect {
+    fn from(word: Connect) -> Self {
+        match word {
+            Connect::Honest => Self::Honest,
+            Connect::Early => Self::Early,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

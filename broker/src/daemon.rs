@@ -372,6 +372,7 @@ fn zone_status(zone: &Zone) -> ZoneStatus {
 /// What the helper is asked for: the kernel's part of the rules, behind what is never handed over.
 fn claim_of(program: KernelProgram, on_broker_gone: OnBrokerGone) -> Claim {
     let verdict = |verdict| match verdict {
+        KernelVerdict::Ask => Verdict::Ask,
         KernelVerdict::HandOver => Verdict::HandOver,
         KernelVerdict::Pass => Verdict::Pass,
         KernelVerdict::Block => Verdict::Block,

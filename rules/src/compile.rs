@@ -14,7 +14,7 @@ use crate::rule::{Action, Rule};
 use crate::shadow;
 use crate::suggestion;
 use crate::written::{self, At, WrittenFile, WrittenRule, WrittenZone};
-use crate::zone::{Engine, Identity, OnDown, Zone};
+use crate::zone::{Connect, Engine, Identity, OnDown, Zone};
 
 /// Bytes of a rule file.
 const LARGEST_FILE: usize = 16 * 1024 * 1024;
@@ -72,7 +72,15 @@ fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Poli
 struct KnownZone {
     name: Arc<str>,
     on_down: OnDown,
+    connect: Connect,
     is_used: bool,
+}
+
+/// What a rule says instead of its zone.
+#[derive(Debug, Clone, Copy, Default)]
+struct OwnWords {
+    on_down: Option<OnDown>,
+    connect: Option<Connect>,
 }
 
 struct Compiler<'a> {
@@ -86,11 +94,15 @@ impl<'a> Compiler<'a> {
     fn new(written: &WrittenFile, findings: &'a mut Findings) -> Self {
         let zones = written.zones.iter().map(|zone| {
             let on_down = zone.on_down.as_ref();
+            let connect = zone.connect.as_ref();
             KnownZone {
                 name: zone.name.value.as_str().into(),
                 on_down: on_down
-                    .and_then(|word| on_down_of(word).ok())
+                    .and_then(|word| on_down_of(&word.value).ok())
                     .unwrap_or(OnDown::Reject),
+                connect: connect
+                    .and_then(|word| connect_of(&word.value).ok())
+                    .unwrap_or(Connect::Honest),
                 is_used: false,
             }
         });
@@ -146,12 +158,14 @@ impl<'a> Compiler<'a> {
 
     fn action(&mut self, written: &WrittenRule) -> Option<Action> {
         let action = &written.action;
-        let on_down = match &written.on_down {
-            None => None,
-            Some(word) => Some(self.noted(word.place, on_down_of(word))?),
+        let on_down = self.optional(written.on_down.as_ref(), on_down_of);
+        let connect = self.optional(written.connect.as_ref(), connect_of);
+        let own = OwnWords {
+            on_down: on_down?,
+            connect: connect?,
         };
         let action = match action.value.as_str() {
-            "tunnel" => return self.tunnel(action.place, written.zone.as_ref(), on_down),
+            "tunnel" => return self.tunnel(action.place, written.zone.as_ref(), own),
             "pass" => Action::Pass,
             "block" => Action::Block,
             other => {
@@ -160,7 +174,11 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
-        let only_tunnels = [("zone", &written.zone), ("on_down", &written.on_down)];
+        let only_tunnels = [
+            ("zone", &written.zone),
+            ("on_down", &written.on_down),
+            ("connect", &written.connect),
+        ];
         for (key, value) in only_tunnels {
             if let Some(At { place, .. }) = value {
                 let fault = Fault::new(format!("`{key}` says nothing without `action: tunnel`"));
@@ -172,19 +190,15 @@ impl<'a> Compiler<'a> {
     }
 
     /// `zone`: as written; when it is not, and one zone is defined, that is meant.
-    fn tunnel(
-        &mut self,
-        place: Place,
-        zone: Option<&At<String>>,
-        on_down: Option<OnDown>,
-    ) -> Option<Action> {
+    fn tunnel(&mut self, place: Place, zone: Option<&At<String>>, own: OwnWords) -> Option<Action> {
         let place = zone.map_or(place, |zone| zone.place);
         let found = find_zone(&mut self.zones, zone.map(|zone| zone.value.as_str()));
-        let zone = self.noted(place, found)?;
-        Some(Action::Tunnel {
-            zone: zone.0,
-            on_down: on_down.unwrap_or(zone.1),
-        })
+        let action = found.map(|zone| Action::Tunnel {
+            zone: Arc::clone(&zone.name),
+            on_down: own.on_down.unwrap_or(zone.on_down),
+            connect: own.connect.unwrap_or(zone.connect),
+        });
+        self.noted(place, action)
     }
 
     fn default(&mut self, written: Option<&At<String>>) -> Option<Rule> {
@@ -199,7 +213,7 @@ impl<'a> Compiler<'a> {
                     place: *place,
                     value: zone.to_owned(),
                 });
-                self.tunnel(*place, zone.as_ref(), None)?
+                self.tunnel(*place, zone.as_ref(), OwnWords::default())?
             }
             ("pass", None) => Action::Pass,
             ("block", None) => Action::Block,
@@ -236,17 +250,16 @@ impl<'a> Compiler<'a> {
         });
         let known_hosts = self.optional(written.known_hosts.as_ref(), file);
         let engine = self.optional(written.engine.as_ref(), engine_of);
-        let on_down = match &written.on_down {
-            None => Some(OnDown::Reject),
-            Some(word) => self.noted(word.place, on_down_of(word)),
-        };
+        let on_down = self.optional(written.on_down.as_ref(), on_down_of);
+        let connect = self.optional(written.connect.as_ref(), connect_of);
         Some(Zone {
             name: name?,
             gateways,
             identity: identity?,
             known_hosts: known_hosts?,
             engine: engine?.unwrap_or(Engine::Auto),
-            on_down: on_down?,
+            on_down: on_down?.unwrap_or(OnDown::Reject),
+            connect: connect?.unwrap_or(Connect::Honest),
         })
     }
 
@@ -276,19 +289,18 @@ fn label(rule: &WrittenRule) -> String {
     }
 }
 
-fn find_zone(zones: &mut [KnownZone], name: Option<&str>) -> Result<(Arc<str>, OnDown), Fault> {
+fn find_zone<'a>(zones: &'a mut [KnownZone], name: Option<&str>) -> Result<&'a KnownZone, Fault> {
     let found = match name {
         Some(name) => zones.iter().position(|zone| &*zone.name == name),
         None if zones.len() == 1 => Some(0),
         None => None,
     };
-    match found.and_then(|found| zones.get_mut(found)) {
-        Some(zone) => {
-            zone.is_used = true;
-            Ok((Arc::clone(&zone.name), zone.on_down))
-        }
-        None => Err(no_zone(zones, name)),
-    }
+    let Some(found) = found else {
+        return Err(no_zone(zones, name));
+    };
+    let zone = &mut zones[found];
+    zone.is_used = true;
+    Ok(zone)
 }
 
 fn no_zone(zones: &[KnownZone], name: Option<&str>) -> Fault {
@@ -320,14 +332,25 @@ fn wrong_action(word: &str) -> Fault {
     choose(fault, word, &["tunnel", "pass", "block"])
 }
 
-fn on_down_of(word: &At<String>) -> Result<OnDown, Fault> {
-    match word.value.as_str() {
+fn on_down_of(word: &str) -> Result<OnDown, Fault> {
+    match word {
         "reject" => Ok(OnDown::Reject),
         "hold" => Ok(OnDown::Hold),
         "pass" => Ok(OnDown::Pass),
         other => {
             let fault = Fault::new(format!("{other:?} is not a word for `on_down`"));
             Err(choose(fault, other, &["reject", "hold", "pass"]))
+        }
+    }
+}
+
+fn connect_of(word: &str) -> Result<Connect, Fault> {
+    match word {
+        "honest" => Ok(Connect::Honest),
+        "early" => Ok(Connect::Early),
+        other => {
+            let fault = Fault::new(format!("{other:?} is not a word for `connect`"));
+            Err(choose(fault, other, &["honest", "early"]))
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::destination::Destination;
-use crate::zone::OnDown;
+use crate::zone::{Connect, OnDown};
 
 /// What the rules give for a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub struct TunnelPermit {
     destination: Destination,
     rule: Arc<str>,
     on_down: OnDown,
+    connect: Connect,
 }
 
 impl TunnelPermit {
@@ -59,12 +60,14 @@ impl TunnelPermit {
         destination: Destination,
         rule: Arc<str>,
         on_down: OnDown,
+        connect: Connect,
     ) -> Self {
         Self {
             zone,
             destination,
             rule,
             on_down,
+            connect,
         }
     }
 
@@ -86,6 +89,11 @@ impl TunnelPermit {
     /// What the flow gets while no gateway answers: the rule's word, else the zone's.
     pub fn on_down(&self) -> OnDown {
         self.on_down
+    }
+
+    /// What the program's `connect()` gives: the rule's word, else the zone's.
+    pub fn connect(&self) -> Connect {
+        self.connect
     }
 
     /// Leave to dial directly while no gateway answers: only where the administrator wrote `on_down: pass`.

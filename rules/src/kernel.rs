@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::address::{AddressRange, AddressSet};
 use crate::port::{self, PortSet};
 use crate::rule::{Action, Rule};
+use crate::zone::Connect;
 
 /// One step of what the kernel decides alone; the first that matches wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,9 @@ pub struct KernelStep {
 /// What the kernel does with a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelVerdict {
-    /// Asks the broker, which judges it.
+    /// Holds it until the broker has judged it.
+    Ask,
+    /// Accepts it for the broker, which judges it then.
     HandOver,
     /// Connects it directly.
     Pass,
@@ -72,7 +75,7 @@ pub(crate) fn program(rules: &[Rule], default: &Rule) -> KernelProgram {
     }
 }
 
-/// `None`: a rule of names alone. The kernel knows none, and a flow it hands over has none.
+/// `None`: a rule of names alone. The kernel knows none, and a flow it leaves to the broker has none.
 fn draft(rule: &Rule) -> Option<Draft> {
     let to = match &rule.targets {
         None => every_address(),
@@ -86,10 +89,15 @@ fn draft(rule: &Rule) -> Option<Draft> {
     })
 }
 
-/// A rule that asks for an application hands over all that it could match: the broker asks the later rules too.
+/// A rule that asks for an application leaves all that it could match to the broker, which asks the later rules too.
+/// Only its own word counts for how: the kernel cannot know which of the later ones will decide.
 fn verdict(rule: &Rule) -> KernelVerdict {
     match (&rule.applications, &rule.action) {
-        (Some(_), _) | (None, Action::Tunnel { .. }) => KernelVerdict::HandOver,
+        (_, Action::Tunnel { connect, .. }) => match connect {
+            Connect::Honest => KernelVerdict::Ask,
+            Connect::Early => KernelVerdict::HandOver,
+        },
+        (Some(_), Action::Pass | Action::Block) => KernelVerdict::Ask,
         (None, Action::Pass) => KernelVerdict::Pass,
         (None, Action::Block) => KernelVerdict::Block,
     }

@@ -40,4 +40,4 @@ pub use explanation::{Explanation, Step};
 pub use gateway::Gateway;
 pub use kernel::{KernelProgram, KernelStep, KernelVerdict};
 pub use policy::{Checked, Policy};
-pub use zone::{Engine, Identity, OnDown, Zone};
+pub use zone::{Connect, Engine, Identity, OnDown, Zone};

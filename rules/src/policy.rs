@@ -61,6 +61,7 @@ impl Policy {
         let action = Action::Tunnel {
             zone: zone.name.as_str().into(),
             on_down: zone.on_down,
+            connect: zone.connect,
         };
         let mut rule = Rule::for_everything("adit up", None, action);
         rule.targets = Some(Targets {
@@ -124,8 +125,8 @@ impl Policy {
         Judgement::Decided(self.compiled.default.decide(destination))
     }
 
-    /// What the kernel can decide alone, in order; the rest is handed over. A flow that is handed over is judged by
-    /// [`Policy::judge`]; together they give exactly what `judge` alone would.
+    /// What the kernel can decide alone, in order; the rest is the broker's, which is asked first or handed the flow.
+    /// What is the broker's is judged by [`Policy::judge`]; together they give exactly what `judge` alone would.
     pub fn kernel_program(&self) -> KernelProgram {
         kernel::program(&self.compiled.rules, &self.compiled.default)
     }

@@ -8,7 +8,7 @@ use crate::decision::{Block, Decision, PassPermit, TunnelPermit};
 use crate::destination::Destination;
 use crate::name::NamePattern;
 use crate::port::{self, PortSet};
-use crate::zone::OnDown;
+use crate::zone::{Connect, OnDown};
 
 /// One rule, and equally the default, which is a rule that matches everything.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub(crate) enum Action {
         zone: Arc<str>,
         /// The rule's word, else the zone's.
         on_down: OnDown,
+        /// The rule's word, else the zone's.
+        connect: Connect,
     },
     /// Directly.
     Pass,
@@ -155,11 +157,16 @@ impl Rule {
     pub(crate) fn decide(&self, destination: Destination) -> Decision {
         let label = Arc::clone(&self.label);
         match &self.action {
-            Action::Tunnel { zone, on_down } => Decision::Tunnel(TunnelPermit::new(
+            Action::Tunnel {
+                zone,
+                on_down,
+                connect,
+            } => Decision::Tunnel(TunnelPermit::new(
                 Arc::clone(zone),
                 destination,
                 label,
                 *on_down,
+                *connect,
             )),
             Action::Pass => Decision::Pass(PassPermit::new(destination, label)),
             Action::Block => Decision::Block(Block::new(label)),

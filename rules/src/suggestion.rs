@@ -57,7 +57,9 @@ mod tests {
 
     #[track_caller]
     fn check(written: &str, expected: Option<&str>) {
-        let known = ["name", "app", "to", "ports", "action", "zone", "on_down"];
+        let known = [
+            "name", "app", "to", "ports", "action", "zone", "on_down", "connect",
+        ];
         assert_eq!(nearest(written, known), expected, "{written}");
     }
 
@@ -67,6 +69,7 @@ mod tests {
         check("actoin", Some("action"));
         check("Zone", Some("zone"));
         check("on-down", Some("on_down"));
+        check("conect", Some("connect"));
         check("zoen", Some("zone"));
         check("destination", None);
         check("gateways", None);

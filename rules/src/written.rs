@@ -36,6 +36,7 @@ pub(crate) struct WrittenZone {
     pub(crate) known_hosts: Option<At<String>>,
     pub(crate) engine: Option<At<String>>,
     pub(crate) on_down: Option<At<String>>,
+    pub(crate) connect: Option<At<String>>,
 }
 
 /// An entry of `rules:`.
@@ -51,6 +52,7 @@ pub(crate) struct WrittenRule {
     pub(crate) action: At<String>,
     pub(crate) zone: Option<At<String>>,
     pub(crate) on_down: Option<At<String>>,
+    pub(crate) connect: Option<At<String>>,
 }
 
 /// A text, or `{regex: …}`.
@@ -130,7 +132,14 @@ fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
 fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> {
     let name = scalar(name, "the name of a zone", findings)?;
     let what = format!("the zone {:?}", name.value);
-    let known = &["gateways", "identity", "known_hosts", "engine", "on_down"];
+    let known = &[
+        "gateways",
+        "identity",
+        "known_hosts",
+        "engine",
+        "on_down",
+        "connect",
+    ];
     let nothing = WrittenZone {
         name,
         gateways: Vec::new(),
@@ -138,6 +147,7 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         known_hosts: None,
         engine: None,
         on_down: None,
+        connect: None,
     };
     let Some(mut keys) = Keys::of(node, &what, known, findings) else {
         return Some(nothing);
@@ -158,6 +168,7 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         known_hosts: keys.scalar("known_hosts", findings),
         engine: keys.scalar("engine", findings),
         on_down: keys.scalar("on_down", findings),
+        connect: keys.scalar("connect", findings),
         ..nothing
     })
 }
@@ -170,7 +181,9 @@ fn rules(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenRule> {
 }
 
 fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenRule> {
-    let known = &["name", "app", "to", "ports", "action", "zone", "on_down"];
+    let known = &[
+        "name", "app", "to", "ports", "action", "zone", "on_down", "connect",
+    ];
     let mut keys = Keys::of(node, &format!("rule {position}"), known, findings)?;
     let name = keys.scalar("name", findings);
     let name = name.filter(|name| is_readable(name, findings));
@@ -179,6 +192,7 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
     let ports = keys.list("ports", findings, scalar);
     let zone = keys.scalar("zone", findings);
     let on_down = keys.scalar("on_down", findings);
+    let connect = keys.scalar("connect", findings);
     let hint = "write `action: tunnel`, `action: pass` or `action: block`";
     let action = keys.required("action", hint, findings)?;
     if !keys.unknown.is_empty() {
@@ -195,6 +209,7 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
         action,
         zone,
         on_down,
+        connect,
     })
 }
 

@@ -19,6 +19,8 @@ pub struct Zone {
     pub engine: Engine,
     /// What a flow gets while no gateway answers, unless its rule says otherwise.
     pub on_down: OnDown,
+    /// What a program's `connect()` gives, unless the rule says otherwise.
+    pub connect: Connect,
 }
 
 /// Where the private key is.
@@ -59,6 +61,25 @@ impl OnDown {
             Self::Reject => "reject",
             Self::Hold => "hold",
             Self::Pass => "pass",
+        }
+    }
+}
+
+/// What a program's `connect()` gives for a connection that is tunnelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connect {
+    /// What a direct connection would give: it waits until the far end has answered.
+    Honest,
+    /// Success at once: what goes wrong later is a reset.
+    Early,
+}
+
+impl Connect {
+    /// As in the rule file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Honest => "honest",
+            Self::Early => "early",
         }
     }
 }

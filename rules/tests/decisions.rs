@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use adit_rules::{
-    Application, Decision, Destination, Engine, Identity, Judgement, KernelProgram, KernelVerdict,
-    OnDown, Policy, Zone,
+    Application, Connect, Decision, Destination, Engine, Identity, Judgement, KernelProgram,
+    KernelVerdict, OnDown, Policy, Zone,
 };
 
 const FILE: &str = include_str!("example.yaml");
@@ -23,6 +23,7 @@ fn zone(name: &str, on_down: OnDown) -> Zone {
         known_hosts: None,
         engine: Engine::Auto,
         on_down,
+        connect: Connect::Honest,
     }
 }
 
@@ -159,7 +160,7 @@ fn networks_alone_make_a_policy() {
     }
     check_program(
         &policy.kernel_program(),
-        "hand over 10.0.0.0/8 192.0.2.0/24 2001:db8::/32 all\nelse pass",
+        "ask 10.0.0.0/8 192.0.2.0/24 2001:db8::/32 all\nelse pass",
     );
 }
 
@@ -167,6 +168,7 @@ fn networks_alone_make_a_policy() {
 #[track_caller]
 fn check_program(program: &KernelProgram, expected: &str) {
     let word = |verdict| match verdict {
+        KernelVerdict::Ask => "ask",
         KernelVerdict::HandOver => "hand over",
         KernelVerdict::Pass => "pass",
         KernelVerdict::Block => "block",
@@ -201,14 +203,14 @@ fn check_kernel(rules: &str, expected: &str) {
 fn the_kernel_gets_its_share() {
     check_program(
         &policy(FILE).kernel_program(),
-        "hand over 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
+        "ask 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
          block 0.0.0.0/0 ::/0 23-23\n\
          else pass",
     );
     // Neighbours that say the same are one step, and their networks are joined.
     check_kernel(
         "  - {to: 10.0.0.0/9, action: tunnel}\n  - {to: 10.128.0.0/9, app: curl, action: block}\n  - {to: erp.corp, action: block}\n  - {to: 11.0.0.0/8, action: tunnel}\n",
-        "hand over 10.0.0.0/7 all\nelse pass",
+        "ask 10.0.0.0/7 all\nelse pass",
     );
     // Other ports: two steps.
     check_kernel(
@@ -218,12 +220,12 @@ fn the_kernel_gets_its_share() {
     // Order is kept where verdicts differ.
     check_kernel(
         "  - {to: 10.1.0.0/16, action: pass}\n  - {to: 10.0.0.0/8, action: tunnel}\n",
-        "pass 10.1.0.0/16 all\nhand over 10.0.0.0/8 all\nelse pass",
+        "pass 10.1.0.0/16 all\nask 10.0.0.0/8 all\nelse pass",
     );
     // What matches everything is the default; nothing behind it counts.
     check_kernel(
         "  - {to: 10.1.0.0/16, action: pass}\n  - {app: curl, action: block}\n  - {to: 10.0.0.0/8, action: block}\n",
-        "pass 10.1.0.0/16 all\nelse hand over",
+        "pass 10.1.0.0/16 all\nelse ask",
     );
     check_kernel(
         "  - {to: 10.1.0.0/16, action: pass}\n  - {to: [0.0.0.0/0, \"::/0\"], action: block}\n",

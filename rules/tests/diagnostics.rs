@@ -278,7 +278,7 @@ error: the zone "finance" has no key "ports"
   |
 4 |   finance: {gateways: [gw], on-down: hold, ports: [1]}
   |                                            ^^^^^
-  = hint: its keys are gateways, identity, known_hosts, engine, on_down
+  = hint: its keys are gateways, identity, known_hosts, engine, on_down, connect
 
 error: a test has no key "expected"
  --> rules.yaml:6:30

@@ -107,7 +107,7 @@ proptest! {
             let actual = match run(&program, address, flow.port) {
                 KernelVerdict::Pass => "pass".to_owned(),
                 KernelVerdict::Block => "block".to_owned(),
-                KernelVerdict::HandOver => {
+                KernelVerdict::Ask | KernelVerdict::HandOver => {
                     let judgement = policy.judge(&flow.destination(), Some(&flow.application()));
                     decided(judgement).action().to_owned()
                 }

@@ -87,6 +87,7 @@ fn settings(options: Up, user: User) -> Settings {
         known_hosts: options.known_hosts,
         engine: Engine::Auto,
         on_down: OnDown::Reject,
+        connect: options.connect.into(),
     };
     Settings {
         policy: Policy::for_networks(zone, options.networks),
