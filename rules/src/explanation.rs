@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
@@ -12,20 +13,23 @@ use crate::destination::Destination;
 use crate::policy::DEFAULT;
 use crate::port;
 use crate::rule::{Mismatch, Rule};
+use crate::zone::Connect;
 
 /// More patterns of one list than this are only counted.
 const MOST_PATTERNS: usize = 5;
 
 /// Why a flow gets what it gets.
 ///
-/// `Display` is for people. `Serialize` gives `{"action", "zone", "rule", "file", "line", "steps"}`; `zone` is null
-/// unless the action is `tunnel`, `file` and `line` are null for a policy without a file. Each step is
-/// `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "connect", "rule", "file", "line", "steps"}`; `zone` is
+/// null unless the action is `tunnel`, `connect` is [`Explanation::connect`], `file` and `line` are null for a policy
+/// without a file. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     decision: Decision,
     file: Option<PathBuf>,
     line: Option<usize>,
+    /// Label of an earlier rule because of which the program hears of success at once.
+    made_early_by: Option<Arc<str>>,
     steps: Vec<Step>,
 }
 
@@ -87,7 +91,10 @@ impl Explanation {
                 because: "no rule matches".to_owned(),
             });
         }
+        let first = first_for_kernel(rules, default, &destination);
+        let first = first.filter(|first| first.is_early() && !decisive.is_early());
         Self {
+            made_early_by: first.map(|first| Arc::clone(&first.label)),
             decision: decisive.decide(destination),
             file: file.map(Path::to_path_buf),
             line: decisive.line,
@@ -100,10 +107,35 @@ impl Explanation {
         &self.decision
     }
 
+    /// What the program's `connect()` gives. `None`: what it would give without us, as a `pass` or `block` has it that no
+    /// earlier rule makes early.
+    pub fn connect(&self) -> Option<Connect> {
+        match (&self.made_early_by, &self.decision) {
+            (Some(_), _) => Some(Connect::Early),
+            (None, Decision::Tunnel(permit)) => Some(permit.connect()),
+            (None, Decision::Pass(_) | Decision::Block(_)) => None,
+        }
+    }
+
     /// What each rule said, in order; the last one decided.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+}
+
+/// The rule that says how the kernel begins: it knows no names and no applications. `None`: no kernel sees the destination.
+fn first_for_kernel<'a>(
+    rules: &'a [Rule],
+    default: &'a Rule,
+    destination: &Destination,
+) -> Option<&'a Rule> {
+    let seen = Destination {
+        address: Some(destination.address?),
+        name: None,
+        port: destination.port,
+    };
+    let could_match = |rule: &&Rule| rule.mismatch_of_destination(&seen).is_none();
+    Some(rules.iter().find(could_match).unwrap_or(default))
 }
 
 /// The one sentence about a rule.
@@ -154,9 +186,10 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Explanation", 6)?;
+        let mut object = serializer.serialize_struct("Explanation", 7)?;
         object.serialize_field("action", self.decision.action())?;
         object.serialize_field("zone", &self.decision.zone())?;
+        object.serialize_field("connect", &self.connect().map(Connect::as_str))?;
         object.serialize_field("rule", self.decision.rule())?;
         let file = self.file.as_deref().map(Path::to_string_lossy);
         object.serialize_field("file", &file)?;
@@ -172,6 +205,9 @@ impl fmt::Display for Explanation {
         if let Some(zone) = self.decision.zone() {
             write!(f, " through {zone}")?;
         }
+        if let Some(connect) = self.connect() {
+            write!(f, " (connect: {})", connect.as_str())?;
+        }
         write!(f, ", by {:?}", self.decision.rule())?;
         if let (Some(file), Some(line)) = (&self.file, self.line) {
             write!(f, " ({}:{line})", file.display())?;
@@ -183,6 +219,12 @@ impl fmt::Display for Explanation {
                 write!(f, ", line {line}")?;
             }
             write!(f, ": {}", step.because)?;
+        }
+        if let Some(rule) = &self.made_early_by {
+            write!(
+                f,
+                "\n  early because of {rule:?}: what it could match by address and port is accepted before more is known"
+            )?;
         }
         Ok(())
     }

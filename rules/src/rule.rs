@@ -153,6 +153,14 @@ impl Rule {
         }
     }
 
+    /// Whether a program hears of success before anything is decided.
+    pub(crate) fn is_early(&self) -> bool {
+        match self.action {
+            Action::Tunnel { connect, .. } => connect == Connect::Early,
+            Action::Pass | Action::Block => false,
+        }
+    }
+
     /// The decision for a flow that matches.
     pub(crate) fn decide(&self, destination: Destination) -> Decision {
         let label = Arc::clone(&self.label);

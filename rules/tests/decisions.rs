@@ -128,6 +128,34 @@ fn the_rules_word_goes_before_the_zones() {
     check_on_down("", ", on_down: pass", OnDown::Pass);
 }
 
+#[track_caller]
+fn check_connect(zone_says: &str, rule_says: &str, expected: Connect) {
+    let text = format!(
+        "version: 1\nzones: {{z: {{gateways: [gw]{zone_says}}}}}\ndefault: tunnel\nrules:\n  - {{ports: [1], action: tunnel{rule_says}}}\n"
+    );
+    let policy = policy(&text);
+    let connect = |to| match decide(&policy, "unknown", to) {
+        Decision::Tunnel(permit) => permit.connect(),
+        other => panic!("all is tunnelled, and not {other:?}"),
+    };
+    assert_eq!(connect("10.0.0.1:1"), expected);
+    let of_zone = policy.zone("z").map(|zone| zone.connect);
+    assert_eq!(
+        Some(connect("10.0.0.1:2")),
+        of_zone,
+        "the default has no word of its own"
+    );
+}
+
+#[test]
+fn the_rules_word_for_connect_goes_before_the_zones() {
+    check_connect("", "", Connect::Honest);
+    check_connect(", connect: early", "", Connect::Early);
+    check_connect(", connect: honest", "", Connect::Honest);
+    check_connect(", connect: early", ", connect: honest", Connect::Honest);
+    check_connect("", ", connect: early", Connect::Early);
+}
+
 #[test]
 fn a_zone_is_read_as_written() {
     let policy = policy(FILE);
@@ -161,6 +189,19 @@ fn networks_alone_make_a_policy() {
     check_program(
         &policy.kernel_program(),
         "ask 10.0.0.0/8 192.0.2.0/24 2001:db8::/32 all\nelse pass",
+    );
+}
+
+#[test]
+fn networks_alone_may_be_early() {
+    let early = Zone {
+        connect: Connect::Early,
+        ..zone("up", OnDown::Reject)
+    };
+    let policy = Policy::for_networks(early, vec!["10.0.0.0/8".parse().expect("valid")]);
+    check_program(
+        &policy.kernel_program(),
+        "hand over 10.0.0.0/8 all\nelse pass",
     );
 }
 
@@ -203,7 +244,7 @@ fn check_kernel(rules: &str, expected: &str) {
 fn the_kernel_gets_its_share() {
     check_program(
         &policy(FILE).kernel_program(),
-        "ask 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
+        "hand over 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
          block 0.0.0.0/0 ::/0 23-23\n\
          else pass",
     );
@@ -237,6 +278,34 @@ fn the_kernel_gets_its_share() {
 }
 
 #[test]
+fn the_kernel_asks_as_the_first_rule_that_could_match_says() {
+    // Of one destination the first word counts, whatever the later rules say.
+    check_kernel(
+        "  - {app: curl, to: 10.1.0.0/16, action: tunnel}\n  - {to: 10.0.0.0/8, action: tunnel, connect: early}\n",
+        "ask 10.1.0.0/16 all\nhand over 10.0.0.0/8 all\nelse pass",
+    );
+    check_kernel(
+        "  - {app: curl, to: 10.1.0.0/16, action: tunnel, connect: early}\n  - {to: 10.0.0.0/8, action: tunnel}\n",
+        "hand over 10.1.0.0/16 all\nask 10.0.0.0/8 all\nelse pass",
+    );
+    // Neighbours with the same networks and ports stay apart when their words differ.
+    check_kernel(
+        "  - {app: curl, to: 10.0.0.0/8, action: tunnel}\n  - {to: 10.0.0.0/8, action: tunnel, connect: early}\n",
+        "ask 10.0.0.0/8 all\nhand over 10.0.0.0/8 all\nelse pass",
+    );
+    // To pass or to block by the application is a verdict.
+    check_kernel(
+        "  - {app: curl, to: 10.1.0.0/16, action: pass}\n  - {app: curl, to: 10.2.0.0/16, action: block}\n",
+        "ask 10.1.0.0/16 10.2.0.0/16 all\nelse pass",
+    );
+    // What matches everything is the default, with its word.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: tunnel}\n  - {app: curl, action: tunnel, connect: early}\n  - {to: 11.0.0.0/8, action: tunnel}\n",
+        "ask 10.1.0.0/16 all\nelse hand over",
+    );
+}
+
+#[test]
 fn an_explanation_says_why_to_people() {
     let explain = |app: &str, to: &str| {
         let application = Application::parse(app).expect("valid");
@@ -245,24 +314,26 @@ fn an_explanation_says_why_to_people() {
     };
     assert_eq!(
         explain("/usr/bin/firefox", "10.20.1.1:443"),
-        "tunnel through finance, by \"payroll only from the browser\" (/etc/adit/rules.yaml:10)\n  \
-           yes  \"payroll only from the browser\", line 10: it matches"
+        "tunnel through finance (connect: early), by \"payroll only from the browser\" (/etc/adit/rules.yaml:11)\n  \
+           yes  \"payroll only from the browser\", line 11: it matches"
     );
     assert_eq!(
         explain("/usr/bin/curl", "10.20.1.1:443"),
-        "pass, by \"default\" (/etc/adit/rules.yaml:22)\n  \
-           no   \"payroll only from the browser\", line 10: the application /usr/bin/curl is not in its `app` \
+        "pass (connect: early), by \"default\" (/etc/adit/rules.yaml:24)\n  \
+           no   \"payroll only from the browser\", line 11: the application /usr/bin/curl is not in its `app` \
            (firefox, /usr/bin/chromium, /opt/erp/**, /^/srv/[a-z]+/run$/)\n  \
-           no   \"no telnet anywhere\", line 17: port 443 is not in its `ports` (23)\n  \
-           no   \"our own\", line 19: 10.20.1.1 is not in its `to` (2001:db8::/32)\n  \
-           yes  \"default\", line 22: no rule matches"
+           no   \"no telnet anywhere\", line 19: port 443 is not in its `ports` (23)\n  \
+           no   \"our own\", line 21: 10.20.1.1 is not in its `to` (2001:db8::/32)\n  \
+           yes  \"default\", line 24: no rule matches\n  \
+           early because of \"payroll only from the browser\": what it could match by address and port is accepted \
+           before more is known"
     );
     assert_eq!(
         explain("unknown", "x.corp:23"),
-        "block, by \"no telnet anywhere\" (/etc/adit/rules.yaml:17)\n  \
-           no   \"payroll only from the browser\", line 10: x.corp is not in its `to` \
+        "block, by \"no telnet anywhere\" (/etc/adit/rules.yaml:19)\n  \
+           no   \"payroll only from the browser\", line 11: x.corp is not in its `to` \
            (10.20.0.0/16, 10.30.0.1-10.30.0.9, *.finance.corp, /^erp[0-9]+\\.corp$/)\n  \
-           yes  \"no telnet anywhere\", line 17: it matches"
+           yes  \"no telnet anywhere\", line 19: it matches"
     );
 }
 
@@ -276,12 +347,13 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "tunnel",
             "zone": "finance",
+            "connect": "early",
             "rule": "payroll only from the browser",
             "file": "/etc/adit/rules.yaml",
-            "line": 10,
+            "line": 11,
             "steps": [{
                 "rule": "payroll only from the browser",
-                "line": 10,
+                "line": 11,
                 "matched": true,
                 "because": "it matches",
             }],
@@ -294,6 +366,7 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "pass",
             "zone": null,
+            "connect": null,
             "rule": "default",
             "file": null,
             "line": null,

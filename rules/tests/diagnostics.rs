@@ -372,6 +372,7 @@ zones:
     known_hosts: ./known_hosts
     engine: openssh
     on_down: stop
+    connect: earli
 "#,
         r#"
 error: there is no port 70000
@@ -422,6 +423,13 @@ error: "stop" is not a word for `on_down`
 9 |     on_down: stop
   |              ^^^^
   = hint: write one of reject, hold, pass
+
+error: "earli" is not a word for `connect`
+  --> rules.yaml:10:14
+   |
+10 |     connect: earli
+   |              ^^^^^
+   = hint: did you mean `early`?
 "#,
     );
     check(
@@ -612,6 +620,10 @@ error: rule 3 has no `action`
         r#"  - {name: a, ports: [1], action: pass, zone: finance}
   - {name: b, ports: [2], action: block, on_down: hold}
   - {name: c, ports: [3], action: tunnel, on_down: wait}
+  - {name: d, ports: [4], action: pass, connect: early}
+  - {name: e, ports: [5], action: tunnel, connect: never, on_down: wait}
+  - {name: f, ports: [6], action: tunnel, connect: [early]}
+  - {name: g, ports: [7], action: tunnel, conect: early}
 "#,
         r#"
 error: `zone` says nothing without `action: tunnel`
@@ -634,6 +646,40 @@ error: "wait" is not a word for `on_down`
 7 |   - {name: c, ports: [3], action: tunnel, on_down: wait}
   |                                                    ^^^^
   = hint: write one of reject, hold, pass
+
+error: `connect` says nothing without `action: tunnel`
+ --> rules.yaml:8:50
+  |
+8 |   - {name: d, ports: [4], action: pass, connect: early}
+  |                                                  ^^^^^
+  = hint: this rule's action is pass
+
+error: "never" is not a word for `connect`
+ --> rules.yaml:9:52
+  |
+9 |   - {name: e, ports: [5], action: tunnel, connect: never, on_down: wait}
+  |                                                    ^^^^^
+  = hint: write one of honest, early
+
+error: "wait" is not a word for `on_down`
+ --> rules.yaml:9:68
+  |
+9 |   - {name: e, ports: [5], action: tunnel, connect: never, on_down: wait}
+  |                                                                    ^^^^
+  = hint: write one of reject, hold, pass
+
+error: `connect` is one value, not a list
+  --> rules.yaml:10:52
+   |
+10 |   - {name: f, ports: [6], action: tunnel, connect: [early]}
+   |                                                    ^
+
+error: rule 7 has no key "conect"
+  --> rules.yaml:11:43
+   |
+11 |   - {name: g, ports: [7], action: tunnel, conect: early}
+   |                                           ^^^^^^
+   = hint: did you mean `connect`?
 "#,
     );
 }

@@ -5,7 +5,7 @@ mod model;
 use std::net::IpAddr;
 use std::path::Path;
 
-use adit_rules::{Decision, Judgement, KernelProgram, KernelVerdict, Policy};
+use adit_rules::{Connect, Decision, Judgement, KernelProgram, KernelVerdict, Policy};
 use model::{ModelPolicy, Verdict};
 use proptest::prelude::*;
 
@@ -37,6 +37,10 @@ fn verdict(decision: &Decision) -> Verdict {
     Verdict {
         action: decision.action().to_owned(),
         zone: decision.zone().map(str::to_owned),
+        connect: match decision {
+            Decision::Tunnel(permit) => Some(permit.connect().as_str()),
+            Decision::Pass(_) | Decision::Block(_) => None,
+        },
         rule: decision.rule().to_owned(),
     }
 }
@@ -117,6 +121,33 @@ proptest! {
     }
 
     #[test]
+    fn the_first_rule_that_could_match_says_how_the_kernel_asks(
+        model in model::policy(),
+        flows in prop::collection::vec(model::flow(), 1..24),
+    ) {
+        let (policy, _) = parse(&model);
+        let program = policy.kernel_program();
+        for flow in &flows {
+            let Some(address) = flow.address else { continue };
+            let verdict = run(&program, address, flow.port);
+            let word = match verdict {
+                KernelVerdict::Ask => "ask",
+                KernelVerdict::HandOver => "hand over",
+                KernelVerdict::Pass => "pass",
+                KernelVerdict::Block => "block",
+            };
+            prop_assert_eq!(word, model.kernel(flow), "{:?}\n{}\n{:?}", flow, model.to_yaml(), program);
+            let explanation = policy.explain(&flow.destination(), &flow.application());
+            let expected = match (verdict, explanation.decision()) {
+                (KernelVerdict::HandOver, _) => Some(Connect::Early),
+                (_, Decision::Tunnel(permit)) => Some(permit.connect()),
+                (_, Decision::Pass(_) | Decision::Block(_)) => None,
+            };
+            prop_assert_eq!(explanation.connect(), expected, "{:?}\n{}\n{:?}", flow, model.to_yaml(), program);
+        }
+    }
+
+    #[test]
     fn the_kernels_steps_are_tidy(model in model::policy()) {
         let program = parse(&model).0.kernel_program();
         for step in &program.steps {
@@ -142,7 +173,7 @@ proptest! {
 
     #[test]
     fn random_yaml_never_panics(
-        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone): |[&*]a |: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
+        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone|gateways|on_down|connect): |[&*]a |: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
     ) {
         let _ = Policy::parse(Path::new("rules.yaml"), &text).map_err(|errors| errors.to_string());
     }

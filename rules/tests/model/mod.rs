@@ -12,6 +12,8 @@ use proptest::prelude::*;
 pub(crate) struct ModelPolicy {
     pub(crate) rules: Vec<ModelRule>,
     pub(crate) default: &'static str,
+    /// The word for `connect` of `z1` and `z2`.
+    pub(crate) zones: [Option<&'static str>; 2],
 }
 
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub(crate) struct ModelRule {
     pub(crate) to: Vec<ModelHost>,
     pub(crate) ports: Vec<(u16, u16)>,
     pub(crate) action: &'static str,
+    /// Its word for `connect`; said only when it tunnels.
+    pub(crate) connect: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +58,7 @@ pub(crate) struct ModelFlow {
 pub(crate) struct Verdict {
     pub(crate) action: String,
     pub(crate) zone: Option<String>,
+    pub(crate) connect: Option<&'static str>,
     pub(crate) rule: String,
 }
 
@@ -64,6 +69,7 @@ impl ModelPolicy {
             rule.takes_destination(flow)
                 && (rule.app.is_empty() || rule.app.iter().any(|app| app.takes(flow)))
         });
+        let connect = self.connect(rule);
         let (action, rule) = match rule {
             Some(rule) => (rule.action, rule.name.as_str()),
             None => (self.default, "default"),
@@ -75,6 +81,7 @@ impl ModelPolicy {
         Verdict {
             action: action.to_owned(),
             zone,
+            connect,
             rule: rule.to_owned(),
         }
     }
@@ -85,9 +92,40 @@ impl ModelPolicy {
         first.is_some_and(|rule| !rule.app.is_empty())
     }
 
+    /// What `connect` is for what a rule, or the default, tunnels.
+    fn connect(&self, rule: Option<&ModelRule>) -> Option<&'static str> {
+        let (action, own) = match rule {
+            Some(rule) => (rule.action, rule.connect),
+            None => (self.default, None),
+        };
+        let of_zone = match action {
+            "tunnel z1" => self.zones[0],
+            "tunnel z2" => self.zones[1],
+            _ => return None,
+        };
+        Some(own.or(of_zone).unwrap_or("honest"))
+    }
+
+    /// What a kernel must do that sees an address and a port: the first rule that takes them says so.
+    pub(crate) fn kernel(&self, flow: &ModelFlow) -> &'static str {
+        let flow = flow.without_name();
+        let first = self.rules.iter().find(|rule| rule.takes_destination(&flow));
+        let action = first.map_or(self.default, |rule| rule.action);
+        let asks_for_application = first.is_some_and(|rule| !rule.app.is_empty());
+        match self.connect(first) {
+            Some("early") => "hand over",
+            Some(_) => "ask",
+            None if asks_for_application => "ask",
+            None => action,
+        }
+    }
+
     pub(crate) fn to_yaml(&self) -> String {
-        let mut text =
-            String::from("version: 1\nzones:\n  z1: {gateways: [a]}\n  z2: {gateways: [b]}\n");
+        let mut text = String::from("version: 1\nzones:\n");
+        for (name, connect) in ["z1", "z2"].iter().zip(self.zones) {
+            let connect = connect.map_or(String::new(), |word| format!(", connect: {word}"));
+            let _ = writeln!(text, "  {name}: {{gateways: [gw]{connect}}}");
+        }
         let _ = writeln!(text, "default: {}\nrules:", self.default);
         for rule in &self.rules {
             let _ = writeln!(text, "  - name: {}", rule.name);
@@ -104,6 +142,9 @@ impl ModelPolicy {
                 Some((action, zone)) => writeln!(text, "    action: {action}\n    zone: {zone}"),
                 None => writeln!(text, "    action: {}", rule.action),
             };
+            if let (Some(word), true) = (rule.connect, rule.action.starts_with("tunnel")) {
+                let _ = writeln!(text, "    connect: {word}");
+            }
         }
         text
     }
@@ -268,21 +309,28 @@ fn action() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&["pass", "block", "tunnel z1", "tunnel z2"][..])
 }
 
+fn connect() -> impl Strategy<Value = Option<&'static str>> {
+    prop::sample::select(&[None, Some("honest"), Some("early")][..])
+}
+
 pub(crate) fn policy() -> impl Strategy<Value = ModelPolicy> {
     let app = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(app(), 1..3)];
-    let rule = (app, few(host()), few(ports()), action());
-    (prop::collection::vec(rule, 0..9), action()).prop_map(|(rules, default)| {
+    let rule = (app, few(host()), few(ports()), action(), connect());
+    let rules = prop::collection::vec(rule, 0..9);
+    (rules, action(), [connect(), connect()]).prop_map(|(rules, default, zones)| {
         let rules = rules.into_iter().enumerate();
-        let rules = rules.map(|(index, (app, to, ports, action))| ModelRule {
+        let rules = rules.map(|(index, (app, to, ports, action, connect))| ModelRule {
             name: format!("r{index}"),
             app,
             to,
             ports,
             action,
+            connect,
         });
         ModelPolicy {
             rules: rules.collect(),
             default,
+            zones,
         }
     })
 }
