@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use adit_tests::load::{self, Beside, Bulk, Connect, Hold, Numbers, RoundTrip};
+use adit_tests::load::{self, Beside, Bulk, Connect, Hold, Numbers, RoundTrip, port};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -44,6 +44,8 @@ enum Part {
     Connect {
         #[arg(long, default_value_t = 1)]
         at_once: usize,
+        #[arg(long, default_value_t = port::ECHO)]
+        port: u16,
         #[command(flatten)]
         bounds: Bounds,
     },
@@ -51,6 +53,8 @@ enum Part {
     Hold {
         #[arg(long)]
         at_once: usize,
+        #[arg(long, default_value_t = port::ECHO)]
+        port: u16,
         #[command(flatten)]
         bounds: Bounds,
     },
@@ -112,13 +116,23 @@ fn measure(part: Part, to: IpAddr) -> Result<Numbers> {
         }
         .run(to),
         Part::RoundTrip { bounds } => bounds.round_trip().run(to),
-        Part::Connect { at_once, bounds } => Connect {
+        Part::Connect {
+            at_once,
+            port,
+            bounds,
+        } => Connect {
+            port,
             at_once,
             count: bounds.count,
             limit: bounds.limit(),
         }
         .run(to),
-        Part::Hold { at_once, bounds } => Hold {
+        Part::Hold {
+            at_once,
+            port,
+            bounds,
+        } => Hold {
+            port,
             flows: bounds.count,
             at_once,
             limit: bounds.limit(),

@@ -8,11 +8,13 @@ use anyhow::{Result, anyhow};
 
 use super::dial::dial;
 use super::round_trip::exchange;
-use super::{Latencies, Numbers, numbers, port};
+use super::{Latencies, Numbers, numbers};
 
 /// Connect, send a byte, get it back, close; again and again.
 #[derive(Debug, Clone, Copy)]
 pub struct Connect {
+    /// Where the server echoes.
+    pub port: u16,
     /// So many threads, each with one connection after another.
     pub at_once: usize,
     /// At most so many connections of each thread.
@@ -32,27 +34,48 @@ impl Connect {
         let threads: Vec<_> = (0..self.at_once)
             .map(|_| thread::spawn(move || self.one_after_another(to, self.count)))
             .collect();
-        let mut latencies = Latencies::default();
+        let mut latencies = OfConnections::default();
         for thread in threads {
             let own = thread.join().map_err(|_| anyhow!("a thread panicked"))?;
             latencies.append(own?);
         }
         let took = began.elapsed().as_secs_f64();
         Ok(numbers([
-            ("connections_per_s", latencies.count() as f64 / took),
-            ("p50_us", latencies.percentile_us(50)),
-            ("p99_us", latencies.percentile_us(99)),
+            (
+                "connections_per_s",
+                latencies.first_byte.count() as f64 / took,
+            ),
+            ("connect_p50_us", latencies.connected.percentile_us(50)),
+            ("p50_us", latencies.first_byte.percentile_us(50)),
+            ("p99_us", latencies.first_byte.percentile_us(99)),
         ]))
     }
 
-    fn one_after_another(self, to: IpAddr, count: usize) -> Result<Latencies> {
-        let mut latencies = Latencies::default();
+    fn one_after_another(self, to: IpAddr, count: usize) -> Result<OfConnections> {
+        let mut latencies = OfConnections::default();
         let started = Instant::now();
-        while latencies.count() < count && started.elapsed() < self.limit {
-            let (mut stream, began) = dial(to, port::ECHO)?;
+        while latencies.first_byte.count() < count && started.elapsed() < self.limit {
+            let (mut stream, began) = dial(to, self.port)?;
+            latencies.connected.add(began.elapsed());
             exchange(&mut stream)?;
-            latencies.add(began.elapsed());
+            latencies.first_byte.add(began.elapsed());
         }
         Ok(latencies)
+    }
+}
+
+/// Both since `connect()` began.
+#[derive(Debug, Default)]
+struct OfConnections {
+    /// Until it returned: for whom accepts before asking, no more than that.
+    connected: Latencies,
+    /// Until the first byte came back.
+    first_byte: Latencies,
+}
+
+impl OfConnections {
+    fn append(&mut self, other: OfConnections) {
+        self.connected.append(other.connected);
+        self.first_byte.append(other.first_byte);
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
 
+/// How the load calls what it fails at when `connect()` itself fails.
+pub const CONNECTING: &str = "connect";
 /// No single wait of a measure may take longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,6 +24,6 @@ pub(crate) fn dial(to: IpAddr, port: u16) -> Result<(TcpStream, Instant)> {
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let began = Instant::now();
-    socket.connect(&to.into()).context("connect")?;
+    socket.connect(&to.into()).context(CONNECTING)?;
     Ok((socket.into(), began))
 }

@@ -10,11 +10,13 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 
 use super::dial::dial;
 use super::round_trip::{exchange, receive, send};
-use super::{Numbers, numbers, port};
+use super::{Numbers, numbers};
 
 /// Opens flows, a byte there and back on each, and keeps them all; at last every one must still answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Hold {
+    /// Where the server echoes.
+    pub port: u16,
     /// How many.
     pub flows: usize,
     /// Opened by so many threads.
@@ -102,7 +104,7 @@ impl Hold {
         if began.elapsed() > self.limit {
             bail!("not open within {} s", self.limit.as_secs());
         }
-        let (mut stream, _) = dial(to, port::ECHO)?;
+        let (mut stream, _) = dial(to, self.port)?;
         exchange(&mut stream)?;
         Ok(stream)
     }

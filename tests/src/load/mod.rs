@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 pub use beside::{Beside, Load};
 pub use bulk::Bulk;
 pub use connect::Connect;
+pub use dial::CONNECTING;
 pub use hold::Hold;
 pub use latencies::Latencies;
 pub use round_trip::RoundTrip;
@@ -29,6 +30,8 @@ pub type Numbers = BTreeMap<String, f64>;
 pub mod port {
     /// Sends back what it gets.
     pub const ECHO: u16 = 8007;
+    /// The same, where a rule may say otherwise than for [`ECHO`].
+    pub const OTHER_ECHO: u16 = 8008;
     /// Reads, and tells again and again how much it has read by when.
     pub const SINK: u16 = 8009;
     /// Sends as long as somebody reads.

@@ -24,6 +24,7 @@ const BACKLOG: i32 = 4096;
 /// When it can't listen.
 pub fn serve(address: IpAddr, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let echo = listen(address, port::ECHO)?;
+    let other_echo = listen(address, port::OTHER_ECHO)?;
     for (port, act) in [
         (port::SINK, sink as fn(TcpStream) -> io::Result<()>),
         (port::SOURCE, source),
@@ -37,7 +38,7 @@ pub fn serve(address: IpAddr, ready: impl FnOnce() -> Result<()>) -> Result<()> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    runtime.block_on(echo_all(echo))
+    runtime.block_on(async { tokio::try_join!(echo_all(echo), echo_all(other_echo)).map(|_| ()) })
 }
 
 fn listen(address: IpAddr, port: u16) -> Result<TcpListener> {

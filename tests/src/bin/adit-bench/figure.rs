@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::path::Tool;
+
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,6 +17,9 @@ pub(crate) enum Figure {
     ConnectSerial,
     #[value(name = "connect-32")]
     Connect32,
+    PassUp,
+    PassDown,
+    PassConnect,
     PausedDown,
     PausedUp,
     BesideBulk,
@@ -60,15 +65,55 @@ impl Figure {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Is it measured for `tool`?
+    pub(crate) fn concerns(self, tool: Tool) -> bool {
+        match self {
+            Figure::ConnectSerial | Figure::Connect32 | Figure::Hold => true,
+            Figure::PassUp | Figure::PassDown | Figure::PassConnect => {
+                matches!(tool, Tool::Direct | Tool::Adit)
+            }
+            Figure::Up
+            | Figure::Down
+            | Figure::Up8
+            | Figure::Down8
+            | Figure::RoundTrip
+            | Figure::PausedDown
+            | Figure::PausedUp
+            | Figure::BesideBulk => tool != Tool::AditEarly,
+        }
+    }
+
+    /// Is it about connections that the rules pass?
+    pub(crate) fn is_passed(self) -> bool {
+        matches!(
+            self,
+            Figure::PassUp | Figure::PassDown | Figure::PassConnect
+        )
+    }
+
+    /// How many short turns make a round. A difference of a few µs or per cent would drown in what the machine
+    /// does from one second to the next, were each tool measured for a second.
+    pub(crate) fn turns(self, size: Size) -> usize {
+        match (self, size) {
+            (Figure::ConnectSerial | Figure::PassConnect, Size::Full) => 6,
+            (Figure::PassUp | Figure::PassDown, Size::Full) => 5,
+            _ => 1,
+        }
+    }
+
     /// What `adit-load` is to do, after the address.
     pub(crate) fn load(self, size: Size) -> Vec<String> {
         let line = match self {
-            Figure::Up => bulk("--up=1", size),
-            Figure::Down => bulk("--down=1", size),
-            Figure::Up8 => bulk("--up=8", size),
-            Figure::Down8 => bulk("--down=8", size),
+            Figure::Up => bulk("--up=1", 1200, size),
+            Figure::Down => bulk("--down=1", 1200, size),
+            Figure::Up8 => bulk("--up=8", 1200, size),
+            Figure::Down8 => bulk("--down=8", 1200, size),
+            Figure::PassUp => bulk("--up=1", 400, size),
+            Figure::PassDown => bulk("--down=1", 400, size),
             Figure::RoundTrip => format!("round-trip {}", bounds(size, 5000, 800)),
-            Figure::ConnectSerial => format!("connect {}", bounds(size, 1500, 1000)),
+            Figure::ConnectSerial | Figure::PassConnect => {
+                format!("connect {}", bounds(size, 300, 250))
+            }
             Figure::Connect32 => format!("connect --at-once=32 {}", bounds(size, 1000, 1200)),
             Figure::PausedDown => format!("beside paused-down {}", bounds(size, 3000, 500)),
             Figure::PausedUp => format!("beside paused-up {}", bounds(size, 3000, 500)),
@@ -82,9 +127,9 @@ impl Figure {
     }
 }
 
-fn bulk(flows: &str, size: Size) -> String {
+fn bulk(flows: &str, measured_ms: u64, size: Size) -> String {
     let (warm_up, measured) = match size {
-        Size::Full => (300, 1200),
+        Size::Full => (measured_ms / 4, measured_ms),
         Size::Smoke => (20, 50),
     };
     format!("bulk {flows} --warm-up-ms={warm_up} --measured-ms={measured}")
@@ -114,7 +159,7 @@ const fn row(
     }
 }
 
-pub(crate) const ROWS: [Row; 21] = [
+pub(crate) const ROWS: [Row; 25] = [
     row(
         Figure::Up,
         "gbit_per_s",
@@ -159,6 +204,13 @@ pub(crate) const ROWS: [Row; 21] = [
     ),
     row(
         Figure::ConnectSerial,
+        "connect_p50_us",
+        "connect() alone, p50",
+        "µs",
+        Better::Lower,
+    ),
+    row(
+        Figure::ConnectSerial,
         "p50_us",
         "connect + one byte, p50",
         "µs",
@@ -182,6 +234,27 @@ pub(crate) const ROWS: [Row; 21] = [
         Figure::Connect32,
         "p99_us",
         "the same, 32 at once, p99",
+        "µs",
+        Better::Lower,
+    ),
+    row(
+        Figure::PassUp,
+        "gbit_per_s",
+        "passed, one flow up",
+        "Gbit/s",
+        Better::Higher,
+    ),
+    row(
+        Figure::PassDown,
+        "gbit_per_s",
+        "passed, one flow down",
+        "Gbit/s",
+        Better::Higher,
+    ),
+    row(
+        Figure::PassConnect,
+        "connect_p50_us",
+        "passed, connect() alone, p50",
         "µs",
         Better::Lower,
     ),

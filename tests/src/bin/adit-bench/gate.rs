@@ -8,15 +8,23 @@ use crate::figure::Figure;
 use crate::path::Tool;
 use crate::results::Results;
 
-/// A bound on one number of Adit, absolute or against a peer in the same round.
+/// A bound on one number of Adit, absolute or against another tool in the same round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate {
+    of: Tool,
     figure: Figure,
     number: &'static str,
-    against: Option<Tool>,
+    against: Against,
     bound: Bound,
     label: &'static str,
     unit: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Against {
+    Nothing,
+    Ratio(Tool),
+    Difference(Tool),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,15 +54,18 @@ enum Outcome {
 impl Gate {
     /// Judges Adit's results; nothing when the figure, or Adit, was not part of the run.
     pub(crate) fn judge(self, results: &Results) -> Option<Judged> {
-        let own = results.of(self.figure, Tool::Adit)?;
+        let own = results.of(self.figure, self.of)?;
         let unit = self.unit;
         let bound = match self.bound {
             Bound::AtLeast(least) => format!(">= {least}{unit}"),
             Bound::AtMost(most) => format!("<= {most}{unit}"),
         };
         let value = match self.against {
-            None => results.median(self.figure, Tool::Adit, self.number),
-            Some(peer) => results.median_ratio(self.figure, self.number, Tool::Adit, peer),
+            Against::Nothing => results.median(self.figure, self.of, self.number),
+            Against::Ratio(other) => results.median_ratio(self.figure, self.number, self.of, other),
+            Against::Difference(other) => {
+                results.median_difference(self.figure, self.number, self.of, other)
+            }
         };
         let (outcome, said) = match (value, &own.failed) {
             (_, Some(why)) => (Outcome::Miss, format!("fails: {why}")),
@@ -98,17 +109,20 @@ impl fmt::Display for Judged {
 }
 
 const fn gate(
+    of: Tool,
     figure: Figure,
     number: &'static str,
-    against: Option<Tool>,
+    against: Against,
     bound: Bound,
     label: &'static str,
 ) -> Gate {
     let unit = match (against, figure) {
-        (None, Figure::Hold) => " s",
-        _ => "×",
+        (Against::Nothing, Figure::Hold) => " s",
+        (Against::Difference(_), _) => " µs",
+        (Against::Nothing | Against::Ratio(_), _) => "×",
     };
     Gate {
+        of,
         figure,
         number,
         against,
@@ -118,11 +132,13 @@ const fn gate(
     }
 }
 
-const REDSOCKS: Option<Tool> = Some(Tool::Redsocks);
-const SSHUTTLE: Option<Tool> = Some(Tool::Sshuttle);
+const REDSOCKS: Against = Against::Ratio(Tool::Redsocks);
+const SSHUTTLE: Against = Against::Ratio(Tool::Sshuttle);
+const DIRECT: Against = Against::Ratio(Tool::Direct);
 
-pub(crate) const GATES: [Gate; 9] = [
+pub(crate) const GATES: [Gate; 14] = [
     gate(
+        Tool::Adit,
         Figure::Up,
         "gbit_per_s",
         REDSOCKS,
@@ -130,6 +146,7 @@ pub(crate) const GATES: [Gate; 9] = [
         "one flow up, to redsocks",
     ),
     gate(
+        Tool::Adit,
         Figure::Down,
         "gbit_per_s",
         REDSOCKS,
@@ -137,6 +154,7 @@ pub(crate) const GATES: [Gate; 9] = [
         "one flow down, to redsocks",
     ),
     gate(
+        Tool::Adit,
         Figure::Up,
         "gbit_per_s",
         SSHUTTLE,
@@ -144,6 +162,7 @@ pub(crate) const GATES: [Gate; 9] = [
         "one flow up, to sshuttle",
     ),
     gate(
+        Tool::Adit,
         Figure::Down,
         "gbit_per_s",
         SSHUTTLE,
@@ -151,6 +170,7 @@ pub(crate) const GATES: [Gate; 9] = [
         "one flow down, to sshuttle",
     ),
     gate(
+        Tool::Adit,
         Figure::ConnectSerial,
         "p50_us",
         REDSOCKS,
@@ -158,30 +178,74 @@ pub(crate) const GATES: [Gate; 9] = [
         "connect + one byte, p50, to redsocks",
     ),
     gate(
+        Tool::Adit,
+        Figure::Connect32,
+        "connections_per_s",
+        REDSOCKS,
+        Bound::AtLeast(1.0),
+        "32 at once, connections per s, to redsocks",
+    ),
+    gate(
+        Tool::AditEarly,
         Figure::Connect32,
         "connections_per_s",
         REDSOCKS,
         Bound::AtLeast(1.2),
-        "32 at once, connections per s, to redsocks",
+        "32 at once, early, connections per s, to redsocks",
     ),
     gate(
+        Tool::Adit,
+        Figure::ConnectSerial,
+        "p50_us",
+        Against::Difference(Tool::AditEarly),
+        Bound::AtMost(100.0),
+        "connect + one byte, p50, over early",
+    ),
+    gate(
+        Tool::Adit,
+        Figure::PassUp,
+        "gbit_per_s",
+        DIRECT,
+        Bound::AtLeast(0.97),
+        "passed, one flow up, to direct",
+    ),
+    gate(
+        Tool::Adit,
+        Figure::PassDown,
+        "gbit_per_s",
+        DIRECT,
+        Bound::AtLeast(0.97),
+        "passed, one flow down, to direct",
+    ),
+    gate(
+        Tool::Adit,
+        Figure::PassConnect,
+        "connect_p50_us",
+        Against::Difference(Tool::Direct),
+        Bound::AtMost(80.0),
+        "passed, connect() alone, p50, over direct",
+    ),
+    gate(
+        Tool::Adit,
         Figure::Hold,
         "open_s",
-        None,
+        Against::Nothing,
         Bound::AtMost(2.0),
         "2,000 flows opened and held",
     ),
     gate(
+        Tool::Adit,
         Figure::PausedDown,
         "to_idle_times",
-        None,
+        Against::Nothing,
         Bound::AtMost(2.0),
         "round trip beside a paused download, to idle",
     ),
     gate(
+        Tool::Adit,
         Figure::PausedUp,
         "to_idle_times",
-        None,
+        Against::Nothing,
         Bound::AtMost(2.0),
         "round trip beside a paused upload, to idle",
     ),

@@ -10,7 +10,7 @@ mod peer;
 mod results;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -77,6 +77,7 @@ struct Run {
     figures: Vec<Figure>,
     rounds: usize,
     size: Size,
+    /// By [`Tool::path`].
     paths: BTreeMap<Tool, Result<Path, String>>,
     results: Results,
 }
@@ -106,15 +107,16 @@ impl Run {
     /// Figure by figure, and within it round by round through all the tools, so that the machine's drift
     /// hits all alike.
     fn measure(&mut self) -> Result<()> {
-        for tool in self.tools.clone() {
+        let paths: BTreeSet<Tool> = self.tools.iter().map(|tool| tool.path()).collect();
+        for tool in paths {
             progress(&format!("setting up {}", tool.label()))?;
             self.build(tool);
         }
         for figure in self.figures.clone() {
-            for round in 0..self.rounds {
-                let mut order = self.tools.clone();
-                order.rotate_left(round % self.tools.len());
-                for tool in order {
+            let concerned = self.tools.iter().copied();
+            let concerned: Vec<Tool> = concerned.filter(|tool| figure.concerns(*tool)).collect();
+            for round in 0..self.rounds * figure.turns(self.size) {
+                for tool in order(&concerned, round) {
                     self.measure_one(figure, tool, round)?;
                 }
             }
@@ -135,9 +137,9 @@ impl Run {
             return Ok(());
         }
         let began = Instant::now();
-        let (found, again) = match self.paths.get(&tool) {
+        let (found, again) = match self.paths.get(&tool.path()) {
             Some(Ok(path)) => {
-                let found = path.measure(figure, self.size);
+                let found = path.measure(figure, tool, self.size);
                 let failed = found.is_err();
                 if failed {
                     progress(&path.log())?;
@@ -163,10 +165,23 @@ impl Run {
         ))?;
         self.results.add(figure, tool, round, found);
         if again {
-            self.build(tool);
+            self.build(tool.path());
         }
         Ok(())
     }
+}
+
+/// Each round begins with another tool, and every second one goes backwards: two tools side by side in the list
+/// go before each other equally often.
+fn order(tools: &[Tool], round: usize) -> Vec<Tool> {
+    let mut order = tools.to_vec();
+    if !order.is_empty() {
+        order.rotate_left(round / 2 % tools.len());
+    }
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 fn report(words: &Words, machine: &Machine, run: &Run) -> Result<ExitCode> {
@@ -209,7 +224,7 @@ fn report(words: &Words, machine: &Machine, run: &Run) -> Result<ExitCode> {
         fs::write(file, serde_json::to_string_pretty(&everything)?)
             .with_context(|| format!("writing {}", file.display()))?;
     }
-    let ours_failed = [Tool::Direct, Tool::Adit, Tool::AditPlain]
+    let ours_failed = [Tool::Direct, Tool::Adit, Tool::AditEarly, Tool::AditPlain]
         .into_iter()
         .any(|tool| {
             let failed = |figure: &Figure| results.failed(*figure, tool).is_some();

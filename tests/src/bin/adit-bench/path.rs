@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use adit_tests::load::Numbers;
+use adit_tests::load::{self, Numbers, port};
 use adit_tests::{
     Gateway, Host, Lab, Process, Routing, RunningAdit, User, address, rules_with, until,
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +25,29 @@ pub(crate) enum Tool {
     Sshuttle,
     /// Adit, where the rule that matches names the application.
     Adit,
+    /// The same Adit at the port of a rule that says `connect: early`.
+    AditEarly,
     /// Adit, where no rule names an application.
     AditPlain,
 }
 
 impl Tool {
     /// Those of a run that is not told otherwise.
-    pub(crate) const COMPARED: [Tool; 4] =
-        [Tool::Direct, Tool::Redsocks, Tool::Sshuttle, Tool::Adit];
+    pub(crate) const COMPARED: [Tool; 5] = [
+        Tool::Direct,
+        Tool::Redsocks,
+        Tool::Sshuttle,
+        Tool::Adit,
+        Tool::AditEarly,
+    ];
+
+    /// Whose path it is measured on: that of the same broker and the same link, if there is one.
+    pub(crate) fn path(self) -> Tool {
+        match self {
+            Tool::AditEarly => Tool::Adit,
+            Tool::Direct | Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditPlain => self,
+        }
+    }
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -40,16 +55,17 @@ impl Tool {
             Tool::Redsocks => "redsocks + ssh -D",
             Tool::Sshuttle => "sshuttle",
             Tool::Adit => "Adit",
+            Tool::AditEarly => "Adit, early",
             Tool::AditPlain => "Adit, no application rule",
         }
     }
 }
 
-/// A tool that runs, and the server at its end. Fields are dropped in order: programs before their lab.
+/// A tool that runs, and the servers at its end. Fields are dropped in order: programs before their lab.
 #[derive(Debug)]
 pub(crate) struct Path {
     programs: Programs,
-    _server: Process,
+    _servers: [Process; 2],
     lab: Lab,
 }
 
@@ -62,6 +78,10 @@ enum Programs {
     Adit { running: RunningAdit },
 }
 
+/// Nobody listens here, and the rule of [`port::ECHO`] is its too.
+const CLOSED: u16 = 8090;
+/// The same for [`port::OTHER_ECHO`].
+const OTHER_CLOSED: u16 = 8091;
 const LOG_LINES: usize = 8;
 const READY: Duration = Duration::from_secs(15);
 /// No measure takes longer than its own bounds and what ending it takes.
@@ -71,26 +91,39 @@ impl Path {
     pub(crate) fn build(tool: Tool) -> Result<Path> {
         let lab = Lab::with(match tool {
             Tool::Direct => Routing::Open,
-            Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditPlain => Routing::Wire,
+            Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditEarly | Tool::AditPlain => {
+                Routing::Wire
+            }
         })?;
         forget_closed_connections(&lab)?;
-        let load = ["adit-load", "0.0.0.0", "serve"];
-        let mut server = lab.server().start("adit-load", &load)?;
-        server.line_with("ready", READY)?;
+        // The one on the gateway is where connections get that are passed.
+        let servers = [serve(&lab, Host::Server)?, serve(&lab, Host::Gateway)?];
         let programs = Programs::start(&lab, tool)?;
         let path = Path {
             programs,
-            _server: server,
+            _servers: servers,
             lab,
         };
         path.wait_open()?;
+        if let Programs::Adit { .. } = path.programs {
+            path.check_modes()?;
+        }
         Ok(path)
     }
 
     /// # Errors
     /// When the load failed, with the last line that it wrote.
-    pub(crate) fn measure(&self, figure: Figure, size: Size) -> Result<Numbers> {
-        self.load(&figure.load(size))
+    pub(crate) fn measure(&self, figure: Figure, tool: Tool, size: Size) -> Result<Numbers> {
+        let mut words = figure.load(size);
+        if tool == Tool::AditEarly {
+            words.push(format!("--port={}", port::OTHER_ECHO));
+        }
+        let to = if figure.is_passed() {
+            address::GATEWAY
+        } else {
+            address::SERVER
+        };
+        self.load(to, &words)
     }
 
     /// The last that Adit logged, for whoever looks into a failure of it.
@@ -110,7 +143,7 @@ impl Path {
         let words = Figure::RoundTrip.load(Size::Smoke);
         let mut last = None;
         let opened = until("a byte to come back", READY, || {
-            last = self.load(&words).err();
+            last = self.load(address::SERVER, &words).err();
             Ok(last.is_none())
         });
         opened.map_err(|in_vain| match last {
@@ -119,8 +152,27 @@ impl Path {
         })
     }
 
-    fn load(&self, words: &[String]) -> Result<Numbers> {
-        let mut argv = vec!["adit-load".to_owned(), address::SERVER.to_owned()];
+    /// Where nobody listens tells which port is honest: there `connect()` fails, elsewhere what comes after it. A kernel
+    /// without a queue, or a rule that is not what it seems, would have its figures under the wrong heading.
+    fn check_modes(&self) -> Result<()> {
+        for (port, honest) in [(CLOSED, true), (OTHER_CLOSED, false)] {
+            let words = ["connect", "--count=1", "--limit-ms=1000"].map(str::to_owned);
+            let port = format!("--port={port}");
+            let refused = self.load(address::SERVER, &[&words[..], &[port]].concat());
+            let Err(error) = refused else {
+                bail!("a connection to nobody was served");
+            };
+            let said = error.to_string();
+            ensure!(
+                said.starts_with(load::CONNECTING) == honest,
+                "honest: {honest}, but a connection to nobody was told: {said}"
+            );
+        }
+        Ok(())
+    }
+
+    fn load(&self, to: &str, words: &[String]) -> Result<Numbers> {
+        let mut argv = vec!["adit-load".to_owned(), to.to_owned()];
         argv.extend_from_slice(words);
         let ended = self.lab.client().timeout(PATIENCE).argv(&argv)?;
         if !ended.success() {
@@ -141,7 +193,7 @@ impl Programs {
             Tool::Sshuttle => Programs::Sshuttle {
                 _held: Sshuttle::start(lab)?,
             },
-            Tool::Adit => Programs::Adit {
+            Tool::Adit | Tool::AditEarly => Programs::Adit {
                 running: RunningAdit::with(lab, Gateway::start(lab)?, &rules(true))?,
             },
             Tool::AditPlain => Programs::Adit {
@@ -151,7 +203,16 @@ impl Programs {
     }
 }
 
-/// What an administrator of a small site might write. The load's ports are those of the third rule.
+fn serve(lab: &Lab, host: Host) -> Result<Process> {
+    let mut server = lab
+        .on(host)
+        .start("adit-load", &["adit-load", "0.0.0.0", "serve"])?;
+    server.line_with("ready", READY)?;
+    Ok(server)
+}
+
+/// What an administrator of a small site might write. The load's ports in the zone are those of the third and the
+/// fourth rule; on the gateway only the application keeps it from matching the fifth.
 fn rules(with_application: bool) -> String {
     let application = if with_application {
         "app: [psql, adit-load, \"/opt/erp/**\"], "
@@ -161,11 +222,15 @@ fn rules(with_application: bool) -> String {
     let lines = format!(
         "  - {{name: no telnet anywhere, ports: [23], action: block}}
   - {{name: mail passes, ports: [25, 465, 587, 993], action: pass}}
+  - {{name: a chatty service, {application}to: [198.51.100.0/28], ports: [{}, {OTHER_CLOSED}], action: tunnel, zone: lab, connect: early}}
   - {{name: the zone's services, {application}to: [198.51.100.0/28], ports: [443, 8000-8100], action: tunnel, zone: lab}}
+  - {{name: the database at the edge, app: [psql], to: [{}], ports: [8000-8100], action: tunnel, zone: lab}}
   - {{name: administrators' shells, to: [\"{}\", \"{}\"], ports: [22], action: tunnel, zone: lab}}
   - {{name: databases, to: [198.51.100.64/26], ports: [5432, 6379], action: tunnel, zone: lab}}
   - {{name: nothing else in the zone, to: [\"{}\"], action: block}}
 ",
+        port::OTHER_ECHO,
+        address::GATEWAY,
         address::ZONE,
         address::ZONE6,
         address::ZONE

@@ -77,13 +77,34 @@ impl Results {
         one: Tool,
         other: Tool,
     ) -> Option<f64> {
+        self.median_of_pairs(figure, number, [one, other], |one, other| one / other)
+    }
+
+    /// The same of one tool's number less the other's.
+    pub(crate) fn median_difference(
+        &self,
+        figure: Figure,
+        number: &str,
+        one: Tool,
+        other: Tool,
+    ) -> Option<f64> {
+        self.median_of_pairs(figure, number, [one, other], |one, other| one - other)
+    }
+
+    fn median_of_pairs(
+        &self,
+        figure: Figure,
+        number: &str,
+        [one, other]: [Tool; 2],
+        compare: impl Fn(f64, f64) -> f64,
+    ) -> Option<f64> {
         let (one, other) = (self.of(figure, one)?, self.of(figure, other)?);
         if one.failed.is_some() || other.failed.is_some() {
             return None;
         }
         let pairs = one.numbers.iter().filter_map(|(round, numbers)| {
             let other = other.numbers.get(round)?.get(number)?;
-            Some(numbers.get(number)? / other)
+            Some(compare(*numbers.get(number)?, *other))
         });
         median(pairs.collect())
     }
@@ -148,6 +169,18 @@ mod tests {
         check(&[6.0, 3.0, 6.0], &[4.0, 2.0, 4.0], Some(1.5));
         check(&[6.0, 3.0], &[4.0], Some(1.5));
         check(&[6.0], &[], None);
+    }
+
+    #[test]
+    fn differences_are_taken_round_by_round() {
+        let check = |adit: &[f64], peer: &[f64], expected| {
+            let difference =
+                results(adit, peer).median_difference(Figure::Up, "n", Tool::Adit, Tool::Redsocks);
+            close(difference, expected);
+        };
+        check(&[6.0, 3.0, 9.0], &[4.0, 2.0, 4.0], Some(2.0));
+        check(&[2.0], &[4.0], Some(-2.0));
+        check(&[], &[4.0], None);
     }
 
     #[test]
