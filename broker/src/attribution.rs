@@ -39,7 +39,15 @@ pub enum Attributed {
 struct Question {
     source: SocketAddr,
     destination: SocketAddr,
-    answer: oneshot::Sender<Attributed>,
+    answer: Wanted,
+}
+
+/// What is wanted of a socket.
+enum Wanted {
+    /// Who holds it.
+    Owner(oneshot::Sender<Attributed>),
+    /// Whether there is none.
+    Absence(oneshot::Sender<bool>),
 }
 
 /// Asks the attribution thread.
@@ -91,13 +99,29 @@ impl Attribution {
         }
     }
 
+    /// Who opened it, by the addresses that its own socket has: those of a connection that is held before any redirect.
+    pub async fn exactly(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
+        self.of(source, destination).await
+    }
+
+    /// Whether no program holds a socket that connects, or would connect, `source` to `destination`. Not known is no.
+    pub async fn is_gone(&self, source: SocketAddr, destination: SocketAddr) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            source,
+            destination,
+            answer: Wanted::Absence(answer),
+        };
+        self.questions.send(question).await.is_ok() && answered.await.unwrap_or(false)
+    }
+
     /// Who holds the socket that connects `source` to `destination`.
     async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
         let (answer, answered) = oneshot::channel();
         let question = Question {
             source,
             destination,
-            answer,
+            answer: Wanted::Owner(answer),
         };
         let asked = self.questions.send(question).await.is_ok();
         match answered.await {
@@ -110,13 +134,22 @@ impl Attribution {
 }
 
 fn answer_all(mut attributor: Attributor, uid: u32, mut queue: mpsc::Receiver<Question>) {
-    while let Some(question) = queue.blocking_recv() {
-        if question.answer.is_closed() {
-            continue;
+    while let Some(Question {
+        source,
+        destination,
+        answer,
+    }) = queue.blocking_recv()
+    {
+        // The flow may have ended, or end meanwhile.
+        match answer {
+            Wanted::Owner(answer) if !answer.is_closed() => {
+                let _ = answer.send(look_up(&mut attributor, uid, source, destination));
+            }
+            Wanted::Absence(answer) if !answer.is_closed() => {
+                let _ = answer.send(matches!(attributor.owner(source, destination), Ok(None)));
+            }
+            Wanted::Owner(_) | Wanted::Absence(_) => {}
         }
-        let attributed = look_up(&mut attributor, uid, question.source, question.destination);
-        // The flow may have ended meanwhile.
-        let _ = question.answer.send(attributed);
     }
 }
 

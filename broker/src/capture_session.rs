@@ -2,13 +2,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use adit_capture::wire::ErrorCode;
-use adit_capture::{Claim, Client, ClientError, Family};
-use tokio::sync::watch;
+use adit_capture::questions::{Answers, Questions};
+use adit_capture::wire::{ErrorCode, QueueBy};
+use adit_capture::{Claim, Client, ClientError, Family, Step, Verdict};
+use tokio::sync::{mpsc, watch};
 
 use crate::listeners::Listeners;
 use crate::original_sources::OriginalSources;
@@ -75,6 +77,28 @@ impl MarkedSockets {
     }
 }
 
+/// How the connections of this user are met that a rule has asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meeting {
+    /// At their SYN, as far as the rules say so.
+    Honest(QueueBy),
+    /// Accepted before anything is known.
+    Early {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The questions of one session with the helper.
+pub struct Questioning {
+    /// From the kernel.
+    pub questions: Questions,
+    /// To the helper.
+    pub answers: Answers,
+    /// Resolves when the helper is gone, and with it all that was held.
+    pub over: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
 /// The session's faces: what asks of it, and the task that keeps it.
 #[derive(Debug)]
 pub struct CaptureSession {
@@ -84,6 +108,8 @@ pub struct CaptureSession {
     pub sources: OriginalSources,
     /// Where it stands.
     pub state: watch::Receiver<CaptureState>,
+    /// How connections are met that a rule has asked about.
+    pub meeting: watch::Receiver<Meeting>,
     socket: PathBuf,
     claim: watch::Sender<Option<Arc<Claim>>>,
     /// Whether a claim was ever sent to a helper.
@@ -92,11 +118,19 @@ pub struct CaptureSession {
 }
 
 impl CaptureSession {
-    /// Starts the keeper. Nothing is claimed before [`CaptureSession::claim`].
-    pub fn start(socket: PathBuf, listeners: Arc<Listeners>) -> Self {
+    /// Starts the keeper. Nothing is claimed before [`CaptureSession::claim`]. To `questioning` goes what each session with the
+    /// helper brings; the next only when the one before is over.
+    pub fn start(
+        socket: PathBuf,
+        listeners: Arc<Listeners>,
+        questioning: mpsc::Sender<Questioning>,
+    ) -> Self {
         let (client_sender, client) = watch::channel(None);
         let reason = format!("connecting to {}", socket.display());
         let (state_sender, state) = watch::channel(CaptureState::Waiting { reason });
+        let (meeting_sender, meeting) = watch::channel(Meeting::Early {
+            reason: "nothing is claimed yet".to_owned(),
+        });
         let (claim, wanted) = watch::channel(None);
         let claimed = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
@@ -106,6 +140,8 @@ impl CaptureSession {
             claimed: claimed.clone(),
             client: client_sender,
             state: state_sender,
+            meeting: meeting_sender,
+            questioning,
         };
         tokio::spawn(keeper.keep());
         Self {
@@ -114,6 +150,7 @@ impl CaptureSession {
             },
             sources: OriginalSources::start(client.clone(), state.clone()),
             state,
+            meeting,
             socket,
             claim,
             claimed,
@@ -143,6 +180,23 @@ impl CaptureSession {
         }
         // It may have been started again since.
         Client::connect(&self.socket).await?.release().await
+    }
+}
+
+/// The same for a helper that cannot ask.
+fn handed_over(claim: &Claim) -> Claim {
+    let verdict = |verdict| match verdict {
+        Verdict::Ask => Verdict::HandOver,
+        Verdict::HandOver | Verdict::Pass | Verdict::Block => verdict,
+    };
+    let steps = claim.steps.iter().map(|step| Step {
+        verdict: verdict(step.verdict),
+        ..step.clone()
+    });
+    Claim {
+        steps: steps.collect(),
+        default: verdict(claim.default),
+        on_broker_gone: claim.on_broker_gone,
     }
 }
 
@@ -181,6 +235,8 @@ struct Keeper {
     claimed: Arc<AtomicBool>,
     client: watch::Sender<Option<Client>>,
     state: watch::Sender<CaptureState>,
+    meeting: watch::Sender<Meeting>,
+    questioning: mpsc::Sender<Questioning>,
 }
 
 impl Keeper {
@@ -219,10 +275,11 @@ impl Keeper {
         self.client.send_replace(Some(client.clone()));
         self.report(CaptureState::Connected);
         let mut capturing = false;
+        let mut queued = None;
         let reason = loop {
             let wanted = self.claim.borrow_and_update().clone();
             if let Some(claim) = wanted {
-                match self.put(&client, &claim).await {
+                match self.put(&client, &claim, &mut queued).await {
                     Ok(()) => capturing = true,
                     Err(error) if is_lasting(&error) => {
                         self.refused(&error);
@@ -243,12 +300,53 @@ impl Keeper {
         }
     }
 
-    async fn put(&self, client: &Client, claim: &Claim) -> Result<(), ClientError> {
+    /// `queued`: whether this session has a queue; not known before the first claim that asks.
+    async fn put(
+        &self,
+        client: &Client,
+        claim: &Claim,
+        queued: &mut Option<bool>,
+    ) -> Result<(), ClientError> {
         let listeners: Vec<_> = self.listeners.sockets().map(AsFd::as_fd).collect();
+        let asks = claim.steps.iter().any(|step| step.verdict == Verdict::Ask)
+            || claim.default == Verdict::Ask;
+        let queued = match (asks, *queued) {
+            (false, _) => false,
+            (true, Some(known)) => known,
+            (true, None) => *queued.insert(self.queue(client).await?),
+        };
         self.claimed.store(true, Ordering::Relaxed);
-        client.claim(claim, &listeners).await?;
+        match queued || !asks {
+            true => client.claim(claim, &listeners).await?,
+            false => client.claim(&handed_over(claim), &listeners).await?,
+        }
         self.report(CaptureState::Capturing);
         Ok(())
+    }
+
+    /// Whether there is a queue from now on.
+    async fn queue(&self, client: &Client) -> Result<bool, ClientError> {
+        let queue = match client.queue().await {
+            Ok(queue) => queue,
+            Err(ClientError::Refused {
+                code: ErrorCode::NoQueue,
+                text,
+            }) => {
+                tracing::warn!("connections are accepted before anything is known: {text}");
+                self.meeting.send_replace(Meeting::Early { reason: text });
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        self.meeting.send_replace(Meeting::Honest(queue.by));
+        let questioning = Questioning {
+            questions: queue.questions,
+            answers: queue.answers,
+            over: Box::pin(client.gone()),
+        };
+        // Who is ending takes no more.
+        let _ = self.questioning.send(questioning).await;
+        Ok(true)
     }
 
     fn report(&self, state: CaptureState) {

@@ -5,19 +5,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_capture::held_packet::NotAQuestion;
+use adit_capture::questions::{self, Answers, Question, Questions};
 use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
 use adit_rules::{KernelProgram, KernelVerdict, Policy};
 use ipnet::{IpNet, Ipv6Net};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::attribution::Attribution;
-use crate::capture_session::{CaptureSession, CaptureState};
-use crate::control::protocol::{Answer, Capture, FlowCounts, Request, Status, ZoneStatus};
+use crate::capture_session::{CaptureSession, CaptureState, Meeting, Questioning};
+use crate::control::protocol::{Answer, Capture, Connect, FlowCounts, Request, Status, ZoneStatus};
 use crate::control::server::{ControlError, ControlSocket};
 use crate::dispatch::Dispatcher;
 use crate::flow_table::FlowTable;
+use crate::held::HeldTable;
 use crate::listeners::{ListenError, Listeners};
 use crate::original_destination::Captured;
 use crate::session_note::SessionNote;
@@ -103,12 +106,14 @@ pub enum DaemonError {
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let control = ControlSocket::bind(&settings.control).await?;
-    let broker = Arc::new(Broker::start(settings)?);
+    let (questioning, asked) = mpsc::channel(1);
+    let broker = Arc::new(Broker::start(settings, questioning)?);
     let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
     let ended = broker.clone();
     let outcome = tokio::select! {
         () = control.serve(move |request| ended.answer(request)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
+        () = broker.answer_questions(asked) => Ok(()),
         () = broker.asked_down.notified() => Ok(()),
         name = signals.end() => {
             tracing::info!("ending on {name}");
@@ -129,6 +134,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
 
 struct Broker {
     settings: Settings,
+    held: HeldTable,
+    /// A place for each flow, as long as it needs descriptors or may come to.
+    places: Arc<Semaphore>,
     since: jiff::Timestamp,
     listeners: Arc<Listeners>,
     session: CaptureSession,
@@ -137,9 +145,13 @@ struct Broker {
 }
 
 impl Broker {
-    fn start(settings: Settings) -> Result<Self, DaemonError> {
+    fn start(
+        settings: Settings,
+        questioning: mpsc::Sender<Questioning>,
+    ) -> Result<Self, DaemonError> {
         let listeners = Arc::new(Listeners::bind()?);
-        let session = CaptureSession::start(settings.capture.clone(), listeners.clone());
+        let capture = settings.capture.clone();
+        let session = CaptureSession::start(capture, listeners.clone(), questioning);
         let attribution =
             Attribution::start(session.sources.clone()).map_err(DaemonError::Attribution)?;
         let mut zones = HashMap::new();
@@ -158,6 +170,8 @@ impl Broker {
         let since = jiff::Timestamp::now();
         Ok(Self {
             settings,
+            held: HeldTable::default(),
+            places: Arc::new(Semaphore::new(flow_limit())),
             since,
             listeners,
             session,
@@ -254,11 +268,7 @@ impl Broker {
     }
 
     async fn accept_flows(&self) {
-        let places = Arc::new(Semaphore::new(flow_limit()));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
             let (tcp, peer, own) = match self.listeners.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -275,12 +285,65 @@ impl Broker {
                     continue;
                 }
             };
+            let Some(early) = self.held.meet(captured) else {
+                continue;
+            };
+            let Ok(place) = self.places.clone().acquire_owned().await else {
+                return;
+            };
             let dispatcher = self.dispatcher.clone();
             tokio::spawn(async move {
-                dispatcher.carry(captured).await;
+                dispatcher.carry(early).await;
                 drop(place);
             });
         }
+    }
+
+    /// The questions of one session with the helper after another.
+    async fn answer_questions(&self, mut asked: mpsc::Receiver<Questioning>) {
+        while let Some(mut questioning) = asked.recv().await {
+            let Questioning {
+                questions,
+                answers,
+                over,
+            } = &mut questioning;
+            tokio::select! {
+                () = over => {}
+                error = self.answer_all(questions, answers) => {
+                    tracing::error!("connections are held that nobody hears of: {error}");
+                }
+            }
+            drop(questioning);
+            self.held.all_gone();
+        }
+        std::future::pending().await
+    }
+
+    async fn answer_all(&self, questions: &mut Questions, answers: &Answers) -> std::io::Error {
+        loop {
+            match questions.next().await {
+                Ok(Ok(question)) => self.answer_one(question, answers),
+                // Something before its TCP header that is not understood here: what its socket says after a redirect is.
+                Ok(Err(NotAQuestion::Packet(id))) => answers.give(id, questions::Answer::Redirect),
+                Ok(Err(error)) => tracing::warn!("the kernel's queue: {error}"),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    fn answer_one(&self, question: Question, answers: &Answers) {
+        let Some(held) = self.held.ask(question, answers) else {
+            return;
+        };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            // Its SYN is sent again in a second.
+            return held.answer(questions::Answer::Drop);
+        };
+        let dispatcher = self.dispatcher.clone();
+        tokio::spawn(async move {
+            dispatcher.answer(held).await;
+            drop(place);
+        });
     }
 
     fn answer(&self, request: Request) -> Answer {
@@ -300,6 +363,21 @@ impl Broker {
         match self.settings.attended {
             Attended::Yes => "waiting for the gateway",
             Attended::No => "claiming",
+        }
+    }
+
+    fn connect(&self) -> Connect {
+        match self.session.meeting.borrow().clone() {
+            Meeting::Honest(by) => Connect {
+                mode: "honest".to_owned(),
+                by: Some(by),
+                reason: None,
+            },
+            Meeting::Early { reason } => Connect {
+                mode: "early".to_owned(),
+                by: None,
+                reason: Some(reason),
+            },
         }
     }
 
@@ -335,6 +413,7 @@ impl Broker {
                 connected,
                 reason,
             },
+            connect: self.connect(),
             zones,
             flows: FlowCounts { active, total },
         }

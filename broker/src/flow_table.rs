@@ -40,6 +40,8 @@ pub enum State {
     Open,
     /// Ended after it had been open.
     Closed,
+    /// The kernel connects it itself: nothing more is known here.
+    Direct,
     /// Someone said no: a rule, the gateway's policy, or the destination.
     Refused,
     /// Something broke: no gateway, the link, the helper.
@@ -51,7 +53,7 @@ impl State {
     pub fn is_over(self) -> bool {
         match self {
             Self::Deciding | Self::Opening | Self::Open => false,
-            Self::Closed | Self::Refused | Self::Failed => true,
+            Self::Closed | Self::Direct | Self::Refused | Self::Failed => true,
         }
     }
 }
@@ -63,6 +65,7 @@ impl std::fmt::Display for State {
             Self::Opening => "opening",
             Self::Open => "open",
             Self::Closed => "closed",
+            Self::Direct => "direct",
             Self::Refused => "refused",
             Self::Failed => "failed",
         })
@@ -108,7 +111,8 @@ pub struct FlowView {
     pub pid: Option<u32>,
     /// Where the application wanted to go.
     pub destination: SocketAddr,
-    /// The application's end as the listener saw it: the redirect may have changed its port.
+    /// The application's end; of a connection that was accepted early as the listener saw it, where the redirect may have
+    /// changed its port.
     pub source: SocketAddr,
     /// The rule that matched.
     pub rule: Option<String>,

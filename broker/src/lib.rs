@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod flow_table;
 pub mod gateway;
+pub mod held;
 pub mod listeners;
 pub mod original_destination;
 pub mod original_sources;

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use adit_capture::saved_syn;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -77,6 +78,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
         }
         socket.set_nonblocking(true)?;
         keep_alive(&socket)?;
+        saved_syn::keep(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())

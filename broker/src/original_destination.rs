@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use adit_capture::questions::Question;
+use adit_capture::saved_syn;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -53,6 +55,11 @@ pub enum NotCaptured {
 }
 
 impl OriginalDestination {
+    /// Of a connection that is held before any redirect.
+    pub fn of(question: &Question) -> Self {
+        Self(question.destination)
+    }
+
     /// The address and port.
     pub fn address(self) -> SocketAddr {
         self.0
@@ -60,6 +67,11 @@ impl OriginalDestination {
 }
 
 impl ClientAddress {
+    /// Of a connection that is held before any redirect.
+    pub fn of(question: &Question) -> Self {
+        Self(question.source)
+    }
+
     /// The address and port.
     pub fn address(self) -> SocketAddr {
         self.0
@@ -95,6 +107,15 @@ impl Captured {
             source: ClientAddress(peer),
             destination: OriginalDestination(destination),
         })
+    }
+
+    /// Its initial sequence number, where the kernel kept it. Can be asked once.
+    pub fn sequence(&self) -> Option<u32> {
+        let asked = self.tcp.as_ref().map(saved_syn::sequence)?;
+        asked
+            .inspect_err(|error| tracing::debug!("no word on a connection's SYN: {error}"))
+            .ok()
+            .flatten()
     }
 
     /// Who spoke to whom, for those who outlive the socket.

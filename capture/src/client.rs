@@ -197,10 +197,10 @@ impl Client {
         self.ask(Request::Release, Vec::new()).await?.done()
     }
 
-    /// Resolves when the helper is gone.
-    pub async fn gone(&self) {
+    /// Resolves when the helper is gone. Whoever waits for it keeps no session open.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut alive = self.alive.clone();
-        while alive.changed().await.is_ok() {}
+        async move { while alive.changed().await.is_ok() {} }
     }
 
     async fn ask(

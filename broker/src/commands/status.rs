@@ -1,6 +1,7 @@
 //! `adit status`.
 
 use adit_broker::control::protocol::{Answer, Request, Status, ZoneStatus};
+use adit_capture::wire::QueueBy;
 use anyhow::anyhow;
 
 use super::{Failure, ask_broker};
@@ -37,6 +38,13 @@ fn show(status: &Status) {
         "helper   {helper}, {}",
         status.capture.socket.display()
     ));
+    let connect = match (&status.connect.by, &status.connect.reason) {
+        (Some(QueueBy::Nft), _) => " (SYNs held by nftables)".to_owned(),
+        (Some(QueueBy::Xtables), _) => " (SYNs held by xtables' NFQUEUE)".to_owned(),
+        (None, Some(reason)) => format!(" ({reason})"),
+        (None, None) => String::new(),
+    };
+    output::line(format_args!("connect  {}{connect}", status.connect.mode));
     for zone in &status.zones {
         output::line(format_args!("zone     {}", describe(zone)));
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use adit_capture::wire::QueueBy;
+
 use serde::{Deserialize, Serialize};
 
 use crate::flow_table::FlowView;
@@ -61,6 +63,8 @@ pub struct Status {
     pub rules: Option<PathBuf>,
     /// The session with the capture helper.
     pub capture: Capture,
+    /// How captured connections are met.
+    pub connect: Connect,
     /// Every zone.
     pub zones: Vec<ZoneStatus>,
     /// How many flows.
@@ -75,6 +79,17 @@ pub struct Capture {
     /// Whether the helper answers.
     pub connected: bool,
     /// Why not.
+    pub reason: Option<String>,
+}
+
+/// How captured connections are met, as far as the rules do not ask for `connect: early`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connect {
+    /// `honest` or `early`.
+    pub mode: String,
+    /// How the kernel holds connections; null when it does not.
+    pub by: Option<QueueBy>,
+    /// Why it does not.
     pub reason: Option<String>,
 }
 

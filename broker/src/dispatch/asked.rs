@@ -1,0 +1,159 @@
+//! The honest order: decided and opened while the program sits in connect(), then answered with the truth, and accepted only
+//! when the destination has accepted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_capture::questions::Answer;
+use adit_link::Stream;
+use adit_rules::{Decision, OnDown, TunnelPermit};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::Dispatcher;
+use super::ending::Ending;
+use super::opening::NotOpened;
+use crate::attribution::Attributed;
+use crate::flow_table::{Action, Flow};
+use crate::held::{Expected, Gone, Held};
+use crate::original_destination::{Captured, OriginalDestination};
+
+/// How often it is looked whether a program that is held still waits.
+const LOOK: Duration = Duration::from_secs(1);
+/// A connection that was let through is there within a millisecond, or its program is gone.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+impl Dispatcher {
+    pub(super) async fn asked_way(&self, held: Held, flow: &Arc<Flow>) -> Ending {
+        let gone = held.gone();
+        let question = held.question;
+        let ready = tokio::select! {
+            ready = self.made_ready(held, flow) => ready,
+            () = self.given_up(&gone, question.source, question.destination) => {
+                Err(Ending::closed(Some("given up by the application".to_owned())))
+            }
+        };
+        match ready {
+            Ok((captured, stream)) => {
+                flow.opened();
+                let relayed = adit_link::relay(captured.into_tcp(), stream, &flow.counters);
+                Ending::of_relay(relayed.await, flow)
+            }
+            Err(ending) => ending,
+        }
+    }
+
+    /// Until both sides are open.
+    async fn made_ready(&self, held: Held, flow: &Arc<Flow>) -> Result<(Captured, Stream), Ending> {
+        match self.opened_for(&held, flow).await {
+            Ok(stream) => {
+                let captured = arrived(held.redirect()).await?;
+                Ok((captured, stream))
+            }
+            Err(ending) => {
+                held.answer(ending.answer);
+                Err(ending)
+            }
+        }
+    }
+
+    /// A stream that the destination has answered, or what the program is told instead.
+    async fn opened_for(&self, held: &Held, flow: &Arc<Flow>) -> Result<Stream, Ending> {
+        let question = held.question;
+        let attribute = async || {
+            let asked = self
+                .attribution
+                .exactly(question.source, question.destination);
+            super::application(asked.await, flow)
+        };
+        let destination = OriginalDestination::of(&question);
+        let permit = match self.decide(destination, attribute).await? {
+            Decision::Tunnel(permit) => permit,
+            Decision::Pass(permit) => {
+                flow.decided(Action::Pass, permit.rule(), None);
+                return Err(direct(held));
+            }
+            Decision::Block(block) => {
+                flow.decided(Action::Block, block.rule(), None);
+                let text = format!("blocked by rule {}", block.rule());
+                return Err(Ending::refused(text));
+            }
+        };
+        self.learn_beside(held, flow);
+        match self.open_answered(&permit, flow).await {
+            Ok(stream) => Ok(stream),
+            Err(NotOpened::Ended(ending)) => Err(ending),
+            Err(NotOpened::Down(down)) => match super::passed_when_down(&permit, &down, flow) {
+                Some(_pass) => Err(direct(held)),
+                None => Err(Ending::failed(down.to_string()).answering(while_down(&permit))),
+            },
+        }
+    }
+
+    /// What people want to see of a flow and the rules did not need: now, as long as there is a program that waits.
+    fn learn_beside(&self, held: &Held, flow: &Arc<Flow>) {
+        if flow.is_attributed() {
+            return;
+        }
+        let (attribution, flow) = (self.attribution.clone(), flow.clone());
+        let (source, destination) = (held.question.source, held.question.destination);
+        tokio::spawn(async move {
+            if let Attributed::Process { pid, path } =
+                attribution.exactly(source, destination).await
+            {
+                flow.attributed(pid, path);
+            }
+        });
+    }
+
+    /// Resolves when nobody waits any more: a program that gives up says nothing to the kernel's queue.
+    async fn given_up(
+        &self,
+        gone: &Gone,
+        source: std::net::SocketAddr,
+        destination: std::net::SocketAddr,
+    ) {
+        let looked = async {
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first is over at once.
+            looks.tick().await;
+            loop {
+                looks.tick().await;
+                if self.attribution.is_gone(source, destination).await {
+                    return gone.note();
+                }
+            }
+        };
+        tokio::select! {
+            () = gone.wait() => {}
+            () = looked => {}
+        }
+    }
+}
+
+/// What becomes of the stream meanwhile is the relay's business: the destination has accepted, so the program is.
+async fn arrived(mut expected: Expected) -> Result<Captured, Ending> {
+    match timeout(ARRIVAL, expected.arrived()).await {
+        Ok(Some(captured)) => Ok(captured),
+        Ok(None) | Err(_) => Err(Ending::closed(Some(
+            "given up by the application".to_owned(),
+        ))),
+    }
+}
+
+/// The kernel connects it itself, where the host has a way; where it has none, that is the truth.
+fn direct(held: &Held) -> Ending {
+    match held.question.routed {
+        true => Ending::direct(),
+        false => Ending::refused("direct: this host has no route there")
+            .answering(Answer::NetworkUnreachable),
+    }
+}
+
+/// `hold` had its time: from here on it is the program's own.
+fn while_down(permit: &TunnelPermit) -> Answer {
+    match permit.on_down() {
+        OnDown::Hold => Answer::Drop,
+        OnDown::Reject | OnDown::Pass => Answer::HostUnreachable,
+    }
+}

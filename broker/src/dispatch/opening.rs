@@ -1,0 +1,97 @@
+//! From a permit to a stream on the zone's link.
+
+use adit_link::{Host, OpenError, OpenHeader, Stream, StreamError};
+use adit_rules::{Destination, OnDown, TunnelPermit};
+
+use super::Dispatcher;
+use super::ending::Ending;
+use crate::flow_table::{Action, Flow};
+use crate::zone::ZoneDown;
+
+/// How many links a flow is tried on.
+const LINKS_TRIED: usize = 3;
+
+/// Why there is no stream.
+pub(super) enum NotOpened {
+    /// No gateway answers: the rule's word counts.
+    Down(ZoneDown),
+    /// Anything else.
+    Ended(Ending),
+}
+
+impl Dispatcher {
+    /// A stream whose opening is on its way; payload may follow at once.
+    pub(super) async fn open(
+        &self,
+        permit: &TunnelPermit,
+        flow: &Flow,
+    ) -> Result<Stream, NotOpened> {
+        flow.decided(Action::Tunnel, permit.rule(), Some(permit.zone()));
+        let Some(zone) = self.zones.get(permit.zone()) else {
+            let text = format!("zone {} is not there", permit.zone());
+            return Err(NotOpened::Ended(Ending::failed(text)));
+        };
+        // A link may end between being handed out and being used; the next one is waited for.
+        for _ in 0..LINKS_TRIED {
+            let link = match permit.on_down() {
+                OnDown::Hold => zone.link_held().await,
+                OnDown::Reject | OnDown::Pass => zone.link().await,
+            };
+            match link
+                .map_err(NotOpened::Down)?
+                .open(&header_of(permit, flow))
+            {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::Ended(_) | OpenError::Draining) => {}
+                Err(error @ (OpenError::TooMany | OpenError::Header(_))) => {
+                    return Err(NotOpened::Ended(Ending::failed(error.to_string())));
+                }
+            }
+        }
+        Err(NotOpened::Ended(link_lost()))
+    }
+
+    /// A stream that the destination has answered. Nothing was sent on it yet, so a lost link is made good by the next one.
+    pub(super) async fn open_answered(
+        &self,
+        permit: &TunnelPermit,
+        flow: &Flow,
+    ) -> Result<Stream, NotOpened> {
+        for _ in 0..LINKS_TRIED {
+            let mut stream = self.open(permit, flow).await?;
+            match stream.opened().await {
+                Ok(()) => return Ok(stream),
+                Err(StreamError::Refused(refusal)) => {
+                    return Err(NotOpened::Ended(Ending::of_refusal(&refusal)));
+                }
+                Err(StreamError::Reset | StreamError::LinkEnded(_)) => {}
+            }
+        }
+        Err(NotOpened::Ended(link_lost()))
+    }
+}
+
+fn link_lost() -> Ending {
+    Ending::failed("the zone's link is lost again and again")
+}
+
+fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
+    let Destination {
+        address,
+        name,
+        port,
+    } = permit.destination();
+    let host = match (name, address) {
+        (Some(name), _) => Host::Name(name.clone()),
+        (None, Some(ip)) => Host::Address(*ip),
+        (None, None) => Host::Name(String::new()),
+    };
+    let application = flow
+        .application()
+        .map(|path| path.to_string_lossy().into_owned());
+    OpenHeader {
+        host,
+        port: *port,
+        application,
+    }
+}
