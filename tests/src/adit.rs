@@ -15,6 +15,8 @@ use crate::users::User;
 /// Where the helper of the lab listens.
 pub(crate) const CAPTURE_SOCKET: &str = "/run/adit/capture.sock";
 const GATEWAY_HOME: &str = "/run/lab/gateway";
+/// In which mode all tests run that do not say so themselves: `honest` or `early`.
+const CONNECT: &str = "ADIT_TEST_CONNECT";
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// What answers at port 443 of the gateway.
@@ -317,10 +319,12 @@ pub fn rules_for_networks(user: User, networks: &[&str]) -> String {
 }
 
 /// A rule file with the lab's zone and these lines under `rules:`; what none matches is passed.
+///
+/// Connections to the zone are made as `ADIT_TEST_CONNECT` says, or as they are without a word of it.
 #[must_use]
 pub fn rules_with(user: User, lines: &str) -> String {
     let gateway = Gateway::for_user(user);
-    format!(
+    let rules = format!(
         "version: 1
 zones:
   lab:
@@ -330,7 +334,21 @@ zones:
 rules:
 {lines}default: pass
 "
-    )
+    );
+    match std::env::var(CONNECT) {
+        Ok(word) => connecting(&word, &rules),
+        Err(_) => rules,
+    }
+}
+
+/// The same rules, with this word for how connections to the zone are made, whatever `ADIT_TEST_CONNECT` says.
+#[must_use]
+pub fn connecting(word: &str, rules: &str) -> String {
+    let without: String = rules
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("    connect: "))
+        .collect();
+    without.replacen("\nrules:", &format!("\n    connect: {word}\nrules:"), 1)
 }
 
 /// Runs `adit` as `user` on the client, with the control socket of that user's broker.

@@ -8,6 +8,7 @@
 mod accounts;
 pub mod actor;
 mod adit;
+pub mod connect;
 mod content;
 mod conversation;
 mod deadline;
@@ -24,7 +25,7 @@ mod users;
 mod witness;
 
 pub use adit::{
-    Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
+    Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, connecting, control_socket,
     rules_for_networks, rules_with,
 };
 pub use content::Content;

@@ -1,0 +1,141 @@
+//! Destinations that answer in all the ways there are, and what each of them is called.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::lab::{Lab, address};
+use crate::process::Process;
+
+/// A network behind the gateway to which it has no route.
+const NOWHERE: &str = "203.0.113.0/24";
+const NOWHERE6: &str = "2001:db8:ffff::/64";
+
+/// What a destination does with a SYN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Someone listens.
+    Open,
+    /// Nobody listens.
+    Closed,
+    /// The server drops it.
+    Filtered,
+    /// The server says by ICMP that the host can't be reached.
+    Rejected,
+    /// Nobody has that address.
+    Nobody,
+    /// The gateway has no route.
+    Nowhere,
+    /// Someone listens, and the gateway's policy allows nobody to go there.
+    Denied,
+    /// A port of the server where the test itself puts someone.
+    Spare,
+}
+
+/// Address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+}
+
+impl Target {
+    /// Where it is.
+    #[must_use]
+    pub fn at(self, family: Family) -> SocketAddr {
+        let v4 = |last| IpAddr::V4(Ipv4Addr::new(198, 51, 100, last));
+        let v6 = |last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, last));
+        let server = match family {
+            Family::V4 => v4(10),
+            Family::V6 => v6(0x10),
+        };
+        let host = match (self, family) {
+            (Target::Nobody, Family::V4) => v4(99),
+            (Target::Nobody, Family::V6) => v6(0x99),
+            (Target::Nowhere, Family::V4) => Ipv4Addr::new(203, 0, 113, 1).into(),
+            (Target::Nowhere, Family::V6) => {
+                Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into()
+            }
+            _ => server,
+        };
+        SocketAddr::new(host, self.port())
+    }
+
+    const fn port(self) -> u16 {
+        match self {
+            Target::Open | Target::Nobody | Target::Nowhere => 4001,
+            Target::Closed => 4002,
+            Target::Filtered => 4003,
+            Target::Rejected => 4004,
+            Target::Spare => 4005,
+            Target::Denied => 9001,
+        }
+    }
+}
+
+/// The server's part of the targets.
+#[derive(Debug)]
+pub struct Targets {
+    /// `adit-connect listen`, which writes who came.
+    pub listener: Process,
+}
+
+impl Targets {
+    /// Sets the server up.
+    ///
+    /// # Errors
+    /// When its kernel refuses, or nobody listens in time.
+    pub fn start(lab: &Lab) -> Result<Targets> {
+        let (filtered, rejected) = (Target::Filtered.port(), Target::Rejected.port());
+        let rules = format!(
+            "table inet lab {{
+    chain in {{
+        type filter hook input priority 0; policy accept;
+        tcp dport {filtered} drop
+        tcp dport {rejected} reject with icmpx host-unreachable
+    }}
+}}
+"
+        );
+        lab.write(crate::User::Root, "/run/lab/targets.nft", rules)?;
+        let nft = lab.server().argv(&["nft", "-f", "/run/lab/targets.nft"])?;
+        nft.ok()?;
+        let (open, denied) = (
+            Target::Open.port().to_string(),
+            Target::Denied.port().to_string(),
+        );
+        let words = ["adit-connect", "listen", address::SERVER, address::SERVER6];
+        let more = ["--port", &open, "--port", &denied];
+        let mut listener = lab
+            .server()
+            .start("targets", &[&words[..], &more[..]].concat())?;
+        listener.line_with("listening", Duration::from_secs(10))?;
+        Ok(Targets { listener })
+    }
+}
+
+/// What Alice's rules tunnel: the zone, and the network to which the gateway has no route.
+#[must_use]
+pub fn captured() -> [&'static str; 4] {
+    [address::ZONE, address::ZONE6, NOWHERE, NOWHERE6]
+}
+
+/// What the gateway allows: all of it but the port of [`Target::Denied`].
+#[must_use]
+pub fn allowed() -> [String; 4] {
+    let allow = |network: &str| format!("{network}:1-9000");
+    [
+        allow(address::ZONE),
+        allow(&format!("[{}]", address::ZONE6)),
+        allow(NOWHERE),
+        allow(&format!("[{NOWHERE6}]")),
+    ]
+}

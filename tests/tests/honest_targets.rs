@@ -1,0 +1,204 @@
+//! connect() tells a program through Adit what it tells where nothing is in between, however the program waits for it.
+
+use std::time::Duration;
+
+use adit_tests::connect::{CONNECTED, Family, Target, Targets, Told, Way, allowed, captured, told};
+use adit_tests::{Gateway, GatewayKind, Lab, Run, RunningAdit, Shared, User, address};
+use adit_tests::{connecting, rules_for_networks};
+use anyhow::{Context, Result, ensure};
+
+/// How much longer than directly an answer may take.
+const LATER: u64 = 700;
+
+struct Zone {
+    lab: Lab,
+    adit: RunningAdit,
+    _targets: Targets,
+}
+
+fn zone() -> Result<&'static Zone> {
+    static ZONE: Shared<Zone> = Shared::new();
+    ZONE.get(|| {
+        let lab = Lab::new()?;
+        let targets = Targets::start(&lab)?;
+        let allow = allowed();
+        let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+        let gateway = Gateway::allowing(&lab, GatewayKind::AditServer, &allow)?;
+        let rules = connecting("honest", &rules_for_networks(User::Alice, &captured()));
+        let adit = RunningAdit::with(&lab, gateway, &rules)?;
+        Ok(Zone {
+            lab,
+            adit,
+            _targets: targets,
+        })
+    })
+}
+
+fn connect(run: &Run<'_>, way: Way, target: Target, family: Family, within: u64) -> Result<Told> {
+    let (to, within) = (target.at(family).to_string(), within.to_string());
+    let words = ["adit-connect", "to", &to, "--way", way.word(), "--read"];
+    let more = ["--within", &within];
+    let text = run.argv(&[&words[..], &more[..]].concat())?.ok()?;
+    told(&text)?.pop().context("it told nothing")
+}
+
+/// Every way of waiting, both families: the same as directly, and `outcome`.
+fn check(target: Target, within: u64, outcome: &str) -> Result<()> {
+    let zone = zone()?;
+    for family in Family::ALL {
+        for way in Way::ALL {
+            let direct = connect(&zone.lab.direct(), way, target, family, within)?;
+            let through = connect(&zone.lab.client(), way, target, family, within)
+                .with_context(|| zone.adit.broker.process.tale())?;
+            let what = format!("{way:?} {family:?}: {through:?}, directly {direct:?}");
+            ensure!(through.story() == direct.story(), "{what}");
+            ensure!(direct.outcome == outcome, "{what}");
+            ensure!(through.ms.abs_diff(direct.ms) < LATER, "{what}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn open_is_connected() -> Result<()> {
+    check(Target::Open, 10_000, CONNECTED)
+}
+
+#[test]
+fn closed_is_refused() -> Result<()> {
+    check(Target::Closed, 10_000, "ECONNREFUSED")
+}
+
+#[test]
+fn an_address_that_nobody_has_is_an_unreachable_host() -> Result<()> {
+    check(Target::Nobody, 10_000, "EHOSTUNREACH")
+}
+
+#[test]
+fn what_a_router_calls_unreachable_is_an_unreachable_host() -> Result<()> {
+    check(Target::Rejected, 10_000, "EHOSTUNREACH")
+}
+
+#[test]
+fn a_network_without_a_route_is_an_unreachable_network() -> Result<()> {
+    check(Target::Nowhere, 10_000, "ENETUNREACH")
+}
+
+#[test]
+fn filtered_is_silence_until_the_program_gives_up() -> Result<()> {
+    check(Target::Filtered, 1_500, "gave up")
+}
+
+/// Nobody is denied without Adit; what a policy of a network says is an unreachable host (RFC 1812, 5.2.7.1).
+#[test]
+fn denied_by_the_gateway_is_an_unreachable_host() -> Result<()> {
+    let zone = zone()?;
+    for family in Family::ALL {
+        for way in Way::ALL {
+            let direct = connect(&zone.lab.direct(), way, Target::Denied, family, 10_000)?;
+            ensure!(direct.outcome == CONNECTED, "{direct:?}");
+            let through = connect(&zone.lab.client(), way, Target::Denied, family, 10_000)?;
+            ensure!(through.outcome == "EHOSTUNREACH", "{way:?}: {through:?}");
+            ensure!(through.ms < LATER, "{way:?}: {through:?}");
+            let rejected = connect(&zone.lab.direct(), way, Target::Rejected, family, 10_000)?;
+            ensure!(
+                rejected.events == through.events,
+                "{rejected:?} {through:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A service that starts two seconds after the program that needs it: refused, refused, connected.
+#[test]
+fn a_port_that_opens_later_is_found_by_trying_again() -> Result<()> {
+    let zone = zone()?;
+    let spare = |family| Target::Spare.at(family);
+    for (way, family) in Way::ALL.into_iter().zip(Family::ALL.into_iter().cycle()) {
+        let mut stories = Vec::new();
+        for run in [zone.lab.direct(), zone.lab.client()] {
+            let to = spare(family);
+            let (address, port) = (to.ip().to_string(), to.port().to_string());
+            let words = ["adit-connect", "listen", &address, "--port", &port];
+            let late = [&words[..], &["--after", "2000"]].concat();
+            let listener = zone.lab.server().start("late", &late)?;
+            let to = to.to_string();
+            let words = ["adit-connect", "to", &to, "--way", way.word(), "--read"];
+            let again = ["--again", "30", "--every", "200"];
+            let text = run.argv(&[&words[..], &again[..]].concat())?.ok()?;
+            drop(listener);
+            let one = told(&text)?.pop().context("it told nothing")?;
+            ensure!(one.before.len() > 5, "{one:?}");
+            stories.push((one.story(), one.ms / 1000));
+        }
+        ensure!(stories[0] == stories[1], "{way:?}: {stories:#?}");
+        ensure!(stories[0].0.contains("ECONNREFUSED"), "{stories:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_tell_why() -> Result<()> {
+    let zone = zone()?;
+    for (target, state, reason) in [
+        (Target::Closed, "refused", "refused"),
+        (Target::Rejected, "refused", "unreachable"),
+        (Target::Nowhere, "refused", "unreachable"),
+        (Target::Denied, "refused", "denied"),
+    ] {
+        connect(
+            &zone.lab.client(),
+            Way::Blocking,
+            target,
+            Family::V4,
+            10_000,
+        )?;
+        let to = target.at(Family::V4).to_string();
+        let flow = zone.adit.broker.flow(&zone.lab, "its flow", |flow| {
+            flow.destination == to && flow.state != "opening"
+        })?;
+        let said = flow.reason.clone().unwrap_or_default().to_lowercase();
+        ensure!(flow.state == state && said.contains(reason), "{flow:?}");
+        let source =
+            flow.source.starts_with("127.0.0.1") || flow.source.starts_with(address::CLIENT);
+        ensure!(source, "{flow:?}");
+    }
+    Ok(())
+}
+
+/// Nothing waits for its answer longer than it must: all at once take as long as the slowest.
+#[test]
+fn silent_destinations_hold_nobody_else_up() -> Result<()> {
+    let zone = zone()?;
+    let to = Target::Filtered.at(Family::V4).to_string();
+    let words = [
+        "adit-connect",
+        "to",
+        &to,
+        "--at-once",
+        "100",
+        "--within",
+        "20000",
+    ];
+    let waiting = zone.lab.client().start("waiting", &words)?;
+    zone.adit
+        .broker
+        .flow(&zone.lab, "a silent flow", |flow| flow.destination == to)?;
+    for _ in 0..20 {
+        let closed = connect(
+            &zone.lab.client(),
+            Way::Poll,
+            Target::Closed,
+            Family::V4,
+            5_000,
+        )?;
+        ensure!(
+            closed.outcome == "ECONNREFUSED" && closed.ms < LATER,
+            "{closed:?}"
+        );
+    }
+    drop(waiting);
+    std::thread::sleep(Duration::ZERO);
+    Ok(())
+}
