@@ -21,6 +21,7 @@ pub struct ClientAddress(SocketAddr);
 pub struct Captured {
     tcp: Option<TcpStream>,
     listener: SocketAddr,
+    sequence: Option<u32>,
     /// The application's end.
     pub source: ClientAddress,
     /// Where it wanted to go.
@@ -102,6 +103,7 @@ impl Captured {
             return Err(NotCaptured::Direct(peer));
         }
         Ok(Self {
+            sequence: sequence(&tcp),
             tcp: Some(tcp),
             listener: own,
             source: ClientAddress(peer),
@@ -109,13 +111,25 @@ impl Captured {
         })
     }
 
-    /// Its initial sequence number, where the kernel kept it. Can be asked once.
+    /// Its initial sequence number, where the kernel kept it.
     pub fn sequence(&self) -> Option<u32> {
-        let asked = self.tcp.as_ref().map(saved_syn::sequence)?;
-        asked
-            .inspect_err(|error| tracing::debug!("no word on a connection's SYN: {error}"))
-            .ok()
-            .flatten()
+        self.sequence
+    }
+
+    /// One as if it had been redirected.
+    #[cfg(test)]
+    pub(crate) fn accepted(
+        (tcp, listener): (TcpStream, SocketAddr),
+        peer: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        Self {
+            sequence: sequence(&tcp),
+            tcp: Some(tcp),
+            listener,
+            source: ClientAddress(peer),
+            destination: OriginalDestination(destination),
+        }
     }
 
     /// Who spoke to whom, for those who outlive the socket.
@@ -143,6 +157,13 @@ impl Captured {
     }
 }
 
+fn sequence(tcp: &TcpStream) -> Option<u32> {
+    saved_syn::sequence(tcp)
+        .inspect_err(|error| tracing::debug!("no word on a connection's SYN: {error}"))
+        .ok()
+        .flatten()
+}
+
 impl Drop for Captured {
     fn drop(&mut self) {
         if let Some(tcp) = self.tcp.take() {
@@ -164,12 +185,7 @@ mod tests {
         let own = listener.local_addr().unwrap();
         let client = std::net::TcpStream::connect(own).unwrap();
         let (tcp, peer) = listener.accept().await.unwrap();
-        let mut captured = Captured {
-            tcp: Some(tcp),
-            listener: own,
-            source: ClientAddress(peer),
-            destination: OriginalDestination(own),
-        };
+        let mut captured = Captured::accepted((tcp, own), peer, own);
         assert!(!captured.is_reset());
         act(client);
         captured.tcp.as_ref().unwrap().readable().await.unwrap();

@@ -149,7 +149,11 @@ struct Outbox {
 }
 
 impl Answers {
-    pub(crate) fn new(stream: OwnedFd) -> io::Result<Answers> {
+    /// On the stream that came with the queue.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn new(stream: OwnedFd) -> io::Result<Answers> {
         let stream = StdUnixStream::from(stream);
         stream.set_nonblocking(true)?;
         let outbox = Arc::new(Outbox {
