@@ -159,7 +159,7 @@ const fn row(
     }
 }
 
-pub(crate) const ROWS: [Row; 25] = [
+pub(crate) const ROWS: [Row; 26] = [
     row(
         Figure::Up,
         "gbit_per_s",
@@ -255,6 +255,13 @@ pub(crate) const ROWS: [Row; 25] = [
         Figure::PassConnect,
         "connect_p50_us",
         "passed, connect() alone, p50",
+        "µs",
+        Better::Lower,
+    ),
+    row(
+        Figure::PassConnect,
+        "p50_us",
+        "passed, connect + one byte, p50",
         "µs",
         Better::Lower,
     ),

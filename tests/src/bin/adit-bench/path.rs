@@ -27,7 +27,7 @@ pub(crate) enum Tool {
     Adit,
     /// The same Adit at the port of a rule that says `connect: early`.
     AditEarly,
-    /// Adit, where no rule names an application.
+    /// Adit, where no rule that decides names an application.
     AditPlain,
 }
 
