@@ -134,9 +134,11 @@ fn check_connect(zone_says: &str, rule_says: &str, expected: Connect) {
         "version: 1\nzones: {{z: {{gateways: [gw]{zone_says}}}}}\ndefault: tunnel\nrules:\n  - {{ports: [1], action: tunnel{rule_says}}}\n"
     );
     let policy = policy(&text);
-    let connect = |to| match decide(&policy, "unknown", to) {
-        Decision::Tunnel(permit) => permit.connect(),
-        other => panic!("all is tunnelled, and not {other:?}"),
+    let connect = |to| {
+        let Decision::Tunnel(permit) = decide(&policy, "unknown", to) else {
+            panic!("all is tunnelled");
+        };
+        permit.connect()
     };
     assert_eq!(connect("10.0.0.1:1"), expected);
     let of_zone = policy.zone("z").map(|zone| zone.connect);

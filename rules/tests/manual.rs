@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adit_rules::Policy;
+use adit_rules::{Application, Destination, Policy};
 
 const MANUAL: &str = include_str!("../../docs/rules.md");
 
@@ -22,6 +22,19 @@ fn parse(text: &str) -> Result<String, String> {
     }
 }
 
+/// Of the words `text explain --app APP --to HOST:PORT`.
+fn explain(rules: &str, question: &str) -> String {
+    let words: Vec<&str> = question.split(' ').collect();
+    let ["text", "explain", "--app", app, "--to", to] = words[..] else {
+        panic!("not a question: {question}");
+    };
+    let checked = Policy::parse(Path::new("rules.yaml"), rules).expect("it is valid");
+    let destination = Destination::parse(to).expect("a destination");
+    let application = Application::parse(app).expect("an application");
+    let explanation = checked.policy.explain(&destination, &application);
+    explanation.to_string()
+}
+
 #[test]
 fn every_example_does_what_the_page_says() {
     let blocks = blocks();
@@ -37,11 +50,19 @@ fn every_example_does_what_the_page_says() {
             "yaml warned" => assert_eq!(parse(text), Ok(shown()), "{text}"),
             "yaml wrong" => assert_eq!(parse(text), Err(shown()), "{text}"),
             "text" => continue,
+            question if question.starts_with("text explain ") => {
+                let (_, rules) = blocks[..index]
+                    .iter()
+                    .rfind(|(kind, _)| *kind == "yaml")
+                    .expect("rules to explain");
+                assert_eq!(explain(rules, question), text.trim_end(), "{question}");
+                continue;
+            }
             other => panic!("a block of unknown kind {other:?}:\n{text}"),
         }
         examples += 1;
     }
-    assert_eq!(examples, 7);
+    assert_eq!(examples, 8);
 }
 
 /// Entries of the tables of `app` and `to`, each in a rule of its own.
