@@ -56,7 +56,7 @@ impl Dispatcher {
         super::application(attributed, flow)
     }
 
-    async fn tunnel_accepted(
+    pub(super) async fn tunnel_accepted(
         &self,
         captured: Captured,
         permit: TunnelPermit,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_capture::questions::Answer;
 use adit_link::Stream;
-use adit_rules::{Decision, OnDown, TunnelPermit};
+use adit_rules::{Connect, Decision, OnDown, TunnelPermit};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Dispatcher;
@@ -22,6 +22,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A connection that was let through is there within a millisecond, or its program is gone.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
+/// Why a program may connect.
+enum Answered {
+    /// The destination has accepted.
+    Opened(Stream),
+    /// The rule wants it accepted before.
+    Early(TunnelPermit),
+}
+
 impl Dispatcher {
     pub(super) async fn asked_way(&self, held: Held, flow: &Arc<Flow>) -> Ending {
         let gone = held.gone();
@@ -33,22 +41,26 @@ impl Dispatcher {
             }
         };
         match ready {
-            Ok((captured, stream)) => {
+            Ok((captured, Answered::Opened(stream))) => {
                 flow.opened();
                 let relayed = adit_link::relay(captured.into_tcp(), stream, &flow.counters);
                 Ending::of_relay(relayed.await, flow)
+            }
+            Ok((captured, Answered::Early(permit))) => {
+                self.tunnel_accepted(captured, permit, flow).await
             }
             Err(ending) => ending,
         }
     }
 
-    /// Until both sides are open.
-    async fn made_ready(&self, held: Held, flow: &Arc<Flow>) -> Result<(Captured, Stream), Ending> {
-        match self.opened_for(&held, flow).await {
-            Ok(stream) => {
-                let captured = arrived(held.redirect()).await?;
-                Ok((captured, stream))
-            }
+    /// Until the program is connected, or has been told why not.
+    async fn made_ready(
+        &self,
+        held: Held,
+        flow: &Arc<Flow>,
+    ) -> Result<(Captured, Answered), Ending> {
+        match self.answered(&held, flow).await {
+            Ok(answered) => Ok((arrived(held.redirect()).await?, answered)),
             Err(ending) => {
                 held.answer(ending.answer);
                 Err(ending)
@@ -56,8 +68,8 @@ impl Dispatcher {
         }
     }
 
-    /// A stream that the destination has answered, or what the program is told instead.
-    async fn opened_for(&self, held: &Held, flow: &Arc<Flow>) -> Result<Stream, Ending> {
+    /// Why the program may connect, or what it is told instead.
+    async fn answered(&self, held: &Held, flow: &Arc<Flow>) -> Result<Answered, Ending> {
         let question = held.question;
         let attribute = async || {
             let asked = self
@@ -66,25 +78,37 @@ impl Dispatcher {
             super::application(asked.await, flow)
         };
         let destination = OriginalDestination::of(&question);
-        let permit = match self.decide(destination, attribute).await? {
-            Decision::Tunnel(permit) => permit,
+        match self.decide(destination, attribute).await? {
+            Decision::Tunnel(permit) => match permit.connect() {
+                Connect::Honest => self.opened_for(held, &permit, flow).await,
+                // The kernel had to ask because of a rule before this one.
+                Connect::Early => Ok(Answered::Early(permit)),
+            },
             Decision::Pass(permit) => {
                 flow.decided(Action::Pass, permit.rule(), None);
-                return Err(direct(held));
+                Err(direct(held))
             }
             Decision::Block(block) => {
                 flow.decided(Action::Block, block.rule(), None);
                 let text = format!("blocked by rule {}", block.rule());
-                return Err(Ending::refused(text));
+                Err(Ending::refused(text))
             }
-        };
+        }
+    }
+
+    async fn opened_for(
+        &self,
+        held: &Held,
+        permit: &TunnelPermit,
+        flow: &Arc<Flow>,
+    ) -> Result<Answered, Ending> {
         self.learn_beside(held, flow);
-        match self.open_answered(&permit, flow).await {
-            Ok(stream) => Ok(stream),
+        match self.open_answered(permit, flow).await {
+            Ok(stream) => Ok(Answered::Opened(stream)),
             Err(NotOpened::Ended(ending)) => Err(ending),
-            Err(NotOpened::Down(down)) => match super::passed_when_down(&permit, &down, flow) {
+            Err(NotOpened::Down(down)) => match super::passed_when_down(permit, &down, flow) {
                 Some(_pass) => Err(direct(held)),
-                None => Err(Ending::failed(down.to_string()).answering(while_down(&permit))),
+                None => Err(Ending::failed(down.to_string()).answering(while_down(permit))),
             },
         }
     }
