@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use attempt::{Attempt, Repeat};
 pub use flood::{Flood, Flooded};
 pub use listen::listen;
-pub use targets::{Family, Target, Targets, allowed, captured};
+pub use targets::{Family, MANY, REFUSING, SILENT, SILENT6, Target, Targets, allowed, captured};
 
 /// The outcome of a `connect()` that worked.
 pub const CONNECTED: &str = "connected";

@@ -1,6 +1,7 @@
 //! Destinations that answer in all the ways there are, and what each of them is called.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,6 +12,19 @@ use crate::process::Process;
 /// A network behind the gateway to which it has no route.
 const NOWHERE: &str = "203.0.113.0/24";
 const NOWHERE6: &str = "2001:db8:ffff::/64";
+
+/// An address of the server where everything is refused.
+pub const REFUSING: &str = "198.51.100.11";
+/// Addresses of the server where everything is dropped.
+pub const SILENT: &str = "198.51.100.12";
+/// See [`SILENT`].
+pub const SILENT6: &str = "2001:db8:2::12";
+/// Two hundred ports of the server, most of them closed.
+pub const MANY: RangeInclusive<u16> = 6001..=6200;
+/// Those of [`MANY`] where someone listens.
+const MANY_OPEN: RangeInclusive<u16> = 6081..=6110;
+/// Those of [`MANY`] that the server drops.
+const MANY_FILTERED: RangeInclusive<u16> = 6141..=6145;
 
 /// What a destination does with a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +109,15 @@ impl Targets {
     /// When its kernel refuses, or nobody listens in time.
     pub fn start(lab: &Lab) -> Result<Targets> {
         let (filtered, rejected) = (Target::Filtered.port(), Target::Rejected.port());
+        let (first, last) = (MANY_FILTERED.start(), MANY_FILTERED.end());
         let rules = format!(
             "table inet lab {{
     chain in {{
         type filter hook input priority 0; policy accept;
-        tcp dport {filtered} drop
+        ip daddr {REFUSING} tcp flags syn reject with tcp reset
+        ip daddr {SILENT} drop
+        ip6 daddr {SILENT6} meta l4proto tcp drop
+        tcp dport {{ {filtered}, {first}-{last} }} drop
         tcp dport {rejected} reject with icmpx host-unreachable
     }}
 }}
@@ -108,15 +126,15 @@ impl Targets {
         lab.write(crate::User::Root, "/run/lab/targets.nft", rules)?;
         let nft = lab.server().argv(&["nft", "-f", "/run/lab/targets.nft"])?;
         nft.ok()?;
-        let (open, denied) = (
-            Target::Open.port().to_string(),
-            Target::Denied.port().to_string(),
-        );
+        let added = format!("ip addr add {SILENT6}/64 dev zone nodad");
+        lab.server().sh(&added)?.ok()?;
         let words = ["adit-connect", "listen", address::SERVER, address::SERVER6];
-        let more = ["--port", &open, "--port", &denied];
-        let mut listener = lab
-            .server()
-            .start("targets", &[&words[..], &more[..]].concat())?;
+        let mut words = words.map(str::to_owned).to_vec();
+        let ports = [Target::Open.port(), Target::Denied.port()];
+        for port in ports.into_iter().chain(MANY_OPEN) {
+            words.extend(["--port".to_owned(), port.to_string()]);
+        }
+        let mut listener = lab.server().start("targets", &words)?;
         listener.line_with("listening", Duration::from_secs(10))?;
         Ok(Targets { listener })
     }

@@ -1,0 +1,118 @@
+//! What a rule with an application passes is a connection of the kernel's own: no relay, the client's own address.
+
+use adit_tests::connect::{Targets, allowed};
+use adit_tests::{Conversation, Gateway, GatewayKind, Lab, Routing, RunningAdit, User, address};
+use adit_tests::{connecting, rules_with};
+use anyhow::{Result, ensure};
+
+const RULES: &str = "  - {name: peers go their way, app: [adit-peer], action: pass}
+  - {name: no shells, app: [bash, dash], action: block}
+  - {name: the rest, to: [198.51.100.0/24, \"2001:db8:2::/64\"], action: tunnel, zone: lab}
+";
+
+fn started() -> Result<(Lab, RunningAdit, Targets)> {
+    let lab = Lab::with(Routing::Open)?;
+    let targets = Targets::start(&lab)?;
+    let allow = allowed();
+    let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+    let gateway = Gateway::allowing(&lab, GatewayKind::AditServer, &allow)?;
+    let rules = connecting("honest", &rules_with(User::Alice, RULES));
+    let adit = RunningAdit::with(&lab, gateway, &rules)?;
+    Ok((lab, adit, targets))
+}
+
+/// Sockets of a process to or from a port, as `ss` lists them.
+fn sockets_of(lab: &Lab, process: u32, port: u16) -> Result<Vec<String>> {
+    let inside = format!("awk '/^NSpid/ {{ print $NF }}' /proc/{process}/status");
+    let pid = std::process::Command::new("sh")
+        .args(["-c", &inside])
+        .output()?;
+    let pid = String::from_utf8(pid.stdout)?;
+    let line = format!("ss -Htanp '( dport = :{port} or sport = :{port} )'");
+    let listed = lab.client().user(User::Root).sh(&line)?.ok()?;
+    let of_it = format!("pid={},", pid.trim());
+    let lines = listed.lines().filter(|line| line.contains(&of_it));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+#[test]
+fn a_pass_by_application_is_a_connection_of_the_kernels_own() -> Result<()> {
+    let (lab, adit, _targets) = started()?;
+    for (server, client) in [
+        (address::SERVER, address::CLIENT),
+        (address::SERVER6, address::CLIENT6),
+    ] {
+        let talk = Conversation::new("both 300K; pause 1500; finish; end", "both 300K; end");
+        let talk = talk.at(server);
+        let (mut listener, to) = talk.listen(&lab)?;
+        let mut dialler = talk.dial(&lab.client(), to)?;
+        let to = to.to_string();
+        let flow = adit.broker.flow(&lab, "the passed flow", |flow| {
+            flow.destination == to && flow.action.as_deref() == Some("pass")
+        })?;
+        ensure!(
+            flow.rule.as_deref() == Some("peers go their way"),
+            "{flow:?}"
+        );
+        ensure!(
+            flow.application.as_deref() == Some("/run/lab/bin/adit-peer"),
+            "{flow:?}"
+        );
+        let port = to.rsplit(':').next().unwrap_or_default().parse()?;
+        ensure!(dialler.running()?, "{}", dialler.tale());
+        let of_broker = sockets_of(&lab, adit.broker.process.pid(), port)?;
+        ensure!(
+            of_broker.is_empty(),
+            "the broker is in between: {of_broker:?}"
+        );
+        let of_program = sockets_of(&lab, dialler.pid(), port)?;
+        ensure!(of_program.len() == 1, "{of_program:?}; {}", dialler.tale());
+        ensure!(of_program[0].contains(client), "{of_program:?}");
+        for end in [&mut dialler, &mut listener] {
+            ensure!(end.end(talk.within)?.success(), "{}", end.tale());
+        }
+        let seen = adit_tests::sights(&listener.stdout())?.remove(0);
+        ensure!(seen.peer == client, "the server saw {}", seen.peer);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pass_to_nobody_is_what_the_network_says() -> Result<()> {
+    let (lab, adit, _targets) = started()?;
+    for to in ["198.51.100.10:4002", "[2001:db8:2::10]:4002"] {
+        let peer = lab.client().argv(&["adit-peer", "dial", to, "end"])?.ok()?;
+        let steps = adit_tests::sights(&peer)?.remove(0).steps;
+        ensure!(steps == ["connect: connection refused"], "{steps:?}");
+        let flow = adit
+            .broker
+            .flow(&lab, "its flow", |flow| flow.destination == to)?;
+        ensure!(flow.action.as_deref() == Some("pass"), "{flow:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_block_by_application_is_refused_and_the_rest_is_tunnelled() -> Result<()> {
+    let (lab, adit, _targets) = started()?;
+    for to in [address::SERVER, address::SERVER6] {
+        let line = format!("exec 3<>/dev/tcp/{to}/4001");
+        let said = lab.client().argv(&["bash", "-c", &line])?.failed()?;
+        ensure!(said.contains("Connection refused"), "{said}");
+    }
+    let flow = adit.broker.flow(&lab, "the blocked flow", |flow| {
+        flow.action.as_deref() == Some("block")
+    })?;
+    ensure!(
+        flow.state == "refused" && flow.rule.as_deref() == Some("no shells"),
+        "{flow:?}"
+    );
+    let line = format!("curl -sS --http0.9 http://{}:4001/", address::SERVER);
+    let said = lab.client().sh(&line)?.ok()?;
+    ensure!(said == "adit\n", "{said}");
+    let tunnelled = "the tunnelled flow";
+    adit.broker.flow(&lab, tunnelled, |flow| {
+        flow.action.as_deref() == Some("tunnel")
+    })?;
+    Ok(())
+}
