@@ -252,3 +252,32 @@ fn say(text: &str) -> Result<()> {
 fn progress(line: &str) -> Result<()> {
     writeln!(io::stderr(), "{line}").context("writing to standard error")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_tools_each_goes_first_in_half_of_the_rounds() {
+        let tools = Tool::COMPARED;
+        let place = |order: &[Tool], tool| order.iter().position(|other| *other == tool);
+        for (one, other) in [
+            (Tool::Adit, Tool::AditEarly),
+            (Tool::Direct, Tool::Adit),
+            (Tool::Redsocks, Tool::Adit),
+        ] {
+            let rounds = 2 * tools.len();
+            let first = (0..rounds).filter(|round| {
+                let order = order(&tools, *round);
+                assert_eq!(order.len(), tools.len(), "each once");
+                place(&order, one) < place(&order, other)
+            });
+            assert_eq!(first.count(), tools.len(), "{one:?} before {other:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_has_an_order_too() {
+        assert_eq!(order(&[], 3), []);
+    }
+}
