@@ -1,7 +1,7 @@
 //! What a rule with an application passes is a connection of the kernel's own: no relay, the client's own address.
 
-use adit_tests::connect::{Targets, allowed};
-use adit_tests::{Conversation, Gateway, GatewayKind, Lab, Routing, RunningAdit, User, address};
+use adit_tests::connect::{Targets, gateway};
+use adit_tests::{Conversation, Lab, Routing, RunningAdit, User, address};
 use adit_tests::{connecting, rules_with};
 use anyhow::{Result, ensure};
 
@@ -13,9 +13,7 @@ const RULES: &str = "  - {name: peers go their way, app: [adit-peer], action: pa
 fn started() -> Result<(Lab, RunningAdit, Targets)> {
     let lab = Lab::with(Routing::Open)?;
     let targets = Targets::start(&lab)?;
-    let allow = allowed();
-    let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
-    let gateway = Gateway::allowing(&lab, GatewayKind::AditServer, &allow)?;
+    let gateway = gateway(&lab)?;
     let rules = connecting("honest", &rules_with(User::Alice, RULES));
     let adit = RunningAdit::with(&lab, gateway, &rules)?;
     Ok((lab, adit, targets))

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use adit_tests::connect::{MANY, REFUSING, SILENT, SILENT6, Targets, allowed, captured};
-use adit_tests::{Ended, Gateway, GatewayKind, Lab, Process, Routing, RunningAdit, Shared, User};
-use adit_tests::{address, connecting, rules_for_networks, service};
+use adit_tests::connect::{MANY, REFUSING, SILENT, SILENT6, Targets, gateway, honestly};
+use adit_tests::{Ended, Lab, Process, Routing, RunningAdit, Shared, User};
+use adit_tests::{address, service};
 use anyhow::{Context, Result, ensure};
 
 /// How much longer than directly a program may take.
@@ -31,10 +31,8 @@ fn zone() -> Result<&'static Zone> {
         lab.server().sh(&line)?.ok()?;
         let services = vec![service::web(&lab)?, service::postgresql(&lab)?];
         let targets = Targets::start(&lab)?;
-        let allow = allowed();
-        let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
-        let gateway = Gateway::allowing(&lab, GatewayKind::AditServer, &allow)?;
-        let rules = connecting("honest", &rules_for_networks(User::Alice, &captured()));
+            let gateway = gateway(&lab)?;
+        let rules = honestly(User::Alice);
         let adit = RunningAdit::with(&lab, gateway, &rules)?;
         Ok(Zone {
             lab,

@@ -33,6 +33,9 @@ enum Command {
         /// How many connections to each address at once.
         #[arg(long, default_value_t = 1)]
         at_once: usize,
+        /// How many times, one after another.
+        #[arg(long, default_value_t = 1)]
+        times: usize,
         /// How often to try again after a failure.
         #[arg(long, default_value_t = 0, value_name = "TIMES")]
         again: usize,
@@ -82,6 +85,7 @@ fn main() -> Result<()> {
             within,
             from,
             at_once,
+            times,
             again,
             every,
             read,
@@ -98,6 +102,7 @@ fn main() -> Result<()> {
                 },
             };
             to.into_iter()
+                .flat_map(|to| (0..times).map(move |_| to))
                 .try_for_each(|to| together(&attempt(to), at_once))
         }
         Command::Flood {

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Socket, Type};
 
-use super::{CONNECTED, GAVE_UP, Told, Way, milliseconds, uring};
+use super::{CONNECTED, GAVE_UP, Told, Way, microseconds, uring};
 
 /// How long a connection may say nothing before that is called silence.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -70,12 +70,12 @@ impl Attempt {
                 thread::sleep(self.repeat.every);
                 continue;
             }
-            let ms = milliseconds(started.elapsed());
+            let us = microseconds(started.elapsed());
             let then = (self.read && came.is_ok()).then(|| read(socket.into()));
             return Ok(Told {
                 to: self.to,
                 outcome,
-                ms,
+                us,
                 before,
                 events,
                 then,
@@ -145,13 +145,8 @@ fn wait_by_poll(socket: &Socket, within: Duration) -> io::Result<Option<String>>
         return Ok(None);
     }
     let events = polled[0].revents().unwrap_or(PollFlags::empty());
-    Ok(Some(format!(
-        "{:?}",
-        events
-            .iter_names()
-            .map(|(name, _)| name)
-            .collect::<Vec<_>>()
-    )))
+    let names: Vec<&str> = events.iter_names().map(|(name, _)| name).collect();
+    Ok(Some(names.join(" | ")))
 }
 
 fn wait_by_epoll(socket: &Socket, within: Duration) -> io::Result<Option<String>> {
@@ -164,13 +159,8 @@ fn wait_by_epoll(socket: &Socket, within: Duration) -> io::Result<Option<String>
         return Ok(None);
     }
     let events = events[0].events();
-    Ok(Some(format!(
-        "{:?}",
-        events
-            .iter_names()
-            .map(|(name, _)| name)
-            .collect::<Vec<_>>()
-    )))
+    let names: Vec<&str> = events.iter_names().map(|(name, _)| name).collect();
+    Ok(Some(names.join(" | ")))
 }
 
 /// A blocking connect() whose `SO_SNDTIMEO` is over says EINPROGRESS (socket(7)).

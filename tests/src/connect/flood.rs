@@ -12,7 +12,7 @@ use socket2::Socket;
 
 use super::attempt::Failure;
 use super::attempt::{begin, failure, outcome, socket};
-use super::milliseconds;
+use super::microseconds;
 
 /// So many connections, one after another, none of them waited for longer than until its place is needed.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +32,8 @@ pub struct Flood {
 pub struct Flooded {
     /// How often each outcome came.
     pub outcomes: BTreeMap<String, usize>,
-    /// Milliseconds that all of it took.
-    pub ms: u64,
+    /// Microseconds that all of it took.
+    pub us: u64,
 }
 
 impl Flood {
@@ -66,7 +66,7 @@ impl Flood {
         }
         Ok(Flooded {
             outcomes,
-            ms: milliseconds(started.elapsed()),
+            us: microseconds(started.elapsed()),
         })
     }
 }

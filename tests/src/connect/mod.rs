@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use attempt::{Attempt, Repeat};
 pub use flood::{Flood, Flooded};
 pub use listen::listen;
-pub use targets::{Family, MANY, REFUSING, SILENT, SILENT6, Target, Targets, allowed, captured};
+pub use targets::{Family, MANY, REFUSING, SILENT, SILENT6, Target, Targets, gateway, honestly};
 
 /// The outcome of a `connect()` that worked.
 pub const CONNECTED: &str = "connected";
@@ -63,8 +63,8 @@ pub struct Told {
     pub to: SocketAddr,
     /// [`CONNECTED`], [`GAVE_UP`], or the name of an errno.
     pub outcome: String,
-    /// Milliseconds from the first attempt to the last one's outcome.
-    pub ms: u64,
+    /// Microseconds from the first attempt to the last one's outcome.
+    pub us: u64,
     /// Outcomes of the attempts before the last.
     pub before: Vec<String>,
     /// What `poll()` or `epoll_wait()` reported, for the ways that use them.
@@ -75,6 +75,12 @@ pub struct Told {
 }
 
 impl Told {
+    /// Milliseconds from the first attempt to the last one's outcome.
+    #[must_use]
+    pub fn ms(&self) -> u64 {
+        self.us / 1000
+    }
+
     /// All that does not depend on how long things take.
     #[must_use]
     pub fn story(&self) -> String {
@@ -108,6 +114,6 @@ pub fn outcomes(told: &[Told]) -> BTreeMap<&str, usize> {
     counts
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::adit::{Gateway, GatewayKind, connecting, rules_for_networks};
 use crate::lab::{Lab, address};
 use crate::process::Process;
+use crate::users::User;
 
 /// A network behind the gateway to which it has no route.
 const NOWHERE: &str = "203.0.113.0/24";
@@ -123,7 +125,7 @@ impl Targets {
 }}
 "
         );
-        lab.write(crate::User::Root, "/run/lab/targets.nft", rules)?;
+        lab.write(User::Root, "/run/lab/targets.nft", rules)?;
         let nft = lab.server().argv(&["nft", "-f", "/run/lab/targets.nft"])?;
         nft.ok()?;
         let added = format!("ip addr add {SILENT6}/64 dev zone nodad");
@@ -140,20 +142,28 @@ impl Targets {
     }
 }
 
-/// What Alice's rules tunnel: the zone, and the network to which the gateway has no route.
-#[must_use]
-pub fn captured() -> [&'static str; 4] {
-    [address::ZONE, address::ZONE6, NOWHERE, NOWHERE6]
+/// A gateway that allows everything but the port of [`Target::Denied`].
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn gateway(lab: &Lab) -> Result<Gateway> {
+    let networks = [
+        address::ZONE,
+        &format!("[{}]", address::ZONE6),
+        NOWHERE,
+        &format!("[{NOWHERE6}]"),
+    ];
+    let allow = networks.map(|network| format!("{network}:1-9000"));
+    Gateway::allowing(
+        lab,
+        GatewayKind::AditServer,
+        &allow.each_ref().map(String::as_str),
+    )
 }
 
-/// What the gateway allows: all of it but the port of [`Target::Denied`].
+/// Rules of `user` that tunnel all targets, and tell programs the truth.
 #[must_use]
-pub fn allowed() -> [String; 4] {
-    let allow = |network: &str| format!("{network}:1-9000");
-    [
-        allow(address::ZONE),
-        allow(&format!("[{}]", address::ZONE6)),
-        allow(NOWHERE),
-        allow(&format!("[{NOWHERE6}]")),
-    ]
+pub fn honestly(user: User) -> String {
+    let networks = [address::ZONE, address::ZONE6, NOWHERE, NOWHERE6];
+    connecting("honest", &rules_for_networks(user, &networks))
 }
