@@ -37,10 +37,18 @@ test: deps ## Everything that must hold before a change goes in; .ci/run is the 
 	@sh tests/advisories.sh
 	$(MAKE) --no-print-directory programs
 	cargo test --workspace --locked --no-fail-fast
+	ADIT_TEST_CONNECT=early cargo test -p adit-tests --locked --no-fail-fast
 
 .PHONY: e2e
 e2e: deps programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
 	cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST))
+	ADIT_TEST_CONNECT=early cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST))
+
+.PHONY: probe
+probe: deps ## What connect() tells a program through Adit, redsocks + ssh -D and sshuttle (installs them when missing)
+	@sh tests/packages.sh bench
+	cargo build --release --locked --workspace --bins
+	$(SUDO) target/release/adit-probe
 
 .PHONY: bench
 bench: ## Adit beside redsocks + ssh -D and sshuttle, in one run (installs them when missing)

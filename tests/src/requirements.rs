@@ -7,18 +7,21 @@ use anyhow::{Result, ensure};
 use crate::run::PATH;
 
 /// From Debian's packages, see `tests/packages.sh`.
-const PROGRAMS: [&str; 24] = [
+const PROGRAMS: [&str; 27] = [
     "bash",
     "curl",
     "git",
+    "go",
     "ip",
     "mount",
+    "nc",
     "nft",
     "nginx",
     "nsenter",
     "openssl",
     "pgrep",
     "psql",
+    "python3",
     "redis-cli",
     "redis-server",
     "rsync",
@@ -34,7 +37,13 @@ const PROGRAMS: [&str; 24] = [
     "unshare",
 ];
 /// Built from this workspace.
-const BINARIES: [&str; 4] = ["adit", "adit-capture", "adit-server", "adit-peer"];
+const BINARIES: [&str; 5] = [
+    "adit",
+    "adit-capture",
+    "adit-connect",
+    "adit-peer",
+    "adit-server",
+];
 
 pub(crate) fn check(binaries: &Path) -> Result<()> {
     let installed = |program: &&str| {
