@@ -15,7 +15,7 @@ use crate::users::User;
 /// Where the helper of the lab listens.
 pub(crate) const CAPTURE_SOCKET: &str = "/run/adit/capture.sock";
 const GATEWAY_HOME: &str = "/run/lab/gateway";
-/// In which mode all tests run that do not say so themselves: `honest` or `early`.
+/// In which order all tests run that do not say so themselves: `honest` or `early`.
 const CONNECT: &str = "ADIT_TEST_CONNECT";
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -338,6 +338,24 @@ rules:
     match std::env::var(CONNECT) {
         Ok(word) => connecting(&word, &rules),
         Err(_) => rules,
+    }
+}
+
+/// In which order a connection's steps are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Decided and opened while the program sits in `connect()`.
+    Honest,
+    /// Accepted first.
+    Early,
+}
+
+impl Order {
+    /// That of all tests that do not choose one.
+    #[must_use]
+    pub fn of_this_run() -> Order {
+        let early = std::env::var(CONNECT).is_ok_and(|word| word == "early");
+        if early { Order::Early } else { Order::Honest }
     }
 }
 
