@@ -9,15 +9,35 @@ pub const MARK: u32 = 0xad17;
 pub const LISTENER_MARK: u32 = 0xad18;
 /// The bits of a mark that are compared.
 pub const MASK: u32 = 0xffff;
+/// On the SYN of a connection that was held, all 32 bits, from the verdict to the chain that acts by it: past the capture
+/// rules. No socket has it, and the packet has lost it again before it leaves.
+pub const DIRECT: u32 = 0xad1b;
+/// The same: the program sees ECONNREFUSED.
+pub const REFUSE: u32 = 0xad1c;
+/// The same: the program sees EHOSTUNREACH.
+pub const HOST_UNREACHABLE: u32 = 0xad1d;
+/// The same: the program sees ENETUNREACH.
+pub const NETWORK_UNREACHABLE: u32 = 0xad1e;
+
+/// Marks that mean something else on a SYN than whose listener it is.
+const TAKEN: [u32; 6] = [
+    0,
+    MARK,
+    DIRECT,
+    REFUSE,
+    HOST_UNREACHABLE,
+    NETWORK_UNREACHABLE,
+];
 
 /// On a socket that a broker of this user accepts captured connections with: whoever else binds that port does not have it.
 ///
 /// A mark of one user is never another's, at no time: a socket keeps its mark when its program lets go of the port and binds
 /// another, and hands it on to the connections that it accepts. So it is the uid itself, its halves exchanged, and no number
-/// that is given, taken back and given again. `None` for the two users whose mark would be none at all, or [`MARK`].
+/// that is given, taken back and given again. `None` for the six users whose mark would be none at all, or another one of
+/// these.
 pub fn of_listener(uid: u32) -> Option<u32> {
     let mark = uid.rotate_left(16) ^ LISTENER_MARK;
-    (mark != 0 && mark != MARK).then_some(mark)
+    (!TAKEN.contains(&mark)).then_some(mark)
 }
 
 #[cfg(test)]
@@ -31,6 +51,12 @@ mod tests {
             (0, Some(0x0000_ad18)),
             (1000, Some(0x03e8_ad18)),
             (70_001, Some(0x1171_ad19)),
+            (0x0002_0000, Some(0x0000_ad1a)),
+            (0x0003_0000, None),
+            (0x0004_0000, None),
+            (0x0005_0000, None),
+            (0x0006_0000, None),
+            (0x0007_0000, Some(0x0000_ad1f)),
             (0x000f_0000, None),
             (0xad18_0000, None),
         ] {

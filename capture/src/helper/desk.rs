@@ -1,13 +1,16 @@
 //! Where sessions ask the keeper: a bounded queue, and one answer for each question.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::Claim;
+use adit_capture::wire::QueueBy;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::keeper::{Connection, Keeper, Refusal, SessionId};
 use super::listener::Listeners;
+use super::queue::Queue;
 
 /// Each session waits for its answer, so more than the sessions there are can never wait.
 const QUEUE: usize = 64;
@@ -23,7 +26,8 @@ struct Question {
 
 #[derive(Debug)]
 enum What {
-    Claim(Connection, Box<Claim>, Listeners),
+    Claim(Connection, Box<Claim>, Listeners, Option<Arc<Queue>>),
+    Queue(oneshot::Sender<(QueueBy, Arc<Queue>)>),
     Release,
     Ended,
 }
@@ -40,14 +44,24 @@ impl Desk {
         (session, connection): (SessionId, Connection),
         uid: u32,
         claim: Claim,
-        listeners: Listeners,
+        (listeners, queue): (Listeners, Option<Arc<Queue>>),
     ) -> Result<(), Refusal> {
         self.ask(
             session,
             uid,
-            What::Claim(connection, Box::new(claim), listeners),
+            What::Claim(connection, Box::new(claim), listeners, queue),
         )
         .await
+    }
+
+    pub(crate) async fn queue(
+        &self,
+        session: SessionId,
+        uid: u32,
+    ) -> Result<(QueueBy, Arc<Queue>), Refusal> {
+        let (opened, queue) = oneshot::channel();
+        self.ask(session, uid, What::Queue(opened)).await?;
+        queue.await.map_err(|_closed| Refusal::Stopping)
     }
 
     pub(crate) async fn release(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
@@ -156,11 +170,15 @@ impl Office {
             answer,
         } = question;
         let result = match what {
-            What::Claim(connection, claim, listeners) => {
+            What::Claim(connection, claim, listeners, queue) => {
                 self.keeper
-                    .claim((session, connection), uid, claim, listeners)
+                    .claim((session, connection), uid, claim, (listeners, queue))
                     .await
             }
+            What::Queue(opened) => self.keeper.queue().map(|queue| {
+                // Nobody waits for it any more: it is closed again.
+                let _ = opened.send(queue);
+            }),
             What::Release => self.keeper.release(session, uid).await,
             What::Ended => {
                 self.keeper.ended(session, uid).await;

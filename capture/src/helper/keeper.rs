@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
-use adit_capture::wire::ErrorCode;
+use adit_capture::wire::{ErrorCode, QueueBy};
 use adit_capture::{Claim, ClaimError, OnBrokerGone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::background::off_the_loop;
 use super::fallback::{Fallback, FallbackError, Routes};
+use super::holding::Holding;
 use super::listener::{ListenerError, Listeners};
-use super::program::{FAMILIES, Live, Ports, Program, handed_over};
+use super::program::{FAMILIES, Live, Ports, Program, QueueRule, asks, handed_over};
+use super::queue::{MOST, MOST_OF_A_USER, Queue, QueueError};
 use super::table::{Table, TableError};
 
 /// Most networks and port ranges of all users together, and of those whose claims are so small that they should find room
@@ -48,6 +51,16 @@ pub(crate) enum Refusal {
     },
     #[error("cannot duplicate the connection: {0}")]
     Connection(#[source] io::Error),
+    #[error("user {0} is root or a system account; the helper's configuration does not name it")]
+    NotAllowed(u32),
+    #[error("cannot make the sockets of a queue: {0}")]
+    Descriptors(#[source] io::Error),
+    #[error("this kernel cannot hold a connection at its SYN: {0}")]
+    NoQueue(String),
+    #[error("a claim that asks needs a queue, and this session has none")]
+    NothingToAskBy,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     #[error("{0}")]
     Table(#[from] TableError),
     #[error("routes: {0}")]
@@ -62,10 +75,14 @@ impl Refusal {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Refusal::Busy => ErrorCode::Busy,
-            Refusal::Claim(_) => ErrorCode::BadClaim,
+            Refusal::Claim(_) | Refusal::NothingToAskBy => ErrorCode::BadClaim,
+            Refusal::NotAllowed(_) => ErrorCode::NotAllowed,
+            Refusal::NoQueue(_) => ErrorCode::NoQueue,
             Refusal::Listener(_) | Refusal::PortTaken { .. } => ErrorCode::BadListener,
             Refusal::Room { .. }
             | Refusal::Connection(_)
+            | Refusal::Queue(_)
+            | Refusal::Descriptors(_)
             | Refusal::Table(_)
             | Refusal::Fallback(_)
             | Refusal::Thread(_)
@@ -81,6 +98,8 @@ struct Holder {
     connection: Connection,
     /// Kept so that nobody else can bind the ports between the broker's end and the change that follows it.
     listeners: Listeners,
+    /// For a claim that asks.
+    queue: Option<Arc<Queue>>,
 }
 
 impl Holder {
@@ -114,6 +133,12 @@ impl Keeper {
     /// Takes over what an earlier helper left; every user's rules stay as they are.
     pub(crate) async fn adopt(table: Table, fallback: Fallback) -> Result<Keeper, Refusal> {
         let keeper = Keeper::new(table, fallback);
+        match keeper.table.holding() {
+            Holding::By(_) => {
+                tracing::info!(by = %keeper.table.holding(), "connections can be held")
+            }
+            Holding::None(why) => tracing::warn!(%why, "connections cannot be held"),
+        }
         for uid in keeper.fallback.users().await? {
             if keeper.table.user(uid).is_none() {
                 tracing::warn!(
@@ -134,17 +159,38 @@ impl Keeper {
         self.table.users().count()
     }
 
+    /// A queue that no user's rules lead to, and how its packets come into it.
+    pub(crate) fn queue(&self) -> Result<(QueueBy, Arc<Queue>), Refusal> {
+        let by = match self.table.holding() {
+            Holding::By(by) => *by,
+            Holding::None(why) => return Err(Refusal::NoQueue(why.clone())),
+        };
+        let holds = self
+            .table
+            .users()
+            .filter_map(|(_, user)| user.hold.as_ref());
+        let taken: Vec<u16> = holds.map(|hold| hold.queue.number).collect();
+        let queue = Queue::open(|number| taken.contains(&number))?;
+        Ok((by, Arc::new(queue)))
+    }
+
     pub(crate) async fn claim(
         &mut self,
         (session, connection): (SessionId, Connection),
         uid: u32,
         claim: Box<Claim>,
-        listeners: Listeners,
+        (listeners, queue): (Listeners, Option<Arc<Queue>>),
     ) -> Result<(), Refusal> {
         self.check_holder(session, uid)?;
         self.check_ports(uid, listeners.ports)?;
+        let queue = match (asks(&claim), queue) {
+            (true, Some(queue)) => Some(queue),
+            (true, None) => return Err(Refusal::NothingToAskBy),
+            (false, _) => None,
+        };
+        let rule = self.queue_rule(queue.as_deref());
         let changed = match listeners.mark(uid) {
-            Ok(()) => self.change(uid, claim, listeners.ports).await,
+            Ok(()) => self.change(uid, claim, (listeners.ports, rule)).await,
             Err(error) => Err(error.into()),
         };
         let holder = self.holders.get(&uid).map(|holder| &holder.listeners);
@@ -155,22 +201,63 @@ impl Keeper {
         if let Some(before) = holder {
             before.unmark(Some(&listeners));
         }
-        self.holders.insert(
+        let number = queue.as_ref().map(|queue| queue.number());
+        let before = self.holders.insert(
             uid,
             Holder {
                 session,
                 connection,
                 listeners,
+                queue,
             },
         );
+        self.share();
+        let before = before.and_then(|before| before.queue);
+        if let Some(before) = before.filter(|before| number != Some(before.number())) {
+            go_on(uid, before).await;
+        }
         Ok(())
     }
 
+    fn queue_rule(&self, queue: Option<&Queue>) -> Option<QueueRule> {
+        let by = match self.table.holding() {
+            Holding::By(by) => Some(*by),
+            Holding::None(_) => None,
+        };
+        queue.map(|queue| QueueRule {
+            number: queue.number(),
+            by,
+        })
+    }
+
+    /// All that may be held is shared evenly among those who ask, and none of them may hold more than is enough for one.
+    fn share(&self) {
+        let queues = || {
+            self.holders
+                .values()
+                .filter_map(|holder| holder.queue.as_ref())
+        };
+        let share = MOST_OF_A_USER.min(MOST / queues().count().max(1));
+        for queue in queues() {
+            if let Err(error) = queue.hold(share) {
+                tracing::error!(number = queue.number(), %error, "cannot bound a queue");
+            }
+        }
+    }
+
     /// Rules and routes of a claim in the place of those that the user has; or neither.
-    async fn change(&mut self, uid: u32, claim: Box<Claim>, ports: Ports) -> Result<(), Refusal> {
+    async fn change(
+        &mut self,
+        uid: u32,
+        claim: Box<Claim>,
+        (ports, queue): (Ports, Option<QueueRule>),
+    ) -> Result<(), Refusal> {
         let before = self.table.user(uid).cloned();
         let steps = claim.steps.len();
-        let compile = move || (Program::of_claim(&claim, ports), routes(&claim, ports));
+        let compile = move || {
+            let program = Program::of_claim(&claim, ports, queue);
+            (program, routes(&claim, ports))
+        };
         let (program, routes) = off_the_loop(compile).await?;
         self.check_room(uid, &program)?;
         self.table.put(uid, program).await?;
@@ -181,7 +268,7 @@ impl Keeper {
             }
             return Err(error.into());
         }
-        tracing::info!(uid, ?ports, steps, "claimed");
+        tracing::info!(uid, ?ports, ?queue, steps, "claimed");
         Ok(())
     }
 
@@ -209,6 +296,7 @@ impl Keeper {
         if let Some(holder) = self.holders.remove(&uid) {
             holder.listeners.unmark(None);
         }
+        self.share();
     }
 
     /// The time for brokers to come back is over: what nobody took up gets its word applied.
@@ -261,11 +349,7 @@ impl Keeper {
             return;
         };
         let done = match word {
-            OnBrokerGone::Block => self
-                .table
-                .swap(uid, Live::Gone)
-                .await
-                .map_err(Refusal::from),
+            OnBrokerGone::Block => self.block(uid).await,
             OnBrokerGone::Release => self.remove(uid).await,
         };
         match done {
@@ -279,11 +363,36 @@ impl Keeper {
         }
     }
 
+    async fn block(&mut self, uid: u32) -> Result<(), Refusal> {
+        self.table.swap(uid, Live::Gone).await?;
+        self.nothing_held(uid).await;
+        Ok(())
+    }
+
     async fn remove(&mut self, uid: u32) -> Result<(), Refusal> {
         // Routes first: without rules they would lead packets nowhere, and connect would hang instead of fail.
         self.fallback.put(uid, &Routes::default()).await?;
+        if self
+            .holders
+            .get(&uid)
+            .is_some_and(|holder| holder.queue.is_some())
+        {
+            self.table.empty(uid).await?;
+            self.nothing_held(uid).await;
+        }
         self.table.remove(uid).await?;
         Ok(())
+    }
+
+    /// What a user's broker was asked about and did not answer meets the rules as they are now.
+    async fn nothing_held(&mut self, uid: u32) {
+        let queue = self
+            .holders
+            .get_mut(&uid)
+            .and_then(|holder| holder.queue.take());
+        if let Some(queue) = queue {
+            go_on(uid, queue).await;
+        }
     }
 
     fn check_holder(&self, session: SessionId, uid: u32) -> Result<(), Refusal> {
@@ -325,6 +434,15 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+}
+
+/// A packet that goes on is sent then and there, so many take some time.
+async fn go_on(uid: u32, queue: Arc<Queue>) {
+    let done = off_the_loop(move || queue.let_go()).await;
+    let done = done.map_err(io::Error::other).flatten();
+    if let Err(error) = done {
+        tracing::error!(uid, %error, "what was held stays so until its queue is closed");
     }
 }
 

@@ -43,7 +43,11 @@ const PERMITTED: [(State, &[Kind]); 3] = [
 ];
 
 impl State {
-    pub(crate) fn permits(self, kind: Kind) -> bool {
+    /// `queued`: whether the session has a queue, of which there is one.
+    pub(crate) fn permits(self, kind: Kind, queued: bool) -> bool {
+        if kind == Kind::Queue && queued {
+            return false;
+        }
         PERMITTED
             .iter()
             .any(|(state, kinds)| *state == self && kinds.contains(&kind))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use adit_capture::wire::QueueBy;
 use adit_capture::{Claim, Family, OnBrokerGone, Step, Verdict};
 
 use super::ranges::{Growing, Ranges};
@@ -12,12 +13,31 @@ pub(crate) struct Program {
     pub(crate) word: OnBrokerGone,
     pub(crate) ports: Ports,
     pub(crate) live: Live,
+    /// What is held at its SYN while the broker is there; nothing for a claim that asks about nothing.
+    pub(crate) hold: Option<Hold>,
     /// Rules of the nat hook: where handed over connections go.
     pub(crate) nat: Vec<Rule>,
     /// Rules of the filter hook while the broker is there.
     pub(crate) open: Vec<Rule>,
     /// Rules of the filter hook once it is gone; empty for a claim that is then removed.
     pub(crate) gone: Vec<Rule>,
+}
+
+/// Which connections are held, and where they wait for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) queue: QueueRule,
+    /// Rules that come before all others of the user.
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// The rule that leads to a queue of the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueRule {
+    /// The queue's number.
+    pub(crate) number: u16,
+    /// `None`: a helper was killed before it could write the rule. What is asked about is handed over.
+    pub(crate) by: Option<QueueBy>,
 }
 
 /// Where the user's broker listens; a family without a listener is refused instead of handed over.
@@ -58,17 +78,19 @@ pub(crate) enum Action {
     Accept,
     Reject,
     Redirect(u16),
+    /// To the queue of this number.
+    Ask(u16),
 }
 
-/// Five chains, their elements in the maps and two routing rules.
+/// Up to seven chains, their elements in the maps and two routing rules.
 const MIN_SIZE: usize = 32;
 
 /// Both families, in the order in which rules are written.
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 impl Program {
-    /// The program of a claim whose broker is there.
-    pub(crate) fn of_claim(claim: &Claim, ports: Ports) -> Program {
+    /// The program of a claim whose broker is there. `queue`: where it asks; without one what it asks about is handed over.
+    pub(crate) fn of_claim(claim: &Claim, ports: Ports, queue: Option<QueueRule>) -> Program {
         let nat = |verdict, family| match (verdict, ports.of(family)) {
             (Verdict::Ask | Verdict::HandOver, Some(port)) => Action::Redirect(port),
             // Blocked ones never come this far: the filter hook is asked first.
@@ -88,6 +110,7 @@ impl Program {
             word: claim.on_broker_gone,
             ports,
             live: Live::Open,
+            hold: queue.and_then(|queue| Hold::of_claim(claim, ports, queue)),
             nat: rules(claim, nat),
             open: rules(claim, open),
             gone: match claim.on_broker_gone {
@@ -96,6 +119,38 @@ impl Program {
             },
         }
     }
+}
+
+impl Hold {
+    fn of_claim(claim: &Claim, ports: Ports, queue: QueueRule) -> Option<Hold> {
+        let hold = |verdict, family| match (verdict, ports.of(family)) {
+            (Verdict::Ask, Some(_)) => Action::Ask(queue.number),
+            // Where nobody listens, it is refused as all that is handed over.
+            (Verdict::Ask | Verdict::HandOver | Verdict::Pass | Verdict::Block, _) => {
+                Action::Accept
+            }
+        };
+        let mut rules = rules(claim, hold);
+        // What comes after the last question of a family says nothing more.
+        for family in FAMILIES {
+            let asks = |rule: &Rule| rule.family == family && rule.action != Action::Accept;
+            let kept = rules.iter().rposition(asks).map_or(0, |last| last + 1);
+            let mut place = 0;
+            rules.retain(|rule| {
+                place += 1;
+                rule.family != family || place <= kept
+            });
+        }
+        (!rules.is_empty()).then_some(Hold { queue, rules })
+    }
+}
+
+/// Whether some of its connections are to be held.
+pub(crate) fn asks(claim: &Claim) -> bool {
+    let steps = claim.steps.iter().map(|step| step.verdict);
+    steps
+        .chain([claim.default])
+        .any(|verdict| verdict == Verdict::Ask)
 }
 
 impl Program {
@@ -173,6 +228,9 @@ pub(crate) enum Role {
     Open,
     Gone(Word),
     Guard,
+    Hold,
+    /// Of this number.
+    Queue(u16),
 }
 
 /// The claim's word, as part of a chain's name: so it is still known after everything but the kernel was killed.
@@ -198,16 +256,23 @@ pub(crate) struct ChainName {
     pub(crate) role: Role,
 }
 
-const ROLES: [(Role, &str); 5] = [
+/// What a queue's chain is called, before its number: so the number is still known where nft does not list it.
+const QUEUE: &str = "queue";
+
+const ROLES: [(Role, &str); 6] = [
     (Role::Nat, "nat"),
     (Role::Open, "open"),
     (Role::Gone(Word::Block), "block"),
     (Role::Gone(Word::Release), "release"),
     (Role::Guard, "guard"),
+    (Role::Hold, "hold"),
 ];
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Role::Queue(number) = self.role {
+            return write!(f, "u{}_{QUEUE}{number}", self.uid);
+        }
         let name = ROLES
             .iter()
             .find(|(role, _)| *role == self.role)
@@ -218,12 +283,17 @@ impl fmt::Display for ChainName {
 
 impl ChainName {
     /// `None`: not a name of ours.
-    pub(crate) fn parse(name: &str) -> Option<ChainName> {
-        let (uid, role) = name.strip_prefix('u')?.split_once('_')?;
-        let role = ROLES.iter().find(|(_, known)| *known == role)?.0;
-        Some(ChainName {
+    pub(crate) fn parse(text: &str) -> Option<ChainName> {
+        let (uid, role) = text.strip_prefix('u')?.split_once('_')?;
+        let role = match role.strip_prefix(QUEUE) {
+            Some(number) => Role::Queue(number.parse().ok()?),
+            None => ROLES.iter().find(|(_, known)| *known == role)?.0,
+        };
+        let name = ChainName {
             uid: uid.parse().ok()?,
             role,
-        })
+        };
+        // Numbers have more than one spelling.
+        (name.to_string() == text).then_some(name)
     }
 }

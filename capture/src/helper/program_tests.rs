@@ -3,11 +3,11 @@
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use adit_capture::wire::{MAX_OTHER, Reply, Request};
+use adit_capture::wire::{MAX_OTHER, QueueBy, Reply, Request};
 use adit_capture::{Claim, Family, OnBrokerGone, Step, Verdict};
 use proptest::prelude::*;
 
-use super::program::{Live, Ports, Program, handed_over};
+use super::program::{Live, Ports, Program, QueueRule, handed_over};
 use super::ranges::Ranges;
 use super::{readback, render};
 
@@ -19,6 +19,7 @@ const PORTS: Ports = Ports {
 /// A claim as a reader writes it: `VERDICT NETWORKS PORTS` lines, the last one the default.
 fn claim(text: &str, word: OnBrokerGone) -> Claim {
     let verdict = |word: &str| match word {
+        "ask" => Verdict::Ask,
         "over" => Verdict::HandOver,
         "pass" => Verdict::Pass,
         "block" => Verdict::Block,
@@ -76,16 +77,36 @@ over 10.20.0.0/16,10.21.0.0/16,fd00:20::/32 443,8000-8100
 over 192.168.7.0/25 *
 pass";
 
+/// A family that is asked about, and what comes after the last question.
+const ASKING: &str = "\
+pass 10.20.0.5/32 *
+ask 10.20.0.0/16 443
+block * 23
+ask 10.20.0.0/15 8000-8100
+over 192.168.7.0/25,fd00:20::/32 *
+pass";
+
+fn queue(number: u16, by: QueueBy) -> Option<QueueRule> {
+    let by = Some(by);
+    Some(QueueRule { number, by })
+}
+
 #[test]
 fn what_nft_is_given() {
-    let blocking = Program::of_claim(&claim(EXAMPLE, OnBrokerGone::Block), PORTS);
+    let blocking = Program::of_claim(&claim(EXAMPLE, OnBrokerGone::Block), PORTS, None);
     let releasing = Program::of_claim(
         &claim("over fd00::/8 *\nblock", OnBrokerGone::Release),
         Ports {
             v4: None,
             v6: Some(5006),
         },
+        None,
     );
+    let asking = |by| {
+        let claim = claim(ASKING, OnBrokerGone::Block);
+        Program::of_claim(&claim, PORTS, queue(44_288, by))
+    };
+    let (by_nft, by_xtables) = (asking(QueueBy::Nft), asking(QueueBy::Xtables));
     check_snapshot("skeleton", &render::skeleton());
     check_snapshot("first_claim", &render::replace(1000, None, &blocking));
     check_snapshot(
@@ -94,6 +115,26 @@ fn what_nft_is_given() {
     );
     check_snapshot("gone", &render::swap(1000, &blocking, Live::Gone));
     check_snapshot("removed", &render::remove(1000, &blocking));
+    check_snapshot("asking_by_nft", &render::replace(1000, None, &by_nft));
+    check_snapshot(
+        "asking_by_xtables",
+        &render::replace(1000, None, &by_xtables),
+    );
+    let other_queue = Program::of_claim(
+        &claim(ASKING, OnBrokerGone::Block),
+        PORTS,
+        queue(44_289, QueueBy::Nft),
+    );
+    check_snapshot(
+        "asking_by_another_queue",
+        &render::replace(1000, Some(&by_nft), &other_queue),
+    );
+    check_snapshot(
+        "asking_no_more",
+        &render::replace(1000, Some(&by_nft), &blocking),
+    );
+    check_snapshot("asking_gone", &render::swap(1000, &by_nft, Live::Gone));
+    check_snapshot("asking_removed", &render::remove(1000, &by_nft));
 }
 
 #[test]
@@ -125,7 +166,12 @@ fn routes_lead_to_what_is_handed_over_and_nowhere_else() {
 }
 
 fn verdicts() -> impl Strategy<Value = Verdict> {
-    prop::sample::select(vec![Verdict::HandOver, Verdict::Pass, Verdict::Block])
+    prop::sample::select(vec![
+        Verdict::Ask,
+        Verdict::HandOver,
+        Verdict::Pass,
+        Verdict::Block,
+    ])
 }
 
 fn networks() -> impl Strategy<Value = ipnet::IpNet> {
@@ -169,18 +215,32 @@ fn ports() -> impl Strategy<Value = Ports> {
     })
 }
 
+/// What nft alone can write on each kernel.
+const UNFINISHED: Option<QueueRule> = Some(QueueRule {
+    number: 44_288,
+    by: None,
+});
+
 /// A shell in a network namespace of its own is given transactions, and says what the table then is.
 fn through_the_kernel(transactions: &[String]) -> String {
-    listed("adit", transactions)
+    listed(&["list table inet adit".to_owned()], transactions)
 }
 
 fn probed() -> &'static readback::Skeleton {
-    static PROBED: LazyLock<readback::Skeleton> =
-        LazyLock::new(|| readback::skeleton(&listed("adit_probe", &[render::probe()])).unwrap());
+    static PROBED: LazyLock<readback::Skeleton> = LazyLock::new(|| {
+        let lists: Vec<String> = render::probed().map(|words| words.join(" ")).collect();
+        let all = listed(&lists, &[render::probe()]);
+        let listings: Vec<String> = all
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect();
+        readback::skeleton(&listings).unwrap()
+    });
     &PROBED
 }
 
-fn listed(table: &str, transactions: &[String]) -> String {
+fn listed(lists: &[String], transactions: &[String]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut script = String::from("ip link set lo up\n");
     for (number, text) in transactions.iter().enumerate() {
@@ -188,7 +248,9 @@ fn listed(table: &str, transactions: &[String]) -> String {
         std::fs::write(&path, text).unwrap();
         script.push_str(&format!("nft -c -f {0} && nft -f {0}\n", path.display()));
     }
-    script.push_str(&format!("nft -j list table inet {table}\n"));
+    for list in lists {
+        script.push_str(&format!("nft -j {list}\n"));
+    }
     let output = Command::new("unshare")
         .args(["--net", "sh", "-ec", &script])
         .stdin(Stdio::null())
@@ -209,9 +271,9 @@ proptest! {
     /// Whatever is claimed, nft takes it, and what the kernel then has is what was meant.
     #[test]
     fn every_program_comes_back(first in claims(), second in claims(), other in claims(), ports in ports(), swap in any::<bool>()) {
-        let mut first = Program::of_claim(&first, ports);
-        let second = Program::of_claim(&second, PORTS);
-        let other = Program::of_claim(&other, Ports { v4: Some(7), v6: Some(7) });
+        let mut first = Program::of_claim(&first, ports, UNFINISHED);
+        let second = Program::of_claim(&second, PORTS, Some(QueueRule { number: 44_289, by: None }));
+        let other = Program::of_claim(&other, Ports { v4: Some(7), v6: Some(7) }, None);
         let mut transactions = vec![
             render::skeleton() + &render::replace(1000, None, &first),
             render::replace(4_294_967_294, None, &other),
@@ -251,11 +313,20 @@ fn first_rule(
     address: u128,
     port: u16,
 ) -> super::program::Action {
+    try_first_rule(rules, family, address, port).expect("the default is a rule as well")
+}
+
+fn try_first_rule(
+    rules: &[super::program::Rule],
+    family: Family,
+    address: u128,
+    port: u16,
+) -> Option<super::program::Action> {
     let has = |set: &Ranges, number: u128| set.iter().any(|(l, h)| (l..=h).contains(&number));
     let rule = rules.iter().find(|rule| {
         rule.family == family && has(&rule.to, address) && has(&rule.ports, port.into())
     });
-    rule.expect("the default is a rule as well").action
+    rule.map(|rule| rule.action)
 }
 
 proptest! {
@@ -263,7 +334,7 @@ proptest! {
     #[test]
     fn the_program_means_what_the_claim_says(claim in claims(), ports in ports(), port in any::<u16>(), which in any::<prop::sample::Index>()) {
         use super::program::Action;
-        let program = Program::of_claim(&claim, ports);
+        let program = Program::of_claim(&claim, ports, queue(1, QueueBy::Nft));
         let mut addresses: Vec<std::net::IpAddr> = claim.steps.iter().flat_map(|step| &step.to)
             .flat_map(|net| [net.network(), net.broadcast()]).collect();
         addresses.extend(["10.0.0.9".parse::<std::net::IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
@@ -278,6 +349,12 @@ proptest! {
             (Verdict::Ask | Verdict::HandOver, Some(port)) => (Action::Accept, Action::Redirect(port), Action::Reject),
             (Verdict::Ask | Verdict::HandOver, None) => (Action::Reject, Action::Accept, Action::Reject),
         };
+        let hold = match (meaning(&claim, address, port), listens) {
+            (Verdict::Ask, Some(_)) => Action::Ask(1),
+            _ => Action::Accept,
+        };
+        let rules = program.hold.as_ref().map_or(&[][..], |hold| &hold.rules);
+        prop_assert_eq!(try_first_rule(rules, family, bits, port).unwrap_or(Action::Accept), hold);
         prop_assert_eq!(first_rule(&program.open, family, bits, port), open);
         prop_assert_eq!(first_rule(&program.nat, family, bits, port), nat);
         match claim.on_broker_gone {
@@ -285,7 +362,7 @@ proptest! {
             OnBrokerGone::Release => prop_assert!(program.gone.is_empty()),
         }
         let reachable = handed_over(&claim, family).iter().any(|(l, h)| (l..=h).contains(&bits));
-        prop_assert!(reachable || meaning(&claim, address, port) != Verdict::HandOver);
+        prop_assert!(reachable || !matches!(meaning(&claim, address, port), Verdict::HandOver | Verdict::Ask));
     }
 
     #[test]
@@ -295,6 +372,7 @@ proptest! {
             Request::Hello { version },
             Request::MarkedSocket { family: Family::V6 },
             Request::OriginalSources { of: vec![adit_capture::wire::Redirected { listener: ([127, 0, 0, 1], 1).into(), peer: ([0_u16; 8], 2).into() }] },
+            Request::Queue,
             Request::Release,
         ] {
             prop_assert_eq!(Request::decode(&request.encode().unwrap()).unwrap(), request);
@@ -313,7 +391,7 @@ proptest! {
             if let Ok(Request::Claim { claim }) = Request::decode(&body)
                 && claim.check().is_ok()
             {
-                let program = Program::of_claim(&claim, PORTS);
+                let program = Program::of_claim(&claim, PORTS, queue(1, QueueBy::Nft));
                 prop_assert!(program.nat.len() <= 2 * (claim.steps.len() + 1));
             }
             let _ = readback::programs(&String::from_utf8_lossy(&body), probed());

@@ -1,18 +1,16 @@
 //! From what `nft -j list table` says back to programs: the kernel is the only state that there is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use adit_capture::{Family, OnBrokerGone, mark};
+use adit_capture::OnBrokerGone;
 
-use super::program::{Action, ChainName, Live, Ports, Program, Role, Rule, Word};
-use super::ranges::Ranges;
-use super::render::{BASE_CHAINS, CAPTURED, GUARDED_V4, GUARDED_V6, JUDGED, MAPS};
+use super::listed_rule::{is_guard, queue_rule, rule};
+use super::program::{ChainName, Hold, Live, Ports, Program, Role, Rule, Word};
+use super::render::{BASE_CHAINS, CAPTURED, GUARDED_V4, GUARDED_V6, HELD, JUDGED, MAPS};
 
 /// A table that is not one that we would have written.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +39,19 @@ pub(crate) struct Skeleton {
     base: BTreeMap<String, (Value, Vec<String>)>,
 }
 
-/// From a listing of what [`super::render::probe`] wrote.
-pub(crate) fn skeleton(json: &str) -> Result<Skeleton, ReadError> {
-    let Skeleton { maps, base } = Listing::read(json)?.skeleton;
+/// From listings of what [`super::render::probe`] wrote, one of each chain and map.
+pub(crate) fn skeleton(listings: &[String]) -> Result<Skeleton, ReadError> {
+    let (mut maps, mut base) = (BTreeMap::new(), BTreeMap::new());
+    for json in listings {
+        let found = Listing::read(json)?.skeleton;
+        maps.extend(found.maps);
+        base.extend(found.base);
+    }
     for chain in BASE_CHAINS {
-        if base.get(chain.name).map(|(_, rules)| rules.len()) != Some(chain.rules().len()) {
+        let rules = base
+            .get(chain.name)
+            .map(|(_, rules): &(_, Vec<_>)| rules.len());
+        if rules != Some(chain.rules().len()) {
             return Err(ReadError::Foreign(chain.name.into()));
         }
     }
@@ -75,6 +81,15 @@ pub(crate) fn programs(
             name: "elements".into(),
         })
     }
+}
+
+/// The expressions of all rules that are listed.
+pub(crate) fn rules_listed(json: &str) -> Result<Vec<Value>, ReadError> {
+    let Objects { nftables: objects } = serde_json::from_str(json)?;
+    let rules = objects.iter().filter_map(|object| object.rule.as_ref());
+    rules
+        .map(|rule| Ok(serde_json::from_str(rule.expr.get())?))
+        .collect()
 }
 
 /// Whether our table is among those that `nft -j list tables` names.
@@ -229,6 +244,7 @@ impl<'a> Listing<'a> {
         {
             return Err(incomplete());
         }
+        let hold = self.hold(uid, live)?;
         Ok(Program {
             word,
             ports: Ports {
@@ -236,10 +252,44 @@ impl<'a> Listing<'a> {
                 v6: self.port(GUARDED_V6, uid),
             },
             live,
+            hold,
             nat: rules(uid, Role::Nat, chain(Role::Nat).ok_or_else(incomplete)?)?,
             open: rules(uid, Role::Open, chain(Role::Open).ok_or_else(incomplete)?)?,
             gone: rules(uid, Role::Gone(word.into()), gone)?,
         })
+    }
+
+    fn hold(&self, uid: u32, live: Live) -> Result<Option<Hold>, ReadError> {
+        let incomplete = || ReadError::Incomplete(uid);
+        let name = |role| ChainName { uid, role };
+        let mut queues = self
+            .user_chains
+            .iter()
+            .filter_map(|(name, rules)| match name.role {
+                Role::Queue(number) if name.uid == uid => Some((number, rules)),
+                Role::Queue(_)
+                | Role::Nat
+                | Role::Open
+                | Role::Gone(_)
+                | Role::Guard
+                | Role::Hold => None,
+            });
+        let led = self.maps.get(HELD).and_then(|map| map.get(&uid));
+        let (queue, rest) = (queues.next(), queues.next());
+        let ((number, queue), expressions) =
+            match (queue, rest, self.user_chains.get(&name(Role::Hold))) {
+                (Some(queue), None, Some(expressions)) => (queue, expressions),
+                (None, None, None) if led.is_none() => return Ok(None),
+                (Some(_) | None, _, _) => return Err(incomplete()),
+            };
+        let hold = Hold {
+            queue: queue_rule(number, queue).ok_or_else(incomplete)?,
+            rules: rules(uid, Role::Hold, expressions)?,
+        };
+        let expected = (live == Live::Open).then(|| name(Role::Hold));
+        (led == expected.as_ref())
+            .then_some(Some(hold))
+            .ok_or_else(incomplete)
     }
 
     fn port(&self, map: &str, uid: u32) -> Option<u16> {
@@ -262,6 +312,7 @@ impl<'a> Listing<'a> {
             .map(|program| {
                 2 + usize::from(program.ports.v4.is_some())
                     + usize::from(program.ports.v6.is_some())
+                    + usize::from(program.hold.is_some() && program.live == Live::Open)
             })
             .sum();
         self.maps.values().map(BTreeMap::len).sum::<usize>() == meant
@@ -307,7 +358,7 @@ fn rules(uid: u32, role: Role, expressions: &[&RawValue]) -> Result<Vec<Rule>, R
     expressions
         .iter()
         .map(|expression| {
-            rule(&serde_json::from_str(expression.get())?).ok_or_else(|| ReadError::Rule {
+            rule(uid, &serde_json::from_str(expression.get())?).ok_or_else(|| ReadError::Rule {
                 chain: ChainName { uid, role }.to_string(),
                 expression: beginning(expression.get()),
             })
@@ -315,116 +366,7 @@ fn rules(uid: u32, role: Role, expressions: &[&RawValue]) -> Result<Vec<Rule>, R
         .collect()
 }
 
-/// Whether these are the rules of a user's guard: who is not that user's listener is refused.
-fn is_guard(uid: u32, rules: &[&RawValue]) -> bool {
-    // Some versions of nft list what a reset implies, and some do not.
-    let tcp = json!({"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}});
-    let other = mark::of_listener(uid).map(|mark| {
-        let left = json!({"socket": {"key": "mark"}});
-        json!({"match": {"op": "!=", "left": left, "right": mark}})
-    });
-    let refused = json!({"reject": {"type": "tcp reset"}});
-    let expected: Vec<Value> = other.into_iter().chain([refused]).collect();
-    let [rule] = rules else { return false };
-    serde_json::from_str::<Vec<Value>>(rule.get())
-        .is_ok_and(|parts| parts.iter().filter(|part| **part != tcp).eq(&expected))
-}
-
 /// For people: a rule may have tens of thousands of networks.
 fn beginning(text: &str) -> String {
     text.chars().take(200).collect()
-}
-
-/// The rule that `RuleText` would have written as this. `None`: it would not.
-fn rule(expression: &Value) -> Option<Rule> {
-    let mut destination = None;
-    let mut ports = Ranges::all_ports();
-    let mut action = None;
-    for part in expression.as_array()? {
-        if let Some(matched) = part.get("match") {
-            if matched.get("op")?.as_str()? != "==" {
-                return None;
-            }
-            let right = matched.get("right")?;
-            match field(matched.get("left")?)? {
-                ("meta", "l4proto") => (right.as_str()? == "tcp").then_some(())?,
-                ("ip", "daddr") => destination = Some((Family::V4, addresses(right, Family::V4)?)),
-                ("ip6", "daddr") => destination = Some((Family::V6, addresses(right, Family::V6)?)),
-                ("tcp", "dport") => ports = port_ranges(right)?,
-                _ => return None,
-            }
-        } else if part.get("accept").is_some() {
-            action = Some(Action::Accept);
-        } else if let Some(reject) = part.get("reject") {
-            (reject.get("type")?.as_str()? == "tcp reset").then_some(())?;
-            action = Some(Action::Reject);
-        } else {
-            let port = part.get("redirect")?.get("port")?.as_u64()?;
-            action = Some(Action::Redirect(u16::try_from(port).ok()?));
-        }
-    }
-    let (family, to) = destination?;
-    Some(Rule {
-        family,
-        to,
-        ports,
-        action: action?,
-    })
-}
-
-fn field(left: &Value) -> Option<(&str, &str)> {
-    if let Some(meta) = left.get("meta") {
-        return Some(("meta", meta.get("key")?.as_str()?));
-    }
-    let payload = left.get("payload")?;
-    Some((
-        payload.get("protocol")?.as_str()?,
-        payload.get("field")?.as_str()?,
-    ))
-}
-
-/// A set's members; a set of one is listed as its only member.
-fn members(value: &Value) -> &[Value] {
-    match value.get("set").and_then(Value::as_array) {
-        Some(members) => members,
-        None => std::slice::from_ref(value),
-    }
-}
-
-fn port_ranges(value: &Value) -> Option<Ranges> {
-    let number = |value: &Value| value.as_u64().map(u128::from);
-    let range = |member: &Value| match member.get("range") {
-        Some(range) => Some((number(range.get(0)?)?, number(range.get(1)?)?)),
-        None => number(member).map(|port| (port, port)),
-    };
-    members(value)
-        .iter()
-        .map(range)
-        .collect::<Option<Vec<_>>>()
-        .map(Ranges::new)
-}
-
-fn addresses(value: &Value, family: Family) -> Option<Ranges> {
-    let number = |value: &Value| match (value.as_str()?.parse().ok()?, family) {
-        (IpAddr::V4(address), Family::V4) => Some(u128::from(address.to_bits())),
-        (IpAddr::V6(address), Family::V6) => Some(address.to_bits()),
-        (IpAddr::V4(_), Family::V6) | (IpAddr::V6(_), Family::V4) => None,
-    };
-    let range = |member: &Value| {
-        if let Some(range) = member.get("range") {
-            return Some((number(range.get(0)?)?, number(range.get(1)?)?));
-        }
-        if let Some(prefix) = member.get("prefix") {
-            let address: IpAddr = prefix.get("addr")?.as_str()?.parse().ok()?;
-            let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
-            let network = IpNet::new(address, length).ok()?;
-            return Ranges::of_networks(&[network], family).iter().next();
-        }
-        number(member).map(|address| (address, address))
-    };
-    members(value)
-        .iter()
-        .map(range)
-        .collect::<Option<Vec<_>>>()
-        .map(Ranges::new)
 }

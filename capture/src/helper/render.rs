@@ -4,27 +4,37 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_capture::Family;
-use adit_capture::mark::{self, MARK, MASK};
+use adit_capture::mark::{self, DIRECT, HOST_UNREACHABLE, MARK, MASK, NETWORK_UNREACHABLE, REFUSE};
+use adit_capture::wire::QueueBy;
 
-use super::program::{Action, ChainName, Live, Program, Role, Rule};
+use super::program::{Action, ChainName, Live, Program, QueueRule, Role, Rule};
 use super::ranges::{Ranges, last_address};
 
 /// The table that is ours.
 pub(crate) const TABLE: &str = "inet adit";
 /// A table that is there for a moment when a helper starts.
 const PROBE: &str = "inet adit_probe";
+/// In which a queue's rule is tried out.
+pub(crate) const PROBE_CHAIN: &str = "tried";
+pub(crate) const PROBE_QUEUE: u16 = 1;
 
 /// Only a connection's first packet is judged: conntrack takes up connections that it has not seen begin as new ones too, and
 /// those have to go on as they are.
 const NOT_A_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
 
+/// What a user may ask for in a second, and at once. A SYN beyond is dropped, and sent again a second later (RFC 6298, 2.1).
+pub(crate) const RATE: u32 = 4000;
+pub(crate) const BURST: u32 = 4096;
+
 /// The maps that lead to users' chains, with the type of their keys.
-pub(crate) const MAPS: [(&str, &str); 4] = [
+pub(crate) const MAPS: [(&str, &str); 5] = [
+    (HELD, "uid"),
     (CAPTURED, "uid"),
     (JUDGED, "uid"),
     (GUARDED_V4, "inet_service"),
     (GUARDED_V6, "inet_service"),
 ];
+pub(crate) const HELD: &str = "held";
 pub(crate) const CAPTURED: &str = "captured";
 pub(crate) const JUDGED: &str = "judged";
 pub(crate) const GUARDED_V4: &str = "guarded_v4";
@@ -46,21 +56,38 @@ impl BaseChain {
     }
 }
 
-pub(crate) const BASE_CHAINS: [BaseChain; 3] = [
+pub(crate) const BASE_CHAINS: [BaseChain; 5] = [
+    // Before the others, which a SYN that was held then meets with its verdict.
+    BaseChain {
+        name: "hold",
+        kind: "filter",
+        hook: "output",
+        priority: -120,
+        rules: hold,
+    },
     // Before NAT (-100), so that it sees where a program wants to go.
     BaseChain {
         name: "judge",
         kind: "filter",
         hook: "output",
         priority: -110,
-        rules: || output(JUDGED),
+        rules: judge,
     },
     BaseChain {
         name: "capture",
         kind: "nat",
         hook: "output",
         priority: -100,
-        rules: || output(CAPTURED),
+        rules: capture,
+    },
+    // A verdict's mark has done its work, and whoever comes after us sees none. Of this type because of the routes, which may
+    // depend on marks: the kernel chose one by the verdict's, and here chooses again.
+    BaseChain {
+        name: "settle",
+        kind: "route",
+        hook: "output",
+        priority: -90,
+        rules: || vec![format!("meta mark {DIRECT:#x} meta mark set 0x0")],
     },
     // A redirected connection may only reach the socket that its user's broker claimed with: else whoever binds a dead
     // broker's port would be given that user's connections.
@@ -73,14 +100,43 @@ pub(crate) const BASE_CHAINS: [BaseChain; 3] = [
     },
 ];
 
-fn output(map: &str) -> Vec<String> {
+fn hold() -> Vec<String> {
     vec![
         "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        // A verdict may replace the mark, and another's must not get lost.
+        "meta mark != 0 accept".into(),
+        "fib daddr type local accept".into(),
+        format!("meta skuid vmap @{HELD}"),
+    ]
+}
+
+fn judge() -> Vec<String> {
+    let verdicts = [
+        format!("meta mark {DIRECT:#x} accept"),
+        format!("meta mark {REFUSE:#x} reject with tcp reset"),
+        format!("meta mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"),
+        format!("meta mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"),
+    ];
+    output(&verdicts, JUDGED)
+}
+
+fn capture() -> Vec<String> {
+    output(&[format!("meta mark {DIRECT:#x} accept")], CAPTURED)
+}
+
+fn output(verdicts: &[String], map: &str) -> Vec<String> {
+    let mut rules = vec![
+        "meta l4proto != tcp accept".into(),
+        format!("{NOT_A_SYN} accept"),
         format!("meta mark & {MASK:#x} == {MARK:#x} accept"),
+    ];
+    rules.extend_from_slice(verdicts);
+    rules.extend([
         "fib daddr type local accept".into(),
         format!("meta skuid vmap @{map}"),
-    ]
+    ]);
+    rules
 }
 
 fn input() -> Vec<String> {
@@ -108,9 +164,32 @@ pub(crate) fn probe() -> String {
     )
 }
 
+/// What of it is listed, one thing at a time: some versions of nft cannot write the flags of a table as JSON.
+pub(crate) fn probed() -> impl Iterator<Item = [&'static str; 5]> {
+    let chains = BASE_CHAINS.map(|chain| ["list", "chain", "inet", "adit_probe", chain.name]);
+    let maps = MAPS.map(|(map, _)| ["list", "map", "inet", "adit_probe", map]);
+    chains.into_iter().chain(maps)
+}
+
 /// Takes it out, also if it is not there.
 pub(crate) fn remove_probe() -> String {
     format!("add table {PROBE}\ndelete table {PROBE}\n")
+}
+
+/// A chain of it with the rule that leads to a queue, in nft's own words.
+pub(crate) fn probe_queue() -> String {
+    let rule = queue_statement(PROBE_QUEUE);
+    format!("add chain {PROBE} {PROBE_CHAIN}\nadd rule {PROBE} {PROBE_CHAIN} {rule}\n")
+}
+
+/// The chain alone.
+pub(crate) fn probe_chain() -> String {
+    format!("add chain {PROBE} {PROBE_CHAIN}\n")
+}
+
+/// Whoever has no queue open lets the connection go on.
+fn queue_statement(number: u16) -> String {
+    format!("queue num {number} bypass")
 }
 
 fn skeleton_in(table: &str) -> String {
@@ -145,45 +224,74 @@ fn skeleton_in(table: &str) -> String {
 /// Puts one user's program in the place of what is there of that user.
 pub(crate) fn replace(uid: u32, before: Option<&Program>, after: &Program) -> String {
     let mut text = before.map_or_else(String::new, |before| empty(uid, before));
-    let chain = |role| ChainName { uid, role };
-    for (role, rules) in [
-        (Role::Nat, &after.nat),
-        (Role::Open, &after.open),
-        (Role::Gone(after.word.into()), &after.gone),
-    ] {
-        line(&mut text, format_args!("add chain {TABLE} {}", chain(role)));
-        for rule in rules {
-            line(
-                &mut text,
-                format_args!("add rule {TABLE} {} {}", chain(role), RuleText(rule)),
-            );
+    for (role, rules) in chains(after) {
+        let chain = ChainName { uid, role };
+        line(&mut text, format_args!("add chain {TABLE} {chain}"));
+        match role {
+            Role::Queue(_) => add_queue(&mut text, chain, after),
+            Role::Guard => {
+                let other = not_its_listener(uid);
+                line(
+                    &mut text,
+                    format_args!("add rule {TABLE} {chain} {other}reject with tcp reset"),
+                );
+            }
+            Role::Nat | Role::Open | Role::Gone(_) | Role::Hold => {
+                for rule in rules {
+                    let rule = RuleText { uid, rule };
+                    line(&mut text, format_args!("add rule {TABLE} {chain} {rule}"));
+                }
+            }
         }
     }
-    let guard = chain(Role::Guard);
-    line(&mut text, format_args!("add chain {TABLE} {guard}"));
-    line(
-        &mut text,
-        format_args!(
-            "add rule {TABLE} {guard} {}reject with tcp reset",
-            not_its_listener(uid)
-        ),
-    );
-    for (map, element) in elements(uid, after) {
+    for (map, element) in elements(uid, after, after.live) {
         line(
             &mut text,
             format_args!("add element {TABLE} {map} {{ {element} }}"),
         );
     }
-    if let Some(before) = before.filter(|before| before.word != after.word) {
-        line(
-            &mut text,
-            format_args!(
-                "delete chain {TABLE} {}",
-                chain(Role::Gone(before.word.into()))
-            ),
-        );
+    let kept: Vec<Role> = chains(after).map(|(role, _)| role).collect();
+    for (role, _) in before.into_iter().flat_map(chains) {
+        if !kept.contains(&role) {
+            let chain = ChainName { uid, role };
+            line(&mut text, format_args!("delete chain {TABLE} {chain}"));
+        }
     }
     text
+}
+
+/// A user's chains, in the order in which they are written: none leads to a later one.
+fn chains(program: &Program) -> impl Iterator<Item = (Role, &[Rule])> {
+    let hold = program.hold.iter().flat_map(|hold| {
+        let queue: (_, &[Rule]) = (Role::Queue(hold.queue.number), &[]);
+        [queue, (Role::Hold, &hold.rules)]
+    });
+    let others: [(_, &[Rule]); 4] = [
+        (Role::Nat, &program.nat),
+        (Role::Open, &program.open),
+        (Role::Gone(program.word.into()), &program.gone),
+        (Role::Guard, &[]),
+    ];
+    hold.chain(others)
+}
+
+/// The rule of xtables cannot be written as text; it is added right after.
+fn add_queue(text: &mut String, chain: ChainName, program: &Program) {
+    line(
+        text,
+        format_args!(
+            "add rule {TABLE} {chain} limit rate over {RATE}/second burst {BURST} packets drop"
+        ),
+    );
+    let queue = program.hold.as_ref().map(|hold| hold.queue);
+    if let Some(QueueRule {
+        number,
+        by: Some(QueueBy::Nft),
+    }) = queue
+    {
+        let rule = queue_statement(number);
+        line(text, format_args!("add rule {TABLE} {chain} {rule}"));
+    }
 }
 
 /// Whose listener has no mark that is its own has no listener.
@@ -194,16 +302,11 @@ fn not_its_listener(uid: u32) -> String {
 /// Takes one user out.
 pub(crate) fn remove(uid: u32, before: &Program) -> String {
     let mut text = empty(uid, before);
-    for role in [
-        Role::Nat,
-        Role::Open,
-        Role::Gone(before.word.into()),
-        Role::Guard,
-    ] {
-        line(
-            &mut text,
-            format_args!("delete chain {TABLE} {}", ChainName { uid, role }),
-        );
+    // Those that are led to last.
+    let roles: Vec<Role> = chains(before).map(|(role, _)| role).collect();
+    for role in roles.into_iter().rev() {
+        let chain = ChainName { uid, role };
+        line(&mut text, format_args!("delete chain {TABLE} {chain}"));
     }
     text
 }
@@ -215,53 +318,55 @@ pub(crate) fn remove_table() -> String {
 
 /// Puts the other filter rules in force.
 pub(crate) fn swap(uid: u32, before: &Program, live: Live) -> String {
-    let (old, new) = (
-        filter_chain(uid, before, before.live),
-        filter_chain(uid, before, live),
-    );
-    format!(
-        "delete element {TABLE} {JUDGED} {{ {uid} : goto {old} }}\n\
-         add element {TABLE} {JUDGED} {{ {uid} : goto {new} }}\n"
-    )
-}
-
-/// Takes the elements that lead to a user's chains, and what is in the chains; the chains stay.
-fn empty(uid: u32, before: &Program) -> String {
     let mut text = String::new();
-    for (map, element) in elements(uid, before) {
+    let (old, new) = (
+        elements(uid, before, before.live),
+        elements(uid, before, live),
+    );
+    for (map, element) in old.iter().filter(|element| !new.contains(element)) {
         line(
             &mut text,
             format_args!("delete element {TABLE} {map} {{ {element} }}"),
         );
     }
-    for role in [
-        Role::Nat,
-        Role::Open,
-        Role::Gone(before.word.into()),
-        Role::Guard,
-    ] {
+    for (map, element) in new.iter().filter(|element| !old.contains(element)) {
         line(
             &mut text,
-            format_args!("flush chain {TABLE} {}", ChainName { uid, role }),
+            format_args!("add element {TABLE} {map} {{ {element} }}"),
         );
     }
     text
 }
 
-fn elements(uid: u32, program: &Program) -> Vec<(&'static str, String)> {
-    let nat = ChainName {
-        uid,
-        role: Role::Nat,
-    };
-    let guard = ChainName {
-        uid,
-        role: Role::Guard,
-    };
-    let filter = filter_chain(uid, program, program.live);
+/// Takes the elements that lead to a user's chains, and what is in the chains; the chains stay.
+fn empty(uid: u32, before: &Program) -> String {
+    let mut text = String::new();
+    for (map, element) in elements(uid, before, before.live) {
+        line(
+            &mut text,
+            format_args!("delete element {TABLE} {map} {{ {element} }}"),
+        );
+    }
+    for (role, _) in chains(before) {
+        let chain = ChainName { uid, role };
+        line(&mut text, format_args!("flush chain {TABLE} {chain}"));
+    }
+    text
+}
+
+/// What leads to a user's chains.
+fn elements(uid: u32, program: &Program, live: Live) -> Vec<(&'static str, String)> {
+    let chain = |role| ChainName { uid, role };
+    let (nat, guard, hold) = (chain(Role::Nat), chain(Role::Guard), chain(Role::Hold));
+    let filter = filter_chain(uid, program, live);
     let mut elements = vec![
         (JUDGED, format!("{uid} : goto {filter}")),
         (CAPTURED, format!("{uid} : goto {nat}")),
     ];
+    // Without a broker there is nobody to ask.
+    if live == Live::Open && program.hold.is_some() {
+        elements.push((HELD, format!("{uid} : goto {hold}")));
+    }
     let ports = program.ports;
     for (map, port) in [(GUARDED_V4, ports.v4), (GUARDED_V6, ports.v6)] {
         elements.extend(port.map(|port| (map, format!("{port} : goto {guard}"))));
@@ -277,7 +382,10 @@ pub(crate) fn filter_chain(uid: u32, program: &Program, live: Live) -> ChainName
     ChainName { uid, role }
 }
 
-struct RuleText<'a>(&'a Rule);
+struct RuleText<'a> {
+    uid: u32,
+    rule: &'a Rule,
+}
 
 impl std::fmt::Display for RuleText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -286,7 +394,7 @@ impl std::fmt::Display for RuleText<'_> {
             to,
             ports,
             action,
-        } = self.0;
+        } = self.rule;
         // Not `meta nfproto`: beside a reject nft lists rules without it, and they would not be known again.
         let field = match family {
             Family::V4 => "ip daddr",
@@ -311,6 +419,17 @@ impl std::fmt::Display for RuleText<'_> {
             Action::Accept => write!(f, "accept"),
             Action::Reject => write!(f, "reject with tcp reset"),
             Action::Redirect(port) => write!(f, "redirect to :{port}"),
+            Action::Ask(number) => {
+                let role = Role::Queue(*number);
+                write!(
+                    f,
+                    "goto {}",
+                    ChainName {
+                        uid: self.uid,
+                        role
+                    }
+                )
+            }
         }
     }
 }

@@ -2,21 +2,25 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_capture::frame::{Frame, FrameError, Frames};
 use adit_capture::mark::MARK;
 use adit_capture::sock_diag::Diag;
 use adit_capture::wire::{
-    DecodeError, ErrorCode, MAX_CLAIM, MAX_OTHER, ORIGINAL_SOURCE, Reply, Request, VERSION,
+    ASK, DecodeError, ErrorCode, MAX_CLAIM, MAX_OTHER, ORIGINAL_SOURCE, Reply, Request, VERSION,
 };
 use adit_capture::{Claim, Family};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::account::Allowed;
+use super::answers::{self, AnswerError};
 use super::background::off_the_loop;
 use super::desk::Desk;
 use super::keeper::{Refusal, SessionId};
@@ -24,13 +28,13 @@ use super::listener::Listeners;
 use super::log::Sparing;
 use super::original_source::OriginalSources;
 use super::permitted::{Kind, State};
+use super::queue::Queue;
 use super::turn::{Turn, Turns};
 
 /// How long a connection may stay without a word.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 static ENDED: Sparing = Sparing::new();
-static NOT_ALLOWED: Sparing = Sparing::new();
 static REFUSED: Sparing = Sparing::new();
 
 /// Why a session is over, other than that the broker left.
@@ -48,6 +52,8 @@ enum SessionError {
     NotNow { kind: Kind, state: State },
     #[error("{count} descriptors with a {kind:?}")]
     Descriptors { kind: Kind, count: usize },
+    #[error("answers: {0}")]
+    Answers(#[from] AnswerError),
     #[error("version {0} is not spoken here, only {VERSION}")]
     Version(u32),
 }
@@ -61,6 +67,7 @@ impl SessionError {
             | SessionError::Thread(_)
             | SessionError::Silent
             | SessionError::NotNow { .. }
+            | SessionError::Answers(_)
             | SessionError::Descriptors { .. } => ErrorCode::Protocol,
         }
     }
@@ -77,6 +84,17 @@ pub(crate) struct Session {
     desk: Desk,
     allowed: Allowed,
     turns: Turns,
+    asked: Option<Asked>,
+    /// Where it is said why answers can no longer be acted on.
+    mute: (mpsc::Sender<AnswerError>, mpsc::Receiver<AnswerError>),
+}
+
+/// What a session holds connections by.
+#[derive(Debug)]
+struct Asked {
+    queue: Arc<Queue>,
+    /// Acts on answers, until this is dropped.
+    _acting: JoinSet<()>,
 }
 
 impl Session {
@@ -96,22 +114,32 @@ impl Session {
             desk,
             allowed,
             turns,
+            asked: None,
+            mute: mpsc::channel(1),
         }
     }
 
     /// Serves it until it ends, and sees to it that its end is known before this returns. Whether it had said hello.
     pub(crate) async fn run(mut self) -> bool {
-        let served = self.serve().await;
+        let (_, idle) = mpsc::channel(1);
+        let mut mute = std::mem::replace(&mut self.mute.1, idle);
+        let served = tokio::select! {
+            served = self.serve() => served,
+            Some(error) = mute.recv() => Err(error.into()),
+        };
+        // No answer is acted on between the end and what it leads to.
+        let queue = self.asked.take().map(|asked| asked.queue);
         if let Err(error) = self.desk.ended(self.id, self.uid).await {
             tracing::debug!(uid = self.uid, %error, "the end of a session was not taken note of");
         }
+        drop(queue);
         if let Err(error) = served {
             if let Some(unsaid) = ENDED.admit(Instant::now()) {
                 tracing::warn!(uid = self.uid, %error, unsaid, "session ended");
             }
             // Last, as whoever does not read makes it wait. The reason is in the log as well.
             let _ = self
-                .reply(Reply::refusal(error.code(), error.to_string()), None)
+                .reply(Reply::refusal(error.code(), error.to_string()), Vec::new())
                 .await;
         }
         self.state != State::New
@@ -126,7 +154,7 @@ impl Session {
                 _ => off_the_loop(move || Request::decode(&body)).await??,
             };
             let kind = Kind::of(&request);
-            if !self.state.permits(kind) {
+            if !self.state.permits(kind, self.asked.is_some()) {
                 return Err(SessionError::NotNow {
                     kind,
                     state: self.state,
@@ -138,10 +166,12 @@ impl Session {
                     count: descriptors.len(),
                 });
             }
-            let (reply, socket) = self.answer(request, descriptors).await?;
+            let (reply, sockets) = self.answer(request, descriptors).await?;
             // Whoever does not read its reply keeps nobody else waiting.
             drop(turn);
-            self.reply(reply, socket).await?;
+            if !self.reply(reply, sockets).await? && kind == Kind::Queue {
+                self.asked = None;
+            }
             // Sockets that nobody takes count against all that root has on the way to others (unix(7), `ETOOMANYREFS`).
             self.frames.taken().await?;
         }
@@ -173,49 +203,64 @@ impl Session {
         &mut self,
         request: Request,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(Reply, Option<OwnedFd>), SessionError> {
+    ) -> Result<(Reply, Vec<OwnedFd>), SessionError> {
         Ok(match request {
             Request::Hello { version: VERSION } => {
                 self.state = State::Greeted;
                 (
                     Reply::Hello {
                         version: VERSION,
-                        features: vec![ORIGINAL_SOURCE.to_owned()],
+                        features: vec![ORIGINAL_SOURCE.to_owned(), ASK.to_owned()],
                     },
-                    None,
+                    Vec::new(),
                 )
             }
             Request::Hello { version } => return Err(SessionError::Version(version)),
             Request::MarkedSocket { family } => match marked_socket(family) {
-                Ok(socket) => (Reply::Socket, Some(socket)),
+                Ok(socket) => (Reply::Socket, vec![socket]),
                 Err(error) => (
                     Reply::refusal(ErrorCode::Kernel, format!("cannot make a socket: {error}")),
-                    None,
+                    Vec::new(),
                 ),
             },
-            Request::OriginalSources { of } => (self.sources.answer(&of), None),
-            Request::Queue => (
-                Reply::refusal(ErrorCode::NoQueue, "this helper holds no connections"),
-                None,
-            ),
-            Request::Claim { claim } => (self.claim(claim, descriptors).await, None),
+            Request::OriginalSources { of } => (self.sources.answer(&of), Vec::new()),
+            Request::Queue => match self.queue().await {
+                Ok(queue) => queue,
+                Err(refusal) => (self.refusal(&refusal), Vec::new()),
+            },
+            Request::Claim { claim } => (self.claim(claim, descriptors).await, Vec::new()),
             Request::Release => {
                 let result = self.desk.release(self.id, self.uid).await;
-                (self.outcome(result, State::Greeted), None)
+                (self.outcome(result, State::Greeted), Vec::new())
             }
         })
     }
 
+    async fn queue(&mut self) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+        if !self.allowed.may_claim(self.uid) {
+            return Err(Refusal::NotAllowed(self.uid));
+        }
+        let (by, queue) = self.desk.queue(self.id, self.uid).await?;
+        let questions = queue.questions().map_err(Refusal::Descriptors)?;
+        let (answers, theirs) = answers::way().map_err(Refusal::Descriptors)?;
+        let (acting, mute) = (answers::act(answers, queue.clone()), self.mute.0.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = acting.await {
+                // The first ends the session.
+                let _ = mute.try_send(error);
+            }
+        });
+        self.asked = Some(Asked {
+            queue,
+            _acting: tasks,
+        });
+        Ok((Reply::Queue { by }, vec![questions, theirs]))
+    }
+
     async fn claim(&mut self, claim: Claim, descriptors: Vec<OwnedFd>) -> Reply {
         if !self.allowed.may_claim(self.uid) {
-            let text = format!(
-                "user {} is root or a system account; the helper's configuration does not name it",
-                self.uid
-            );
-            if let Some(unsaid) = NOT_ALLOWED.admit(Instant::now()) {
-                tracing::warn!(uid = self.uid, unsaid, "claim refused: a system account");
-            }
-            return Reply::refusal(ErrorCode::NotAllowed, text);
+            return self.refusal(&Refusal::NotAllowed(self.uid));
         }
         if let Err(error) = claim.check() {
             return self.outcome(Err(error.into()), State::Claimed);
@@ -230,9 +275,10 @@ impl Session {
         let result = match checked {
             Ok((listeners, connection)) => {
                 let ports = listeners.ports;
+                let queue = self.asked.as_ref().map(|asked| asked.queue.clone());
                 let result = self
                     .desk
-                    .claim((self.id, connection), self.uid, claim, listeners)
+                    .claim((self.id, connection), self.uid, claim, (listeners, queue))
                     .await;
                 if result.is_ok() {
                     self.sources.claimed(ports);
@@ -250,27 +296,31 @@ impl Session {
                 self.state = then;
                 Reply::Done
             }
-            Err(refusal) => {
-                if let Some(unsaid) = REFUSED.admit(Instant::now()) {
-                    tracing::warn!(uid = self.uid, error = %refusal, unsaid, "refused");
-                }
-                Reply::refusal(refusal.code(), refusal.to_string())
-            }
+            Err(refusal) => self.refusal(&refusal),
         }
     }
 
-    async fn reply(&mut self, reply: Reply, socket: Option<OwnedFd>) -> Result<(), SessionError> {
+    fn refusal(&self, refusal: &Refusal) -> Reply {
+        if let Some(unsaid) = REFUSED.admit(Instant::now()) {
+            tracing::warn!(uid = self.uid, error = %refusal, unsaid, "refused");
+        }
+        Reply::refusal(refusal.code(), refusal.to_string())
+    }
+
+    /// Whether it went as it is; else a refusal went in its place.
+    async fn reply(&mut self, reply: Reply, sockets: Vec<OwnedFd>) -> Result<bool, SessionError> {
         let body = reply.encode()?;
-        let descriptors: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+        let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         match self.frames.write(&body, &descriptors).await {
             // It goes with the first byte, so nothing of the frame has gone.
-            Err(FrameError::Socket(error)) if socket.is_some() && too_many_underway(&error) => {
+            Err(FrameError::Socket(error)) if !sockets.is_empty() && too_many_underway(&error) => {
                 let text =
                     "too many descriptors are on their way to programs that do not take them";
                 let body = Reply::refusal(ErrorCode::Kernel, text).encode()?;
-                Ok(self.frames.write(&body, &[]).await?)
+                self.frames.write(&body, &[]).await?;
+                Ok(false)
             }
-            written => Ok(written?),
+            written => Ok(written.map(|()| true)?),
         }
     }
 }

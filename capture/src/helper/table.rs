@@ -1,13 +1,17 @@
 //! The table in the kernel: every change is one transaction, and is read back and compared with what was meant.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+
+use adit_capture::wire::QueueBy;
 
 use super::background::off_the_loop;
 use super::command::{CommandError, Tool};
-use super::program::{Live, Program};
+use super::holding::{self, Holding};
+use super::program::{ChainName, Live, Program, QueueRule, Role};
 use super::readback::{self, ReadError, Skeleton};
-use super::render;
+use super::{render, xtables};
 
 /// A change that did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,8 @@ pub(crate) enum TableError {
         table = render::TABLE
     )]
     Strange(#[source] ReadError),
+    #[error("the rule that leads to a queue: {0}")]
+    Queue(#[source] io::Error),
     #[error("a thread of the helper: {0}")]
     Thread(#[from] tokio::task::JoinError),
     #[error("the kernel has something else than was meant")]
@@ -33,6 +39,7 @@ pub(crate) struct Table {
     nft: Tool,
     /// How nft lists what is not a user's.
     skeleton: Arc<Skeleton>,
+    holding: Holding,
     /// `None`: there is no table.
     users: Option<BTreeMap<u32, Program>>,
 }
@@ -40,11 +47,12 @@ pub(crate) struct Table {
 impl Table {
     /// Looks at what is there. What we cannot read may still be what keeps users' connections in: it stays, and the helper ends.
     pub(crate) async fn adopt(nft: Tool) -> Result<Table, TableError> {
-        let skeleton = Arc::new(probe(&nft).await?);
+        let (skeleton, holding) = probe(&nft).await?;
         match read(&nft, &skeleton).await {
             Ok(users) => Ok(Table {
                 nft,
                 skeleton,
+                holding,
                 users,
             }),
             Err(TableError::Read(error)) => Err(TableError::Strange(error)),
@@ -70,6 +78,7 @@ impl Table {
         Table {
             nft: Tool::absent(),
             skeleton: Arc::default(),
+            holding: Holding::None("no kernel is asked".to_owned()),
             users: None,
         }
     }
@@ -83,6 +92,11 @@ impl Table {
 
     pub(crate) fn user(&self, uid: u32) -> Option<&Program> {
         self.users.as_ref()?.get(&uid)
+    }
+
+    /// How connections can be held.
+    pub(crate) fn holding(&self) -> &Holding {
+        &self.holding
     }
 
     /// Gives a user this program.
@@ -100,8 +114,9 @@ impl Table {
         })
         .await?;
         let mut wanted = self.users.clone().unwrap_or_default();
+        let queues: Vec<_> = xtables_queue(uid, &program).into_iter().collect();
         wanted.insert(uid, program);
-        self.change(uid, &text, Some(wanted)).await
+        self.change(uid, (&text, &queues), Some(wanted)).await
     }
 
     /// Puts a user's other filter rules in force.
@@ -114,24 +129,29 @@ impl Table {
         if let Some(program) = wanted.as_mut().and_then(|users| users.get_mut(&uid)) {
             program.live = live;
         }
-        self.change(uid, &text, wanted).await
+        self.change(uid, (&text, &[]), wanted).await
     }
 
-    /// Takes a user out; with the last one goes the table.
-    pub(crate) async fn remove(&mut self, uid: u32) -> Result<(), TableError> {
+    /// Takes a user out; the table stays. With it the kernel would drop what is held.
+    pub(crate) async fn empty(&mut self, uid: u32) -> Result<(), TableError> {
         let Some(program) = self.user(uid) else {
-            return self.remove_if_empty(uid).await;
+            return Ok(());
         };
         let text = render::remove(uid, program);
         let wanted = self.users.clone().map(|mut users| {
             users.remove(&uid);
             users
         });
-        match wanted {
-            Some(users) if users.is_empty() => {
-                self.change(uid, &render::remove_table(), None).await
-            }
-            Some(_) | None => self.change(uid, &text, wanted).await,
+        self.change(uid, (&text, &[]), wanted).await
+    }
+
+    /// Takes a user out; with the last one goes the table.
+    pub(crate) async fn remove(&mut self, uid: u32) -> Result<(), TableError> {
+        let others = self.users().any(|(other, _)| other != uid);
+        match self.users {
+            None => Ok(()),
+            Some(_) if others => self.empty(uid).await,
+            Some(_) => self.change(uid, (&render::remove_table(), &[]), None).await,
         }
     }
 
@@ -147,20 +167,13 @@ impl Table {
         }
     }
 
-    async fn remove_if_empty(&mut self, uid: u32) -> Result<(), TableError> {
-        if self.users.as_ref().is_some_and(BTreeMap::is_empty) {
-            self.change(uid, &render::remove_table(), None).await?;
-        }
-        Ok(())
-    }
-
     async fn change(
         &mut self,
         uid: u32,
-        text: &str,
+        change: (&str, &[QueueChain]),
         wanted: Option<BTreeMap<u32, Program>>,
     ) -> Result<(), TableError> {
-        let Err(error) = self.attempt(text, &wanted).await else {
+        let Err(error) = self.attempt(change, &wanted).await else {
             self.users = wanted;
             return Ok(());
         };
@@ -169,7 +182,7 @@ impl Table {
         if !self.repair().await? {
             return Err(error);
         }
-        if let Err(error) = self.attempt(text, &wanted).await {
+        if let Err(error) = self.attempt(change, &wanted).await {
             self.repair().await?;
             return Err(error);
         }
@@ -179,10 +192,11 @@ impl Table {
 
     async fn attempt(
         &self,
-        text: &str,
+        (text, queues): (&str, &[QueueChain]),
         wanted: &Option<BTreeMap<u32, Program>>,
     ) -> Result<(), TableError> {
         self.nft.run(&["-f", "-"], text).await?;
+        add(queues)?;
         match read(&self.nft, &self.skeleton).await? == *wanted {
             true => Ok(()),
             false => Err(TableError::Mismatch),
@@ -200,18 +214,45 @@ impl Table {
             }
         }
         self.nft.run(&["-f", "-"], &text).await?;
-        Ok(())
+        let users = self.users();
+        let queues: Vec<_> = users
+            .filter_map(|(uid, program)| xtables_queue(uid, program))
+            .collect();
+        add(&queues)
     }
 }
 
+/// A chain that a queue's rule is still missing in, and the queue's number.
+type QueueChain = (ChainName, u16);
+
+fn xtables_queue(uid: u32, program: &Program) -> Option<QueueChain> {
+    let QueueRule { number, by } = program.hold.as_ref()?.queue;
+    let role = Role::Queue(number);
+    (by == Some(QueueBy::Xtables)).then_some((ChainName { uid, role }, number))
+}
+
+/// Until then what is asked about is handed over.
+fn add(queues: &[QueueChain]) -> Result<(), TableError> {
+    queues
+        .iter()
+        .try_for_each(|(chain, number)| {
+            xtables::add_queue_rule("adit", &chain.to_string(), *number)
+        })
+        .map_err(TableError::Queue)
+}
+
 /// Each version of nft lists rules in words of its own; this is what it makes of ours.
-async fn probe(nft: &Tool) -> Result<Skeleton, TableError> {
+async fn probe(nft: &Tool) -> Result<(Arc<Skeleton>, Holding), TableError> {
     nft.run(&["-f", "-"], &render::probe()).await?;
-    let listed = nft
-        .run(&["-j", "list", "table", "inet", "adit_probe"], "")
-        .await;
+    let mut listings = Vec::new();
+    for [list, what, family, table, name] in render::probed() {
+        let words = ["-j", list, what, family, table, name];
+        listings.push(nft.run(&words, "").await);
+    }
+    let holding = holding::probe(nft).await;
     nft.run(&["-f", "-"], &render::remove_probe()).await?;
-    Ok(readback::skeleton(&listed?)?)
+    let listings = listings.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok((Arc::new(readback::skeleton(&listings)?), holding))
 }
 
 async fn read(

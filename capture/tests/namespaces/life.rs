@@ -282,7 +282,7 @@ fn a_strange_table_stays() {
     }
     // What is everybody's, with as much in it as before, and doing something else.
     for change in [
-        "nft replace rule inet adit judge handle $(nft -a list chain inet adit judge | sed -n 's/.*mark.*handle //p') accept",
+        "nft replace rule inet adit judge handle $(nft -a list chain inet adit judge | sed -n 's/.*ad17.*handle //p') accept",
         "nft chain inet adit guard '{ policy drop; }'",
         "nft delete rule inet adit guard handle $(nft -a list chain inet adit guard | sed -n 's/.*ipv6.*handle //p')",
     ] {

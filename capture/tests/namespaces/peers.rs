@@ -124,7 +124,7 @@ impl Raw {
             raw.reply(),
             Some(Reply::Hello {
                 version: 1,
-                features: vec!["original-source".into()]
+                features: vec!["original-source".into(), "ask".into()]
             })
         );
         raw

@@ -1,0 +1,174 @@
+//! One rule of a user's, from nft's JSON (libnftables-json(5)) back to a value.
+
+use std::net::IpAddr;
+
+use adit_capture::wire::QueueBy;
+use adit_capture::{Family, mark};
+use ipnet::IpNet;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::program::{Action, ChainName, QueueRule, Role, Rule};
+use super::ranges::Ranges;
+use super::render::{BURST, RATE};
+use super::xtables;
+
+/// Whether these are the rules of a user's guard: who is not that user's listener is refused.
+pub(crate) fn is_guard(uid: u32, rules: &[&RawValue]) -> bool {
+    // Some versions of nft list what a reset implies, and some do not.
+    let tcp = json!({"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}});
+    let other = mark::of_listener(uid).map(|mark| {
+        let left = json!({"socket": {"key": "mark"}});
+        json!({"match": {"op": "!=", "left": left, "right": mark}})
+    });
+    let refused = json!({"reject": {"type": "tcp reset"}});
+    let expected: Vec<Value> = other.into_iter().chain([refused]).collect();
+    let [rule] = rules else { return false };
+    serde_json::from_str::<Vec<Value>>(rule.get())
+        .is_ok_and(|parts| parts.iter().filter(|part| **part != tcp).eq(&expected))
+}
+
+/// What these rules of a queue's chain make of it: first the rate, then the queue, if that was written. `None`: not ours.
+pub(crate) fn queue_rule(number: u16, rules: &[&RawValue]) -> Option<QueueRule> {
+    let read = |rule: &&RawValue| serde_json::from_str::<Value>(rule.get()).ok();
+    let rules = rules.iter().map(read).collect::<Option<Vec<_>>>()?;
+    let (limit, queue) = rules.split_first()?;
+    let limit = limit.as_array()?;
+    let (rate, dropped) = (limit.first()?.get("limit")?, limit.get(1)?.get("drop"));
+    let is = |field, number: u32| rate.get(field).and_then(Value::as_u64) == Some(number.into());
+    let ours = limit.len() == 2
+        && dropped.is_some()
+        && is("rate", RATE)
+        && is("burst", BURST)
+        && rate.get("per").and_then(Value::as_str) == Some("second")
+        && rate.get("inv").and_then(Value::as_bool) == Some(true);
+    let by = match (ours, queue) {
+        (true, []) => None,
+        (true, [queue]) => Some(queued(number, queue)?),
+        (true | false, _) => return None,
+    };
+    Some(QueueRule { number, by })
+}
+
+/// How this rule leads to that queue. What nft does not know it lists by its name alone.
+pub(crate) fn queued(number: u16, rule: &Value) -> Option<QueueBy> {
+    let [statement] = rule.as_array()?.as_slice() else {
+        return None;
+    };
+    if let Some(queue) = statement.get("queue") {
+        // One flag is listed as a word or as a list, by the version of nft.
+        let flags = queue.get("flags")?;
+        let bypass = *flags == json!("bypass") || *flags == json!(["bypass"]);
+        let ours = bypass && queue.get("num")?.as_u64()? == u64::from(number);
+        return ours.then_some(QueueBy::Nft);
+    }
+    let target = statement.get("xt")?;
+    let ours = target.get("type")?.as_str()? == "target"
+        && target.get("name")?.as_str()? == xtables::TARGET;
+    ours.then_some(QueueBy::Xtables)
+}
+
+/// The rule that `RuleText` would have written as this. `None`: it would not.
+pub(crate) fn rule(uid: u32, expression: &Value) -> Option<Rule> {
+    let mut destination = None;
+    let mut ports = Ranges::all_ports();
+    let mut action = None;
+    for part in expression.as_array()? {
+        if let Some(matched) = part.get("match") {
+            if matched.get("op")?.as_str()? != "==" {
+                return None;
+            }
+            let right = matched.get("right")?;
+            match field(matched.get("left")?)? {
+                ("meta", "l4proto") => (right.as_str()? == "tcp").then_some(())?,
+                ("ip", "daddr") => destination = Some((Family::V4, addresses(right, Family::V4)?)),
+                ("ip6", "daddr") => destination = Some((Family::V6, addresses(right, Family::V6)?)),
+                ("tcp", "dport") => ports = port_ranges(right)?,
+                _ => return None,
+            }
+        } else if part.get("accept").is_some() {
+            action = Some(Action::Accept);
+        } else if let Some(reject) = part.get("reject") {
+            (reject.get("type")?.as_str()? == "tcp reset").then_some(())?;
+            action = Some(Action::Reject);
+        } else if let Some(goto) = part.get("goto") {
+            let name = ChainName::parse(goto.get("target")?.as_str()?)?;
+            action = match name.role {
+                Role::Queue(number) if name.uid == uid => Some(Action::Ask(number)),
+                Role::Queue(_)
+                | Role::Nat
+                | Role::Open
+                | Role::Gone(_)
+                | Role::Guard
+                | Role::Hold => return None,
+            };
+        } else {
+            let port = part.get("redirect")?.get("port")?.as_u64()?;
+            action = Some(Action::Redirect(u16::try_from(port).ok()?));
+        }
+    }
+    let (family, to) = destination?;
+    Some(Rule {
+        family,
+        to,
+        ports,
+        action: action?,
+    })
+}
+
+fn field(left: &Value) -> Option<(&str, &str)> {
+    if let Some(meta) = left.get("meta") {
+        return Some(("meta", meta.get("key")?.as_str()?));
+    }
+    let payload = left.get("payload")?;
+    Some((
+        payload.get("protocol")?.as_str()?,
+        payload.get("field")?.as_str()?,
+    ))
+}
+
+/// A set's members; a set of one is listed as its only member.
+fn members(value: &Value) -> &[Value] {
+    match value.get("set").and_then(Value::as_array) {
+        Some(members) => members,
+        None => std::slice::from_ref(value),
+    }
+}
+
+fn port_ranges(value: &Value) -> Option<Ranges> {
+    let number = |value: &Value| value.as_u64().map(u128::from);
+    let range = |member: &Value| match member.get("range") {
+        Some(range) => Some((number(range.get(0)?)?, number(range.get(1)?)?)),
+        None => number(member).map(|port| (port, port)),
+    };
+    members(value)
+        .iter()
+        .map(range)
+        .collect::<Option<Vec<_>>>()
+        .map(Ranges::new)
+}
+
+fn addresses(value: &Value, family: Family) -> Option<Ranges> {
+    let number = |value: &Value| match (value.as_str()?.parse().ok()?, family) {
+        (IpAddr::V4(address), Family::V4) => Some(u128::from(address.to_bits())),
+        (IpAddr::V6(address), Family::V6) => Some(address.to_bits()),
+        (IpAddr::V4(_), Family::V6) | (IpAddr::V6(_), Family::V4) => None,
+    };
+    let range = |member: &Value| {
+        if let Some(range) = member.get("range") {
+            return Some((number(range.get(0)?)?, number(range.get(1)?)?));
+        }
+        if let Some(prefix) = member.get("prefix") {
+            let address: IpAddr = prefix.get("addr")?.as_str()?.parse().ok()?;
+            let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
+            let network = IpNet::new(address, length).ok()?;
+            return Ranges::of_networks(&[network], family).iter().next();
+        }
+        number(member).map(|address| (address, address))
+    };
+    members(value)
+        .iter()
+        .map(range)
+        .collect::<Option<Vec<_>>>()
+        .map(Ranges::new)
+}
