@@ -1,6 +1,6 @@
 //! One connect(), or one after another.
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
@@ -183,7 +183,15 @@ fn read(mut stream: TcpStream) -> String {
     let prepared = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_read_timeout(Some(SILENCE)));
-    match prepared.and_then(|()| stream.read(&mut [0; 1])) {
+    let mut came = prepared.and_then(|()| stream.read(&mut [0; 1]));
+    // The end of a ring interrupts what its thread waits for.
+    while came
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::Interrupted)
+    {
+        came = stream.read(&mut [0; 1]);
+    }
+    match came {
         Ok(0) => "end".to_owned(),
         Ok(_) => "data".to_owned(),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {

@@ -81,15 +81,14 @@ impl Told {
         self.us / 1000
     }
 
-    /// All that does not depend on how long things take.
+    /// All that does not depend on how long things take, nor on how they were waited for.
     #[must_use]
     pub fn story(&self) -> String {
         let mut before = self.before.clone();
         before.dedup();
-        let events = self.events.as_deref().unwrap_or("-");
         let then = self.then.as_deref().unwrap_or("-");
         let (to, outcome) = (self.to, &self.outcome);
-        format!("{to}: {outcome} after {before:?}, events {events}, then {then}")
+        format!("{to}: {outcome} after {before:?}, then {then}")
     }
 }
 
