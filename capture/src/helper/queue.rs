@@ -41,9 +41,10 @@ const BIND: u8 = 1;
 const UNBIND: u8 = 2;
 /// `NFQNL_COPY_PACKET`.
 const COPY_PACKET: u8 = 2;
-/// `NF_DROP`, `NF_ACCEPT` (linux/netfilter.h).
+/// `NF_DROP`, `NF_ACCEPT`, `NF_REPEAT` (linux/netfilter.h): the last leads through the chain again that the packet came from.
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
+const REPEAT: u32 = 4;
 /// Numbers are compared as those of TCP are (`nfq_id_after` of net/netfilter/nfnetlink_queue.c): up to each of these is half of
 /// all, so up to both of them is all.
 const ALL: [u32; 2] = [0x7fff_ffff, 0xffff_ffff];
@@ -209,10 +210,10 @@ fn config(number: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
 fn verdict(number: u16, id: u32, answer: Answer) -> Vec<u8> {
     let (verdict, mark) = match answer {
         Answer::Redirect => (ACCEPT, None),
-        Answer::Direct => (ACCEPT, Some(mark::DIRECT)),
-        Answer::Refuse => (ACCEPT, Some(mark::REFUSE)),
-        Answer::HostUnreachable => (ACCEPT, Some(mark::HOST_UNREACHABLE)),
-        Answer::NetworkUnreachable => (ACCEPT, Some(mark::NETWORK_UNREACHABLE)),
+        Answer::Direct => (REPEAT, Some(mark::DIRECT)),
+        Answer::Refuse => (REPEAT, Some(mark::REFUSE)),
+        Answer::HostUnreachable => (REPEAT, Some(mark::HOST_UNREACHABLE)),
+        Answer::NetworkUnreachable => (REPEAT, Some(mark::NETWORK_UNREACHABLE)),
         Answer::Drop => (DROP, None),
     };
     let mut attributes = verdict_header(verdict, id);
@@ -260,10 +261,10 @@ mod tests {
             assert_eq!(self::verdict(0xad05, 0x0102_0304, answer), expected);
         };
         check(Answer::Redirect, 1, None);
-        check(Answer::Direct, 1, Some(0xad1b));
-        check(Answer::Refuse, 1, Some(0xad1c));
-        check(Answer::HostUnreachable, 1, Some(0xad1d));
-        check(Answer::NetworkUnreachable, 1, Some(0xad1e));
+        check(Answer::Direct, 4, Some(0xad1b));
+        check(Answer::Refuse, 4, Some(0xad1c));
+        check(Answer::HostUnreachable, 4, Some(0xad1d));
+        check(Answer::NetworkUnreachable, 4, Some(0xad1e));
         check(Answer::Drop, 0, None);
     }
 

@@ -87,7 +87,7 @@ pub(crate) const BASE_CHAINS: [BaseChain; 5] = [
         kind: "route",
         hook: "output",
         priority: -90,
-        rules: || vec![format!("meta mark {DIRECT:#x} meta mark set 0x0")],
+        rules: settle,
     },
     // A redirected connection may only reach the socket that its user's broker claimed with: else whoever binds a dead
     // broker's port would be given that user's connections.
@@ -101,9 +101,23 @@ pub(crate) const BASE_CHAINS: [BaseChain; 5] = [
 ];
 
 fn hold() -> Vec<String> {
+    let known = |mark: u32| {
+        // A packet whose mark has changed gets another route, if one is found. So the connection bears it in the packet's place
+        // where it bears none of someone else's.
+        format!("meta mark {mark:#x} ct mark 0 ct mark set {mark:#x} meta mark set 0 accept")
+    };
+    // On the way to `lo` for want of a route there is no address that an ICMP message of IPv4 could come from.
+    let nowhere = |mark| format!("oif lo meta nfproto ipv4 {}", known(mark));
     vec![
         "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        // Those that were held and come here again with their verdict.
+        known(DIRECT),
+        format!("meta mark {REFUSE:#x} reject with tcp reset"),
+        nowhere(HOST_UNREACHABLE),
+        nowhere(NETWORK_UNREACHABLE),
+        format!("meta mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"),
+        format!("meta mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"),
         // A verdict may replace the mark, and another's must not get lost.
         "meta mark != 0 accept".into(),
         "fib daddr type local accept".into(),
@@ -112,26 +126,28 @@ fn hold() -> Vec<String> {
 }
 
 fn judge() -> Vec<String> {
-    let verdicts = [
-        format!("meta mark {DIRECT:#x} accept"),
-        format!("meta mark {REFUSE:#x} reject with tcp reset"),
-        format!("meta mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"),
-        format!("meta mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"),
-    ];
-    output(&verdicts, JUDGED)
+    output(JUDGED, &[])
 }
 
 fn capture() -> Vec<String> {
-    output(&[format!("meta mark {DIRECT:#x} accept")], CAPTURED)
+    // To where there is an address; what the port is does not matter, as `guard` tells the program the truth.
+    let tell =
+        |mark| format!("meta nfproto ipv4 ct mark {mark:#x} meta l4proto tcp redirect to :9");
+    output(
+        CAPTURED,
+        &[tell(HOST_UNREACHABLE), tell(NETWORK_UNREACHABLE)],
+    )
 }
 
-fn output(verdicts: &[String], map: &str) -> Vec<String> {
+fn output(map: &str, more: &[String]) -> Vec<String> {
     let mut rules = vec![
         "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
         format!("meta mark & {MASK:#x} == {MARK:#x} accept"),
+        format!("meta mark {DIRECT:#x} accept"),
+        format!("ct mark {DIRECT:#x} accept"),
     ];
-    rules.extend_from_slice(verdicts);
+    rules.extend_from_slice(more);
     rules.extend([
         "fib daddr type local accept".into(),
         format!("meta skuid vmap @{map}"),
@@ -139,11 +155,24 @@ fn output(verdicts: &[String], map: &str) -> Vec<String> {
     rules
 }
 
+fn settle() -> Vec<String> {
+    vec![
+        format!("meta mark {DIRECT:#x} meta mark set 0"),
+        format!("ct mark {DIRECT:#x} ct mark set 0"),
+    ]
+}
+
 fn input() -> Vec<String> {
     vec![
         "iif != lo accept".into(),
         "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        format!(
+            "meta nfproto ipv4 ct mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"
+        ),
+        format!(
+            "meta nfproto ipv4 ct mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"
+        ),
         "ct status & dnat == 0 accept".into(),
         format!("meta nfproto ipv4 tcp dport vmap @{GUARDED_V4}"),
         format!("meta nfproto ipv6 tcp dport vmap @{GUARDED_V6}"),

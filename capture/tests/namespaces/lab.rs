@@ -205,6 +205,16 @@ impl Puppet {
         puppet
     }
 
+    /// The same with a queue, and a claim that asks about these networks.
+    pub(crate) fn asker(uid: u32, networks: &[&str], word: &str) -> Puppet {
+        let mut puppet = Puppet::of_user(uid);
+        puppet.expect("listeners", "ok");
+        puppet.expect("session", "ok");
+        puppet.expect("queue", "ok");
+        puppet.expect(&format!("claim {}", ask(networks, word)), "ok");
+        puppet
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -254,4 +264,9 @@ pub(crate) fn hand_over(networks: &[&str], word: &str) -> String {
         r#"{{"steps":[{{"to":[{}],"ports":[],"verdict":"hand_over"}}],"default":"pass","on_broker_gone":"{word}"}}"#,
         networks.join(",")
     )
+}
+
+/// The same that asks about them.
+pub(crate) fn ask(networks: &[&str], word: &str) -> String {
+    hand_over(networks, word).replace("hand_over", "ask")
 }

@@ -5,14 +5,18 @@
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
     reason = "a test, although the standard harness does not run it"
 )]
 
+mod asker;
 mod attribution;
 mod capture;
 mod confinement;
+mod crowd;
+mod held;
 mod lab;
 mod life;
 mod original_source;
@@ -28,6 +32,7 @@ fn cases() -> Vec<Case> {
         attribution::CASES,
         capture::CASES,
         confinement::CASES,
+        held::CASES,
         life::CASES,
         original_source::CASES,
         peers::CASES,

@@ -15,6 +15,8 @@ use adit_capture::{Claim, Client, ClientError, Family};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::runtime::Runtime;
 
+use crate::asker::Asker;
+use crate::crowd::Crowd;
 use crate::lab::SOCKET;
 
 const CONNECT: Duration = Duration::from_secs(2);
@@ -27,6 +29,8 @@ struct Puppet {
     /// Connections stay open.
     streams: VecDeque<TcpStream>,
     attributor: Attributor,
+    asker: Asker,
+    crowd: Crowd,
 }
 
 pub(crate) fn run() -> ExitCode {
@@ -41,6 +45,8 @@ pub(crate) fn run() -> ExitCode {
         listeners: Vec::new(),
         streams: VecDeque::new(),
         attributor: Attributor::new().unwrap(),
+        asker: Asker::default(),
+        crowd: Crowd::default(),
     };
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -53,6 +59,13 @@ pub(crate) fn run() -> ExitCode {
 
 impl Puppet {
     fn obey(&mut self, order: &str, rest: &str) -> String {
+        if let Some(said) = self.crowd.obey(order, rest) {
+            return said;
+        }
+        let client = self.client.as_ref();
+        if let Some(said) = self.asker.obey(&self.runtime, client, (order, rest)) {
+            return said;
+        }
         match order {
             "listeners" => self.listen(&["127.0.0.1:0", "[::1]:0"]),
             "listen" => self.listen(&rest.split(' ').collect::<Vec<_>>()),
@@ -111,7 +124,7 @@ impl Puppet {
     fn listen(&mut self, addresses: &[&str]) -> String {
         let mut ports = "ok".to_owned();
         for address in addresses {
-            match TcpListener::bind(address.parse::<SocketAddr>().unwrap()) {
+            match listen(address.parse().unwrap()) {
                 Ok(listener) => {
                     ports.push_str(&format!(" {}", listener.local_addr().unwrap().port()));
                     self.listeners.push(listener);
@@ -364,7 +377,16 @@ fn rebind(socket: &Socket, address: &str) -> String {
     }
 }
 
-fn said(result: Result<(), ClientError>) -> String {
+/// As many as the kernel allows may wait to be accepted.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+pub(crate) fn said(result: Result<(), ClientError>) -> String {
     match result {
         Ok(()) => "ok".into(),
         Err(ClientError::Refused { code, text }) => format!("{code:?} {text}"),

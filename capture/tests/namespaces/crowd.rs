@@ -1,0 +1,130 @@
+//! Many connections of one program at once.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+
+/// Each of them is on its way, or has come to an end.
+#[derive(Default)]
+pub(crate) struct Crowd {
+    sockets: Vec<Socket>,
+}
+
+impl Crowd {
+    /// `None`: not one of its orders.
+    pub(crate) fn obey(&mut self, order: &str, rest: &str) -> Option<String> {
+        Some(match order {
+            "start" => self.start(rest),
+            "outcome" => self.outcome(Duration::from_millis(rest.parse().unwrap())),
+            "give_up" => {
+                self.sockets.clear();
+                "ok".into()
+            }
+            "errno" => errno(rest),
+            "connect_with_mark" => with_mark(rest),
+            "time_connects" => time_connects(rest),
+            _ => return None,
+        })
+    }
+
+    /// So many to one address; they wait for nothing.
+    fn start(&mut self, rest: &str) -> String {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        let (count, to) = rest.split_once(' ').unwrap();
+        let to: SocketAddr = to.parse().unwrap();
+        for _ in 0..count.parse().unwrap() {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _underway = socket.connect(&to.into());
+            self.sockets.push(socket);
+        }
+        "ok".into()
+    }
+
+    /// What came of them within that time: the count of each outcome, by errno(3), 0 for a connection.
+    fn outcome(&mut self, within: Duration) -> String {
+        let end = Instant::now() + within;
+        let mut outcomes = std::collections::BTreeMap::new();
+        let mut waiting: Vec<Socket> = std::mem::take(&mut self.sockets);
+        let mut kept = Vec::new();
+        while !waiting.is_empty() && Instant::now() < end {
+            let mut ready: Vec<PollFd<'_>> = waiting
+                .iter()
+                .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
+                .collect();
+            let left = end.saturating_duration_since(Instant::now());
+            poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap();
+            let decided: Vec<bool> = ready
+                .iter()
+                .map(|ready| ready.any().unwrap_or(false))
+                .collect();
+            let mut decided = decided.into_iter();
+            let done: Vec<Socket> = waiting
+                .extract_if(.., |_| decided.next().unwrap())
+                .collect();
+            for socket in done {
+                let error = socket.take_error().unwrap();
+                let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
+                *outcomes.entry(errno).or_insert(0) += 1;
+                kept.push(socket);
+            }
+        }
+        let mut said: Vec<String> = outcomes
+            .iter()
+            .map(|(errno, count)| format!("{count}x{errno}"))
+            .collect();
+        if !waiting.is_empty() {
+            said.push(format!("{} waiting", waiting.len()));
+        }
+        self.sockets = waiting;
+        self.sockets.append(&mut kept);
+        said.join(" ")
+    }
+}
+
+/// Of one that waits: the number of its error, 0 for a connection.
+fn errno(to: &str) -> String {
+    let to: SocketAddr = to.parse().unwrap();
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    match socket.connect(&to.into()) {
+        Ok(()) => "0".into(),
+        Err(error) => error.raw_os_error().unwrap().to_string(),
+    }
+}
+
+fn with_mark(rest: &str) -> String {
+    let (mark, to) = rest.split_once(' ').unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.set_mark(mark.parse().unwrap()).unwrap();
+    match socket.connect(&to.into()) {
+        Ok(()) => format!("ok {}", socket.local_addr().unwrap().as_socket().unwrap()),
+        Err(error) => format!("{:?}", error.kind()),
+    }
+}
+
+/// So many one after another: microseconds of the median, and of the one that only one in a hundred is slower than.
+fn time_connects(rest: &str) -> String {
+    let (count, to) = rest.split_once(' ').unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let mut took: Vec<u128> = (0..count.parse().unwrap())
+        .map(|_| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            let start = Instant::now();
+            socket.connect(&to.into()).unwrap();
+            start.elapsed().as_micros()
+        })
+        .collect();
+    took.sort_unstable();
+    format!(
+        "ok {} {}",
+        took[took.len() / 2],
+        took[took.len() * 99 / 100]
+    )
+}
