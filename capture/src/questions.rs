@@ -218,3 +218,83 @@ impl Outbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn an_answer_is_eight_bytes() {
+        for (answer, code) in [
+            (Answer::Redirect, 1),
+            (Answer::Direct, 2),
+            (Answer::Refuse, 3),
+            (Answer::HostUnreachable, 4),
+            (Answer::NetworkUnreachable, 5),
+            (Answer::Drop, 6),
+        ] {
+            let bytes = [1, 2, 3, 4, code, 0, 0, 0];
+            assert_eq!(answer.encode(0x0102_0304), bytes);
+            assert_eq!(Answer::decode(bytes), Ok((0x0102_0304, answer)));
+        }
+    }
+
+    proptest! {
+        /// Each eight bytes are an answer in one way, or none.
+        #[test]
+        fn answers_survive_the_journey(id in any::<[u8; 4]>(), code in 0_u8..10, rest in prop::collection::vec(0_u8..2, 3)) {
+            let [a, b, c, d] = id;
+            let bytes = [a, b, c, d, code, rest[0], rest[1], rest[2]];
+            match Answer::decode(bytes) {
+                Ok((id, answer)) => prop_assert_eq!(answer.encode(id), bytes),
+                Err(error) => {
+                    prop_assert_eq!(error, NotAnAnswer(bytes));
+                    prop_assert!(code == 0 || code > 6 || rest != [0, 0, 0]);
+                }
+            }
+        }
+    }
+
+    /// What the stream does not take at once is not lost, and keeps its order.
+    #[tokio::test]
+    async fn answers_wait_for_a_slow_helper() {
+        const MANY: u32 = 20_000;
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let answers = Answers::new(ours.into()).unwrap();
+        (0..MANY).for_each(|id| answers.give(id, Answer::Redirect));
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut theirs = theirs;
+            let mut bytes = vec![0; MANY as usize * ANSWER];
+            theirs.read_exact(&mut bytes).map(|()| bytes)
+        });
+        let bytes = reader.await.unwrap().unwrap();
+        let (records, []) = bytes.as_chunks::<ANSWER>() else {
+            panic!("{} bytes", bytes.len());
+        };
+        for (record, id) in records.iter().zip(0..) {
+            assert_eq!(Answer::decode(*record), Ok((id, Answer::Redirect)));
+        }
+    }
+
+    /// A datagram that is no question does not end the reading.
+    #[tokio::test]
+    async fn what_is_no_question_is_passed_over() {
+        let (kernel, ours) = StdUnixDatagram::pair().unwrap();
+        let mut questions = Questions::new(ours.into()).unwrap();
+        kernel.send(b"?").unwrap();
+        assert!(questions.next().await.unwrap().is_err());
+        kernel.send(&[]).unwrap();
+        assert!(questions.next().await.unwrap().is_err());
+    }
+
+    /// A helper that is gone has heard nothing, and nobody is kept waiting for it.
+    #[tokio::test]
+    async fn a_helper_that_is_gone_takes_no_answers() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let answers = Answers::new(ours.into()).unwrap();
+        drop(theirs);
+        answers.give(1, Answer::Drop);
+    }
+}

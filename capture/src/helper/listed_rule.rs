@@ -172,3 +172,50 @@ fn addresses(value: &Value, family: Family) -> Option<Ranges> {
         .collect::<Option<Vec<_>>>()
         .map(Ranges::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As nft 1.0.6 lists it of the kernel's.
+    const LIMIT: &str = r#"[{"limit": {"rate": 4000, "burst": 4096, "per": "second", "inv": true}}, {"drop": null}]"#;
+    /// Of libnftables-json(5), and what it leaves open.
+    const BY_NFT: &str = r#"[{"queue": {"num": 44288, "flags": "bypass"}}]"#;
+    const BY_NFT_TOO: &str = r#"[{"queue": {"num": 44288, "flags": ["bypass"]}}]"#;
+    /// As nft 1.0.6 lists what it cannot write.
+    const BY_XTABLES: &str = r#"[{"xt": {"type": "target", "name": "NFQUEUE"}}]"#;
+
+    fn check(rules: &[&str], expected: Option<Option<QueueBy>>) {
+        let raw: Vec<Box<RawValue>> = rules
+            .iter()
+            .map(|rule| RawValue::from_string((*rule).to_owned()).unwrap())
+            .collect();
+        let raw: Vec<&RawValue> = raw.iter().map(AsRef::as_ref).collect();
+        let number = 44_288;
+        let expected = expected.map(|by| QueueRule { number, by });
+        assert_eq!(queue_rule(number, &raw), expected, "{rules:?}");
+    }
+
+    #[test]
+    fn both_ways_to_a_queue_are_known_again() {
+        check(&[LIMIT, BY_NFT], Some(Some(QueueBy::Nft)));
+        check(&[LIMIT, BY_NFT_TOO], Some(Some(QueueBy::Nft)));
+        check(&[LIMIT, BY_XTABLES], Some(Some(QueueBy::Xtables)));
+        // Between the two steps of the second way.
+        check(&[LIMIT], Some(None));
+        check(&[], None);
+        check(&[BY_XTABLES], None);
+        check(&[BY_XTABLES, LIMIT], None);
+        check(&[LIMIT, BY_NFT, BY_NFT], None);
+        check(&[&LIMIT.replace("4000", "4001"), BY_NFT], None);
+        check(&[&LIMIT.replace("4096", "5"), BY_NFT], None);
+        check(&[&LIMIT.replace("true", "false"), BY_NFT], None);
+        check(&[&LIMIT.replace("drop", "accept"), BY_NFT], None);
+        check(&[LIMIT, &BY_NFT.replace("44288", "44289")], None);
+        check(&[LIMIT, &BY_NFT.replace("\"bypass\"", "[]")], None);
+        check(&[LIMIT, r#"[{"queue": {"num": 44288}}]"#], None);
+        check(&[LIMIT, &BY_XTABLES.replace("NFQUEUE", "DROP")], None);
+        check(&[LIMIT, &BY_XTABLES.replace("target", "match")], None);
+        check(&[LIMIT, r#"[{"accept": null}]"#], None);
+    }
+}

@@ -98,3 +98,25 @@ fn attributes(table: &str, chain: &str, number: u16) -> Vec<u8> {
     ]
     .concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Byte for byte by linux/netfilter's headers, on a machine whose own order is little-endian.
+    #[test]
+    fn a_rule_is_what_the_kernel_headers_say() {
+        let rule = [
+            // NFTA_RULE_TABLE, NFTA_RULE_CHAIN.
+            &b"\x09\0\x01\0adit\0\0\0\0"[..],
+            b"\x06\0\x02\0c\0\0\0",
+            // NFTA_RULE_EXPRESSIONS, NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA.
+            b"\x38\0\x04\x80\x34\0\x01\x80\x0b\0\x01\0target\0\0\x24\0\x02\x80",
+            // NFTA_TARGET_NAME, NFTA_TARGET_REV, NFTA_TARGET_INFO.
+            b"\x0c\0\x01\0NFQUEUE\0\x08\0\x02\0\0\0\0\x03",
+            b"\x0c\0\x03\0\x05\xad\x01\0\x01\0\0\0",
+        ]
+        .concat();
+        assert_eq!(attributes("adit", "c", 0xad05), rule);
+    }
+}
