@@ -17,6 +17,7 @@ mod capture;
 mod confinement;
 mod crowd;
 mod held;
+mod held_endings;
 mod lab;
 mod life;
 mod original_source;
@@ -33,6 +34,7 @@ fn cases() -> Vec<Case> {
         capture::CASES,
         confinement::CASES,
         held::CASES,
+        held_endings::CASES,
         life::CASES,
         original_source::CASES,
         peers::CASES,
