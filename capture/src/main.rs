@@ -27,7 +27,7 @@ const BACKGROUND_THREADS: usize = 4;
 /// Hands the connections of users over to their brokers.
 ///
 /// Runs as root and keeps CAP_NET_ADMIN alone; where the kernel has Landlock, it can write no file and read few. Brokers connect to its socket; each can claim for its own user only. What it
-/// changes: the nftables table `inet adit`, and routing rules of preference 32799 and 32800.
+/// changes: the nftables table `inet adit`, netfilter queues from number 44288 on, and routing rules of preference 32799 and 32800.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Options {

@@ -101,23 +101,26 @@ pub(crate) const BASE_CHAINS: [BaseChain; 5] = [
 ];
 
 fn hold() -> Vec<String> {
-    let known = |mark: u32| {
-        // A packet whose mark has changed gets another route, if one is found. So the connection bears it in the packet's place
-        // where it bears none of someone else's.
-        format!("meta mark {mark:#x} ct mark 0 ct mark set {mark:#x} meta mark set 0 accept")
+    // A packet whose mark has changed gets another route, if one is found. So the connection bears it in the packet's place
+    // where it bears none of someone else's.
+    let known = |mark: u32, as_what: u32| {
+        format!("meta mark {mark:#x} ct mark 0 ct mark set {as_what:#x} meta mark set 0 accept")
     };
     // On the way to `lo` for want of a route there is no address that an ICMP message of IPv4 could come from.
-    let nowhere = |mark| format!("oif lo meta nfproto ipv4 {}", known(mark));
+    let nowhere = |mark, as_what| format!("oif lo meta nfproto ipv4 {}", known(mark, as_what));
+    let no_route = "reject with icmpx type no-route";
     vec![
         "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
-        // Those that were held and come here again with their verdict.
-        known(DIRECT),
+        // Those that were held and come here again with their verdict. Without a route, the kernel's own answer is that.
+        nowhere(DIRECT, NETWORK_UNREACHABLE),
+        format!("oif lo meta mark {DIRECT:#x} {no_route}"),
+        known(DIRECT, DIRECT),
         format!("meta mark {REFUSE:#x} reject with tcp reset"),
-        nowhere(HOST_UNREACHABLE),
-        nowhere(NETWORK_UNREACHABLE),
+        nowhere(HOST_UNREACHABLE, HOST_UNREACHABLE),
+        nowhere(NETWORK_UNREACHABLE, NETWORK_UNREACHABLE),
         format!("meta mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"),
-        format!("meta mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"),
+        format!("meta mark {NETWORK_UNREACHABLE:#x} {no_route}"),
         // A verdict may replace the mark, and another's must not get lost.
         "meta mark != 0 accept".into(),
         "fib daddr type local accept".into(),

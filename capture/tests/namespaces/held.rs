@@ -77,6 +77,10 @@ fn held_answers() {
         assert!(accepted.ends_with(to), "{accepted}");
         server.expect(&format!("accept_none {listener}"), "ok");
     }
+    // A direct one to where there is no route.
+    for to in ["10.7.0.1:443", "[fd07::1]:443"] {
+        assert_eq!(answered(&mut program, &mut broker, to, "direct"), "101");
+    }
     for (to, listener) in [("10.9.0.2:443", "0"), ("[fd09::2]:443", "1")] {
         // The program's own address, at both ends; and where the question came from.
         program.tell(&format!("connect {to}"));
