@@ -1,9 +1,13 @@
 //! One user's flood of connections is that user's alone.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use adit_tests::connect::{Family, Flooded, Target, Targets, gateway, honestly, told};
 use adit_tests::{Broker, Capture, Lab, User};
 use anyhow::{Context, Result, ensure};
 
+const READY: Duration = Duration::from_secs(10);
 const SYNS: usize = 20_000;
 /// Bob's connects of one turn.
 const TURN: usize = 50;
@@ -12,7 +16,7 @@ const MOST: f64 = 2.0;
 
 /// Microseconds of Bob's connects, one after another.
 fn turn(lab: &Lab) -> Result<Vec<u64>> {
-    let to = Target::Open.at(Family::V4).to_string();
+    let to = Target::Spare.at(Family::V4).to_string();
     let times = TURN.to_string();
     let words = ["adit-connect", "to", "--times", &times, &to];
     let text = lab.client().user(User::Bob).argv(&words)?.ok()?;
@@ -31,8 +35,17 @@ fn median(values: &mut [u64]) -> Result<u64> {
 
 /// Floods, and gives what came of it in words.
 fn flooded_by(target: Target) -> Result<String> {
+    // Each of these measures is a neighbour that another one would count.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
     let lab = Lab::new()?;
     let _targets = Targets::start(&lab)?;
+    // Whom Bob goes to is nobody of whom Alice wants something.
+    let bobs = Target::Spare.at(Family::V4);
+    let (address, port) = (bobs.ip().to_string(), bobs.port().to_string());
+    let words = ["adit-connect", "listen", &address, "--port", &port];
+    let mut listener = lab.server().start("bobs", &words)?;
+    listener.line_with("listening", READY)?;
     let _gateway = gateway(&lab)?;
     let _capture = Capture::start(&lab)?;
     let alice = Broker::start(&lab, User::Alice, &honestly(User::Alice))?;

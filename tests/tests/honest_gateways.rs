@@ -14,10 +14,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a person does not notice as a wait, in ms.
 const SOON: u64 = 1_000;
 
+/// Fields are dropped in order: a process that stands still keeps its lab from ending.
 struct Zone {
-    lab: Lab,
     adit: RunningAdit,
     targets: Targets,
+    lab: Lab,
 }
 
 fn started(on_down: &str) -> Result<Zone> {
