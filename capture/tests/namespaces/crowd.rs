@@ -47,42 +47,28 @@ impl Crowd {
     }
 
     /// What came of them within that time: the count of each outcome, by errno(3), 0 for a connection.
-    fn outcome(&mut self, within: Duration) -> String {
+    fn outcome(&self, within: Duration) -> String {
         let end = Instant::now() + within;
         let mut outcomes = std::collections::BTreeMap::new();
-        let mut waiting: Vec<Socket> = std::mem::take(&mut self.sockets);
-        let mut kept = Vec::new();
-        while !waiting.is_empty() && Instant::now() < end {
-            let mut ready: Vec<PollFd<'_>> = waiting
-                .iter()
-                .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
-                .collect();
+        let mut waiting = 0;
+        for socket in &self.sockets {
+            let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
             let left = end.saturating_duration_since(Instant::now());
-            poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap();
-            let decided: Vec<bool> = ready
-                .iter()
-                .map(|ready| ready.any().unwrap_or(false))
-                .collect();
-            let mut decided = decided.into_iter();
-            let done: Vec<Socket> = waiting
-                .extract_if(.., |_| decided.next().unwrap())
-                .collect();
-            for socket in done {
-                let error = socket.take_error().unwrap();
-                let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
-                *outcomes.entry(errno).or_insert(0) += 1;
-                kept.push(socket);
+            if poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap() == 0 {
+                waiting += 1;
+                continue;
             }
+            let error = socket.take_error().unwrap();
+            let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
+            *outcomes.entry(errno).or_insert(0) += 1;
         }
         let mut said: Vec<String> = outcomes
             .iter()
             .map(|(errno, count)| format!("{count}x{errno}"))
             .collect();
-        if !waiting.is_empty() {
-            said.push(format!("{} waiting", waiting.len()));
+        if waiting > 0 {
+            said.push(format!("{waiting} waiting"));
         }
-        self.sockets = waiting;
-        self.sockets.append(&mut kept);
         said.join(" ")
     }
 }

@@ -245,7 +245,7 @@ fn held_a_flood_is_bounded() {
     helper.wait_log("word is applied");
     // Not one of them got through; who was dropped comes again, and is refused as well.
     for program in &mut programs {
-        assert_eq!(program.ask("outcome 15000"), "10000x111");
+        assert_eq!(program.ask("outcome 19000"), "10000x111");
     }
 }
 
