@@ -47,6 +47,30 @@ impl User {
         })
     }
 
+    /// As rules see the user, with all groups (getgrouplist(3)).
+    pub fn of_rules(&self) -> Result<adit_rules::User, UserError> {
+        let entry = nix::unistd::User::from_uid(self.uid)?;
+        let gids = match &entry {
+            Some(entry) => {
+                let name = std::ffi::CString::new(entry.name.as_str()).unwrap_or_default();
+                nix::unistd::getgrouplist(&name, self.gid)?
+            }
+            None => vec![self.gid],
+        };
+        let groups = gids.into_iter().map(|gid| {
+            let entry = nix::unistd::Group::from_gid(gid)?;
+            Ok(adit_rules::Group {
+                name: entry.map(|entry| entry.name),
+                gid: Some(gid.as_raw()),
+            })
+        });
+        Ok(adit_rules::User {
+            name: entry.map(|entry| entry.name),
+            uid: Some(self.uid.as_raw()),
+            groups: Some(groups.collect::<Result<_, nix::Error>>()?),
+        })
+    }
+
     /// By name, or by number.
     pub fn by_name(name: &str) -> Result<Self, UserError> {
         if let Some(entry) = nix::unistd::User::from_name(name)? {

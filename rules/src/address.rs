@@ -52,10 +52,16 @@ impl AddressRange {
 }
 
 /// Addresses of both families.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct AddressSet {
     v4: RangeSet<u32>,
     v6: RangeSet<u128>,
+}
+
+impl Default for AddressSet {
+    fn default() -> Self {
+        Self::from_iter([])
+    }
 }
 
 impl FromIterator<AddressRange> for AddressSet {
@@ -86,6 +92,19 @@ impl AddressSet {
     /// Whether every member of `other` is a member.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.v4.covers(&other.v4) && self.v6.covers(&other.v6)
+    }
+
+    /// Every address that is no member.
+    pub(crate) fn complement(&self) -> Self {
+        Self {
+            v4: self.v4.complement(),
+            v6: self.v6.complement(),
+        }
+    }
+
+    /// Every address that is a member of one of both.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        self.ranges().chain(other.ranges()).collect()
     }
 
     /// Whether nothing is in the set.

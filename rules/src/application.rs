@@ -1,28 +1,108 @@
-//! Who opened a flow, and patterns of that.
+//! Who opened a flow, as far as it was found out.
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use regex::bytes::Regex;
-
 use crate::diagnostics::Fault;
-use crate::expression;
-use crate::glob::{Glob, is_glob};
+use crate::hex;
 
 /// Who opened a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Application {
-    /// The program whose binary was found.
-    Known {
-        /// Absolute path of the binary.
-        path: PathBuf,
-    },
+    /// The program was found.
+    Known(Facts),
     /// It was looked for and not found. Rules name this with `app: unknown`; no other `app:` matches it.
     Unknown,
 }
 
+/// What was found out of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Absolute path of the binary.
+    pub path: PathBuf,
+    /// The script that the binary runs, when it is an interpreter.
+    pub script: Learned<Option<PathBuf>>,
+    /// The processes from which it descends.
+    pub ancestors: Learned<Ancestors>,
+    /// Its control group in the unified hierarchy, from the root: `/user.slice/…/app-firefox.scope` (cgroups(7)).
+    pub cgroup: Learned<Option<String>>,
+    /// SHA-256 of the binary that runs.
+    pub sha256: Learned<[u8; 32]>,
+}
+
+/// What is known of one fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Learned<T> {
+    /// Nobody asked.
+    NotAsked,
+    /// It cannot be found out. That satisfies no pattern, and a `not` that asks for it cannot be answered.
+    Unknowable,
+    /// This is so.
+    Is(T),
+}
+
+/// The processes from which a program descends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestors {
+    /// Absolute paths of their binaries, the parent's first.
+    pub binaries: Vec<PathBuf>,
+    /// Whether these are all that count: the ones of the same user, up to the first of another one.
+    pub complete: bool,
+}
+
+/// What rules can ask of an application. In the order of what it costs to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fact {
+    /// The binary: the application itself.
+    Path,
+    /// The control group.
+    Cgroup,
+    /// The script.
+    Script,
+    /// The ancestors.
+    Ancestors,
+    /// The binary's hash.
+    Sha256,
+}
+
+impl Facts {
+    /// A program of which nothing but the path of its binary was asked for.
+    pub fn of(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            script: Learned::NotAsked,
+            ancestors: Learned::NotAsked,
+            cgroup: Learned::NotAsked,
+            sha256: Learned::NotAsked,
+        }
+    }
+
+    /// Notes that `fact` cannot be found out. What is known stays known.
+    pub fn give_up(&mut self, fact: Fact) {
+        match fact {
+            Fact::Path => {}
+            Fact::Cgroup => self.cgroup.give_up(),
+            Fact::Script => self.script.give_up(),
+            Fact::Ancestors => self.ancestors.give_up(),
+            Fact::Sha256 => self.sha256.give_up(),
+        }
+    }
+}
+
+impl<T> Learned<T> {
+    fn give_up(&mut self) {
+        if matches!(self, Self::NotAsked) {
+            *self = Self::Unknowable;
+        }
+    }
+}
+
 impl Application {
+    /// The program with this binary, of which nothing else was asked for.
+    pub fn of(path: impl Into<PathBuf>) -> Self {
+        Self::Known(Facts::of(path))
+    }
+
     /// Reads what people write where an application is asked for: an absolute path, or `unknown`.
     ///
     /// # Errors
@@ -31,259 +111,127 @@ impl Application {
     pub fn parse(text: &str) -> Result<Self, String> {
         parse(text).map_err(|fault| fault.to_string())
     }
-}
 
-/// The path, or `unknown`.
-impl fmt::Display for Application {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Notes that `fact` cannot be found out. What is known stays known.
+    pub fn give_up(&mut self, fact: Fact) {
         match self {
-            Self::Known { path } => path.display().fmt(f),
-            Self::Unknown => f.write_str(UNKNOWN),
+            Self::Known(facts) => facts.give_up(fact),
+            Self::Unknown => {}
         }
+    }
+
+    /// The same with every fact that was not asked for given up: what is left when nobody can be asked.
+    pub(crate) fn as_far_as_known(&self) -> Self {
+        let mut application = self.clone();
+        if let Self::Known(facts) = &mut application {
+            for fact in [Fact::Cgroup, Fact::Script, Fact::Ancestors, Fact::Sha256] {
+                facts.give_up(fact);
+            }
+        }
+        application
     }
 }
 
+/// The path and what else is known, or `unknown`.
+impl fmt::Display for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Known(facts) = self else {
+            return f.write_str(UNKNOWN);
+        };
+        write!(f, "{}", facts.path.display())?;
+        let mut beside = Vec::new();
+        if let Learned::Is(script) = &facts.script {
+            beside.push(format!("script {}", or_none(script.as_deref())));
+        }
+        if let Learned::Is(ancestors) = &facts.ancestors {
+            let parent = ancestors.binaries.first().map(PathBuf::as_path);
+            beside.push(format!("parent {}", or_none(parent)));
+        }
+        if let Learned::Is(cgroup) = &facts.cgroup {
+            beside.push(format!("unit {}", cgroup.as_deref().unwrap_or(NONE)));
+        }
+        if let Learned::Is(hash) = &facts.sha256 {
+            beside.push(format!("sha256 {}…", &hex::encode(hash)[..8]));
+        }
+        if beside.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", beside.join(", "))
+    }
+}
+
+fn or_none(path: Option<&Path>) -> String {
+    path.map_or_else(|| NONE.to_owned(), |path| path.display().to_string())
+}
+
 /// How rules and tests name an application that was not found.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
+/// How tests name what is not there.
+pub(crate) const NONE: &str = "none";
 
 /// See [`Application::parse`].
 pub(crate) fn parse(text: &str) -> Result<Application, Fault> {
     if text == UNKNOWN {
         return Ok(Application::Unknown);
     }
-    if text.starts_with('/') && !text.ends_with('/') {
-        let path = PathBuf::from(text);
-        return Ok(Application::Known { path });
-    }
-    Err(Fault::new(format!("{text:?} is not the path of a program"))
-        .hint("write the absolute path of the binary, or `unknown`"))
+    absolute(text).map(Application::of).ok_or_else(|| {
+        not_a_program(text).hint("write the absolute path of the binary, or `unknown`")
+    })
 }
 
-/// A pattern of applications.
-#[derive(Debug, Clone)]
-pub(crate) enum ApplicationPattern {
-    /// Not found.
-    Unknown,
-    /// The last component of the path.
-    Name(String),
-    /// The last component of the path.
-    NameGlob(Glob),
-    /// The whole path.
-    Path(String),
-    /// The whole path.
-    PathGlob(Glob),
-    /// A regular expression, searched in the path.
-    Regex(Regex),
+/// Reads the path of a program, as tests give it.
+pub(crate) fn absolute(text: &str) -> Option<PathBuf> {
+    (text.starts_with('/') && !text.ends_with('/')).then(|| PathBuf::from(text))
 }
 
-impl ApplicationPattern {
-    /// Reads a name, an absolute path, a glob of either, or `unknown`.
-    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
-        if text == UNKNOWN {
-            return Ok(Self::Unknown);
-        }
-        if text.is_empty() {
-            return Err(Fault::new("an application has a name"));
-        }
-        match (text.contains('/'), is_glob(text)) {
-            (false, false) => Ok(Self::Name(text.to_owned())),
-            (false, true) => Glob::parse(text).map(Self::NameGlob),
-            (true, is_glob) => {
-                can_be_a_path(text)?;
-                if is_glob {
-                    Glob::parse(text).map(Self::PathGlob)
-                } else {
-                    Ok(Self::Path(text.to_owned()))
-                }
-            }
-        }
-    }
-
-    /// Reads a regular expression on paths.
-    pub(crate) fn regex(source: &str) -> Result<Self, Fault> {
-        expression::for_paths(source).map(Self::Regex)
-    }
-
-    /// Whether `application` matches.
-    pub(crate) fn matches(&self, application: &Application) -> bool {
-        match application {
-            Application::Unknown => matches!(self, Self::Unknown),
-            Application::Known { path } => self.matches_path(path),
-        }
-    }
-
-    fn matches_path(&self, path: &Path) -> bool {
-        let bytes = path.as_os_str().as_bytes();
-        match self {
-            Self::Unknown => false,
-            Self::Name(own) => base_name(bytes) == own.as_bytes(),
-            Self::NameGlob(glob) => glob.matches(base_name(bytes)),
-            Self::Path(own) => bytes == own.as_bytes(),
-            Self::PathGlob(glob) => glob.matches(bytes),
-            Self::Regex(regex) => regex.is_match(bytes),
-        }
-    }
-
-    /// Whether every application that `other` matches is certain to match.
-    pub(crate) fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unknown, Self::Unknown) => true,
-            (_, Self::Path(path)) => self.matches_path(Path::new(path)),
-            (Self::Name(own), Self::Name(name)) => own == name,
-            (Self::NameGlob(glob), Self::Name(name)) => glob.matches(name.as_bytes()),
-            (Self::NameGlob(own), Self::NameGlob(glob))
-            | (Self::PathGlob(own), Self::PathGlob(glob)) => own == glob,
-            (Self::Regex(own), Self::Regex(regex)) => own.as_str() == regex.as_str(),
-            (
-                Self::Unknown
-                | Self::Name(_)
-                | Self::NameGlob(_)
-                | Self::Path(_)
-                | Self::PathGlob(_)
-                | Self::Regex(_),
-                _,
-            ) => false,
-        }
-    }
-}
-
-/// As in the rule file.
-impl fmt::Display for ApplicationPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str(UNKNOWN),
-            Self::Name(text) | Self::Path(text) => f.write_str(text),
-            Self::NameGlob(glob) | Self::PathGlob(glob) => f.write_str(glob.as_str()),
-            Self::Regex(regex) => write!(f, "/{regex}/"),
-        }
-    }
-}
-
-fn base_name(path: &[u8]) -> &[u8] {
-    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
-}
-
-/// The kernel reports absolute paths without `.`, `..` and doubled slashes; anything else would never match.
-fn can_be_a_path(text: &str) -> Result<(), Fault> {
-    let fault = || Fault::new(format!("{text:?} can never be the path of a program"));
-    if text.starts_with("~/") {
-        return Err(fault().hint("write the absolute path; for every home: /home/*/…"));
-    }
-    let Some(below_root) = text.strip_prefix('/') else {
-        return Err(fault().hint("write the absolute path, or the name alone; at any depth: /**/…"));
-    };
-    let mut components = below_root.split('/');
-    match components.find(|component| matches!(*component, "" | "." | "..")) {
-        None => Ok(()),
-        Some("") if text.ends_with('/') && !text.ends_with("//") => {
-            Err(fault().hint(format!("all below a directory is {text}**")))
-        }
-        Some(_) => Err(fault().hint("write it without empty components, `.` and `..`")),
-    }
+/// What is said of a text that is not the path of a program.
+pub(crate) fn not_a_program(text: &str) -> Fault {
+    Fault::new(format!("{text:?} is not the path of a program"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pattern(text: &str) -> ApplicationPattern {
-        match text.strip_prefix("re:") {
-            Some(source) => ApplicationPattern::regex(source).unwrap(),
-            None => ApplicationPattern::parse(text).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn check(text: &str, application: &str, expected: bool) {
-        let application = parse(application).unwrap();
-        assert_eq!(
-            pattern(text).matches(&application),
-            expected,
-            "{text} {application}"
-        );
-    }
-
     #[test]
-    fn matches_applications() {
-        check("firefox", "/usr/bin/firefox", true);
-        check("firefox", "/home/eve/firefox", true);
-        check("firefox", "/usr/bin/firefox-esr", false);
-        check("Firefox", "/usr/bin/firefox", false);
-        check("firefox*", "/usr/bin/firefox-esr", true);
-        check("/usr/bin/chromium", "/usr/bin/chromium", true);
-        check("/usr/bin/chromium", "/opt/usr/bin/chromium", false);
-        check("/opt/erp/**", "/opt/erp/bin/client", true);
-        check("/opt/*/client", "/opt/erp/bin/client", false);
-        check(r"re:^/opt/erp-[0-9]+/", "/opt/erp-12/bin/x", true);
-        check(r"re:^/opt/erp-[0-9]+/", "/opt/erp/bin/x", false);
-        check("re:x", "/a/xb", true);
-    }
-
-    #[test]
-    fn the_unknown_satisfies_only_its_own_name() {
-        check("unknown", "unknown", true);
-        check("unknown", "/usr/bin/unknown", false);
-        check("*", "unknown", false);
-        check("/**", "unknown", false);
-        check("re:.?", "unknown", false);
-        check("/usr/bin/unknown", "unknown", false);
-    }
-
-    #[test]
-    fn a_path_need_not_be_text() {
-        use std::ffi::OsStr;
-        let path = Path::new(OsStr::from_bytes(b"/opt/\xff/run")).to_path_buf();
-        let application = Application::Known { path };
-        for (text, expected) in [
-            ("run", true),
-            ("/opt/*/run", true),
-            (r"re:^/opt/./run$", true),
-        ] {
-            assert_eq!(pattern(text).matches(&application), expected, "{text}");
+    fn reads_what_people_write() {
+        assert_eq!(parse("unknown").unwrap(), Application::Unknown);
+        assert_eq!(parse("/bin/sh").unwrap(), Application::of("/bin/sh"));
+        for text in ["firefox", "", "/", "/bin/", "bin/sh"] {
+            let fault = parse(text).unwrap_err().to_string();
+            assert!(fault.contains("absolute path"), "{text}: {fault}");
         }
     }
 
     #[test]
-    fn refuses_what_can_never_match() {
-        let refused = |text: &str| ApplicationPattern::parse(text).unwrap_err().to_string();
-        assert!(refused("").contains("has a name"));
-        assert!(refused("bin/firefox").contains("the name alone"));
-        assert!(refused("~/bin/x").contains("/home/*/…"));
-        assert!(refused("/opt/erp/").contains("/opt/erp/**"));
-        assert!(refused("/opt//erp").contains("without empty components"));
-        assert!(refused("/opt/../erp").contains("without empty components"));
-        assert!(refused("/").contains("can never be"));
-        assert!(
-            parse("firefox")
-                .unwrap_err()
-                .to_string()
-                .contains("absolute path")
-        );
-    }
-
-    #[track_caller]
-    fn covers(own: &str, other: &str, expected: bool) {
-        assert_eq!(
-            pattern(own).covers(&pattern(other)),
-            expected,
-            "{own} {other}"
-        );
+    fn giving_up_forgets_nothing() {
+        let mut facts = Facts::of("/bin/sh");
+        facts.script = Learned::Is(Some("/opt/x".into()));
+        for fact in [Fact::Path, Fact::Script, Fact::Sha256] {
+            facts.give_up(fact);
+        }
+        assert_eq!(facts.script, Learned::Is(Some("/opt/x".into())));
+        assert_eq!(facts.sha256, Learned::Unknowable);
+        assert_eq!(facts.cgroup, Learned::NotAsked);
     }
 
     #[test]
-    fn knows_what_covers_what() {
-        covers("firefox", "/usr/bin/firefox", true);
-        covers("/usr/bin/firefox", "firefox", false);
-        covers("fire*", "firefox", true);
-        covers("fire*", "/usr/bin/firefox", true);
-        covers("/usr/**", "/usr/bin/firefox", true);
-        covers("/usr/**", "/usr/bin/*", false);
-        covers("/usr/**", "/usr/**", true);
-        covers("re:^/usr", "/usr/bin/firefox", true);
-        covers("re:^/usr", "re:^/usr", true);
-        covers("unknown", "unknown", true);
-        covers("unknown", "/usr/bin/firefox", false);
-        covers("re:.", "unknown", false);
-        covers("*", "unknown", false);
+    fn shows_what_is_known() {
+        let mut facts = Facts::of("/usr/bin/python3");
+        assert_eq!(
+            Application::Known(facts.clone()).to_string(),
+            "/usr/bin/python3"
+        );
+        facts.script = Learned::Is(Some("/opt/x.py".into()));
+        facts.cgroup = Learned::Is(None);
+        facts.sha256 = Learned::Is([0xab; 32]);
+        facts.ancestors = Learned::Is(Ancestors {
+            binaries: vec!["/bin/sh".into(), "/usr/bin/tmux".into()],
+            complete: true,
+        });
+        assert_eq!(
+            Application::Known(facts).to_string(),
+            "/usr/bin/python3 (script /opt/x.py, parent /bin/sh, unit none, sha256 abababab…)"
+        );
     }
 }

@@ -1,52 +1,66 @@
 //! The second stage: what is meant by what was written.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::date::Date;
+use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
 use crate::document;
 use crate::expectation;
-use crate::gateway;
+use crate::index::Index;
+use crate::language;
 use crate::matchers::Matchers;
-use crate::policy::{Checked, DEFAULT, Policy, matches_everything};
-use crate::rule::{Action, Rule};
-use crate::shadow;
+use crate::policy::{Checked, DEFAULT, Policy};
+use crate::rule::{Action, Rule, Validity};
+use crate::sets::{Files, Sets};
 use crate::suggestion;
-use crate::written::{self, At, WrittenFile, WrittenRule, WrittenZone};
-use crate::zone::{Connect, Engine, Identity, OnDown, Zone};
+use crate::unreachable;
+use crate::words;
+use crate::written::{self, At, WrittenFile, WrittenRule};
+use crate::zone::{Connect, OnDown};
 
 /// Bytes of a rule file.
 const LARGEST_FILE: usize = 16 * 1024 * 1024;
-/// Pairs of rules that are compared for whether one shadows the other: about a second.
-const PATIENCE: usize = 30_000_000;
-/// Characters of a zone's name.
-const LONGEST_ZONE: usize = 64;
+const START: Place = Place {
+    file: 0,
+    line: 1,
+    column: 1,
+    length: 1,
+};
 
 /// See [`Policy::parse`].
-pub(crate) fn compile(file: &Path, text: &str) -> Result<Checked, Diagnostics> {
-    let mut findings = Findings::new();
-    let Some(policy) = compile_into(file, text, &mut findings) else {
-        return Err(findings.into_errors(file, text));
-    };
-    Ok(Checked {
-        policy,
-        warnings: findings.into_warnings(file, text),
-    })
-}
-
-fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Policy> {
-    let start = Place {
-        line: 1,
-        column: 1,
-        length: 1,
-    };
+pub(crate) fn compile(
+    file: &Path,
+    text: &str,
+    today: Date,
+    files: &mut dyn Files,
+) -> Result<Checked, Diagnostics> {
     if text.len() > LARGEST_FILE {
         let hint = format!("at most {LARGEST_FILE} are read");
         let fault = Fault::new(format!("the file has {} bytes", text.len()));
-        findings.error(start, fault.hint(hint));
-        return None;
+        let mut findings = Findings::new(file, "");
+        findings.error(START, fault.hint(hint));
+        return Err(findings.into_errors());
     }
+    let mut findings = Findings::new(file, text);
+    match compile_into(file, text, today, files, &mut findings) {
+        Some(policy) => Ok(Checked {
+            policy,
+            warnings: findings.into_warnings(),
+        }),
+        None => Err(findings.into_errors()),
+    }
+}
+
+fn compile_into(
+    file: &Path,
+    text: &str,
+    today: Date,
+    files: &mut dyn Files,
+    findings: &mut Findings,
+) -> Option<Policy> {
     let root = match document::read(text) {
         Ok(root) => root,
         Err((place, fault)) => {
@@ -54,26 +68,31 @@ fn compile_into(file: &Path, text: &str, findings: &mut Findings) -> Option<Poli
             return None;
         }
     };
-    let written = written::read(root, findings);
-    let mut compiler = Compiler::new(&written, findings);
+    let mut written = written::read(root, findings);
+    let sets = Sets::read(std::mem::take(&mut written.sets), files, findings);
+    let mut compiler = Compiler::new(&written, sets, today, findings);
     let (places, rules) = compiler.rules(&written.rules);
     let default = compiler.default(written.default.as_ref());
     let zones = compiler.zones(&written.zones);
-    refuse_shadowed(&rules, &places, findings);
+    compiler.matchers.warn_of_unused_sets(compiler.findings);
+    let index = Index::new(&rules);
+    unreachable::check(&rules, &index, &places, findings);
     let names = written.zones.iter().map(|zone| zone.name.value.as_str());
     let tests = expectation::read(&written.tests, &names.collect::<Vec<_>>(), findings);
     let default = default.filter(|_| !findings.failed())?;
-    let policy = Policy::new(Some(file.to_path_buf()), zones, rules, default);
+    let file = Some(file.to_path_buf());
+    let policy = Policy::new(file, zones, rules, default, index, Some(today));
     expectation::check(&policy, &tests, findings);
     (!findings.failed()).then_some(policy)
 }
 
 /// What a zone's name gives to the rules that name it.
-struct KnownZone {
+#[derive(Debug)]
+pub(crate) struct KnownZone {
     name: Arc<str>,
     on_down: OnDown,
     connect: Connect,
-    is_used: bool,
+    pub(crate) is_used: bool,
 }
 
 /// What a rule says instead of its zone.
@@ -83,25 +102,28 @@ struct OwnWords {
     connect: Option<Connect>,
 }
 
-struct Compiler<'a> {
-    findings: &'a mut Findings,
-    zones: Vec<KnownZone>,
+/// Makes of what was written what is meant.
+#[derive(Debug)]
+pub(crate) struct Compiler<'a> {
+    pub(crate) findings: &'a mut Findings,
+    pub(crate) zones: Vec<KnownZone>,
     matchers: Matchers,
+    today: Date,
 }
 
 impl<'a> Compiler<'a> {
     /// Zones that are wrong in themselves still count as defined: one mistake is one error.
-    fn new(written: &WrittenFile, findings: &'a mut Findings) -> Self {
+    fn new(written: &WrittenFile, sets: Sets, today: Date, findings: &'a mut Findings) -> Self {
         let zones = written.zones.iter().map(|zone| {
             let on_down = zone.on_down.as_ref();
             let connect = zone.connect.as_ref();
             KnownZone {
                 name: zone.name.value.as_str().into(),
                 on_down: on_down
-                    .and_then(|word| on_down_of(&word.value).ok())
+                    .and_then(|word| words::on_down_of(&word.value).ok())
                     .unwrap_or(OnDown::Reject),
                 connect: connect
-                    .and_then(|word| connect_of(&word.value).ok())
+                    .and_then(|word| words::connect_of(&word.value).ok())
                     .unwrap_or(Connect::Honest),
                 is_used: false,
             }
@@ -109,7 +131,8 @@ impl<'a> Compiler<'a> {
         Self {
             zones: zones.collect(),
             findings,
-            matchers: Matchers::default(),
+            matchers: Matchers::new(sets),
+            today,
         }
     }
 
@@ -124,13 +147,18 @@ impl<'a> Compiler<'a> {
 
     fn rule(&mut self, written: &WrittenRule) -> Option<Rule> {
         let action = self.action(written);
+        let validity = self.validity(written);
+        self.optional(written.protocol.as_ref(), words::protocol);
+        let people = self.matchers.people(written, self.findings);
         let app = written.app.as_deref();
         let applications = self.matchers.applications(app, self.findings);
         let targets = self.matchers.targets(written.to.as_deref(), self.findings);
         let ports = self.matchers.ports(written.ports.as_deref(), self.findings);
         Some(Rule {
             label: label(written).into(),
-            line: Some(written.place.line),
+            line: usize::try_from(written.place.line).ok(),
+            validity: validity?,
+            people: people?,
             applications: applications?,
             targets: targets?,
             ports: ports?,
@@ -138,8 +166,29 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    fn validity(&mut self, written: &WrittenRule) -> Option<Validity> {
+        let enabled = self.optional(written.enabled.as_ref(), words::switch);
+        let expires = self.optional(written.expires.as_ref(), Date::parse);
+        let (enabled, expires) = (enabled?, expires?);
+        if enabled == Some(false) {
+            return Some(Validity::Off);
+        }
+        let Some(last) = expires else {
+            return Some(Validity::Always);
+        };
+        if let Some(At { place, .. }) = written.expires.as_ref().filter(|_| last < self.today) {
+            let fault = Fault::new(format!(
+                "{:?} expired: it matches nothing any more",
+                label(written)
+            ));
+            let hint = format!("{last} was its last day, and today is {}", self.today);
+            self.findings.warning(*place, fault.hint(hint));
+        }
+        Some(Validity::Until(last))
+    }
+
     fn refuse_duplicate_labels(&mut self, written: &[WrittenRule]) {
-        let mut seen = HashMap::from([(DEFAULT.to_owned(), None)]);
+        let mut seen: HashMap<String, Option<u32>> = HashMap::from([(DEFAULT.to_owned(), None)]);
         for rule in written.iter().filter(|rule| rule.name.is_none()) {
             seen.insert(label(rule), Some(rule.place.line));
         }
@@ -158,16 +207,23 @@ impl<'a> Compiler<'a> {
 
     fn action(&mut self, written: &WrittenRule) -> Option<Action> {
         let action = &written.action;
-        let on_down = self.optional(written.on_down.as_ref(), on_down_of);
-        let connect = self.optional(written.connect.as_ref(), connect_of);
+        let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
+        let connect = self.optional(written.connect.as_ref(), words::connect_of);
         let own = OwnWords {
             on_down: on_down?,
             connect: connect?,
         };
+        let refusal = self.optional(written.with.as_ref(), words::refusal_of)?;
+        if let (Some(At { place, .. }), "tunnel" | "pass") = (&written.with, action.value.as_str())
+        {
+            let fault = Fault::new("`with` says nothing without `action: block`");
+            let hint = format!("this rule's action is {}", action.value);
+            self.findings.error(*place, fault.hint(hint));
+        }
         let action = match action.value.as_str() {
             "tunnel" => return self.tunnel(action.place, written.zone.as_ref(), own),
             "pass" => Action::Pass,
-            "block" => Action::Block,
+            "block" => Action::Block(refusal.unwrap_or(Refusal::Reset)),
             other => {
                 let fault = wrong_action(other);
                 self.findings.error(action.place, fault);
@@ -216,7 +272,7 @@ impl<'a> Compiler<'a> {
                 self.tunnel(*place, zone.as_ref(), OwnWords::default())?
             }
             ("pass", None) => Action::Pass,
-            ("block", None) => Action::Block,
+            ("block", None) => Action::Block(Refusal::Reset),
             (_, _) => {
                 let fault = Fault::new(format!("{value:?} is not a default"));
                 let hint = "write `pass`, `block` or `tunnel ZONE`";
@@ -224,47 +280,12 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
-        Some(Rule::for_everything(DEFAULT, Some(place.line), action))
-    }
-
-    fn zones(&mut self, written: &[WrittenZone]) -> Vec<Zone> {
-        let zones: Vec<Zone> = written.iter().filter_map(|zone| self.zone(zone)).collect();
-        let known = written.iter().zip(&self.zones);
-        for (zone, _) in known.filter(|(_, known)| !known.is_used) {
-            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name.value));
-            let hint = "name it in a rule or in the default";
-            self.findings.warning(zone.name.place, fault.hint(hint));
-        }
-        zones
-    }
-
-    fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
-        let name = self.noted(written.name.place, zone_name(&written.name.value));
-        let gateways = written.gateways.iter();
-        let gateways: Vec<_> = gateways
-            .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
-            .collect();
-        let identity = self.optional(written.identity.as_ref(), |text| match text {
-            "agent" => Ok(Identity::Agent),
-            path => file(path).map(Identity::File),
-        });
-        let known_hosts = self.optional(written.known_hosts.as_ref(), file);
-        let engine = self.optional(written.engine.as_ref(), engine_of);
-        let on_down = self.optional(written.on_down.as_ref(), on_down_of);
-        let connect = self.optional(written.connect.as_ref(), connect_of);
-        Some(Zone {
-            name: name?,
-            gateways,
-            identity: identity?,
-            known_hosts: known_hosts?,
-            engine: engine?.unwrap_or(Engine::Auto),
-            on_down: on_down?.unwrap_or(OnDown::Reject),
-            connect: connect?.unwrap_or(Connect::Honest),
-        })
+        let line = usize::try_from(place.line).ok();
+        Some(Rule::for_everything(DEFAULT, line, action))
     }
 
     /// The outer `None`: it was wrong, and noted.
-    fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         written: Option<&At<String>>,
         read: impl FnOnce(&str) -> Result<T, Fault>,
@@ -275,7 +296,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn noted<T>(&mut self, place: Place, result: Result<T, Fault>) -> Option<T> {
+    /// The value, or a note of what is wrong with it.
+    pub(crate) fn noted<T>(&mut self, place: Place, result: Result<T, Fault>) -> Option<T> {
         result
             .map_err(|fault| self.findings.error(place, fault))
             .ok()
@@ -329,106 +351,8 @@ fn wrong_action(word: &str) -> Fault {
             zone.trim()
         ));
     }
-    choose(fault, word, &["tunnel", "pass", "block"])
-}
-
-fn on_down_of(word: &str) -> Result<OnDown, Fault> {
-    match word {
-        "reject" => Ok(OnDown::Reject),
-        "hold" => Ok(OnDown::Hold),
-        "pass" => Ok(OnDown::Pass),
-        other => {
-            let fault = Fault::new(format!("{other:?} is not a word for `on_down`"));
-            Err(choose(fault, other, &["reject", "hold", "pass"]))
-        }
+    if word == "drop" || word == "reset" {
+        return fault.hint(format!("write `action: block` and `with: {word}`"));
     }
-}
-
-fn connect_of(word: &str) -> Result<Connect, Fault> {
-    match word {
-        "honest" => Ok(Connect::Honest),
-        "early" => Ok(Connect::Early),
-        other => {
-            let fault = Fault::new(format!("{other:?} is not a word for `connect`"));
-            Err(choose(fault, other, &["honest", "early"]))
-        }
-    }
-}
-
-fn engine_of(word: &str) -> Result<Engine, Fault> {
-    match word {
-        "auto" => Ok(Engine::Auto),
-        "embedded" => Ok(Engine::Embedded),
-        "openssh" => Err(
-            Fault::new("the engine \"openssh\" is not available in this version")
-                .hint("write `auto` or `embedded`"),
-        ),
-        other => {
-            let fault = Fault::new(format!("{other:?} is not an engine"));
-            Err(choose(fault, other, &["auto", "embedded"]))
-        }
-    }
-}
-
-fn choose(fault: Fault, written: &str, known: &[&str]) -> Fault {
-    match suggestion::nearest(written, known.iter().copied()) {
-        Some(meant) => fault.hint(format!("did you mean `{meant}`?")),
-        None => fault.hint(format!("write one of {}", known.join(", "))),
-    }
-}
-
-/// It is a word of its own in `default: tunnel ZONE` and on command lines.
-fn zone_name(text: &str) -> Result<String, Fault> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = (1..=LONGEST_ZONE).contains(&text.len())
-        && !text.starts_with('-')
-        && text.bytes().all(is_plain);
-    if is_name {
-        return Ok(text.to_owned());
-    }
-    Err(
-        Fault::new(format!("{text:?} cannot be the name of a zone")).hint(format!(
-            "take 1 to {LONGEST_ZONE} letters, digits, `-`, `_` and `.`"
-        )),
-    )
-}
-
-/// Relative to nothing: a file is read by programs that run in different directories.
-fn file(path: &str) -> Result<PathBuf, Fault> {
-    if path.starts_with('/') || path.starts_with("~/") {
-        return Ok(PathBuf::from(path));
-    }
-    Err(Fault::new(format!("{path:?} is not an absolute path"))
-        .hint("begin it with `/`, or with `~/` for the user's home"))
-}
-
-fn refuse_shadowed(rules: &[Rule], places: &[Place], findings: &mut Findings) {
-    let mut search = shadow::Search::new(rules, PATIENCE);
-    for position in 0..rules.len() {
-        let Ok(shadows) = search.shadows_of(position) else {
-            let fault = Fault::new("from here on, rules that can never match are not found");
-            let hint = "too many rules before this one are about the same hosts";
-            findings.warning(places[position], fault.hint(hint));
-            return;
-        };
-        let names: Vec<String> = shadows
-            .iter()
-            .map(|&it| format!("{:?} (line {})", rules[it].label, places[it].line))
-            .collect();
-        let fault = Fault::new(format!("{:?} can never match", rules[position].label));
-        let fault = match names.as_slice() {
-            [] => continue,
-            [one] if matches_everything(&rules[shadows[0]]) => {
-                fault.hint(format!("{one} takes every flow before it"))
-            }
-            [one] => fault.hint(format!("{one} takes all its flows before it")),
-            several => {
-                let several = several.join(", ");
-                fault.hint(format!(
-                    "together these take all its flows before it: {several}"
-                ))
-            }
-        };
-        findings.error(places[position], fault);
-    }
+    words::choose(fault, word, language::ACTIONS)
 }

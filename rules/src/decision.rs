@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::application::Fact;
 use crate::destination::Destination;
 use crate::zone::{Connect, OnDown};
 
@@ -136,24 +137,39 @@ impl PassPermit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     rule: Arc<str>,
+    refusal: Refusal,
 }
 
 impl Block {
-    pub(crate) fn new(rule: Arc<str>) -> Self {
-        Self { rule }
+    pub(crate) fn new(rule: Arc<str>, refusal: Refusal) -> Self {
+        Self { rule, refusal }
     }
 
     /// Label of the rule that decided; `default` when none matched.
     pub fn rule(&self) -> &str {
         &self.rule
     }
+
+    /// What the program is told.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal
+    }
 }
 
-/// What [`Policy::judge`](crate::Policy::judge) gives when the application may not be known yet.
+/// What a program is told of a connection that is blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// "Connection refused", at once.
+    Reset,
+    /// Nothing: it waits until its own time is up.
+    Drop,
+}
+
+/// What [`Policy::judge`](crate::Policy::judge) gives when not everything about the application may be known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {
-    /// The application does not matter, or was given.
+    /// What is still unknown of the application does not matter.
     Decided(Decision),
-    /// A rule that could match asks for the application: look it up and judge again.
-    NeedsApplication,
+    /// A rule that could match asks for this: find it out, or give it up, and judge again. It is never asked for twice.
+    Needs(Fact),
 }

@@ -8,18 +8,23 @@ use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 /// More findings than this say nothing new to a person and are only counted.
 const MOST_SHOWN: usize = 100;
 
+/// More findings than this are not even looked at again.
+const MOST_KEPT: usize = 10_000;
+
 /// A longer source line is shown as the part of it around the caret.
 const WIDEST_EXCERPT: usize = 160;
 
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
+    /// Which file: 0 is the rule file, the others are those that it names.
+    pub(crate) file: u16,
     /// Line, from 1.
-    pub(crate) line: usize,
+    pub(crate) line: u32,
     /// Column in characters, from 1.
-    pub(crate) column: usize,
+    pub(crate) column: u32,
     /// How many characters the caret underlines; 0 is shown as 1.
-    pub(crate) length: usize,
+    pub(crate) length: u32,
 }
 
 /// What is wrong with one value, before its place is known.
@@ -97,12 +102,17 @@ impl Diagnostic {
 
     /// Line in the file, from 1.
     pub fn line(&self) -> usize {
-        self.place.line
+        number(self.place.line)
     }
 
     /// Column in characters, from 1.
     pub fn column(&self) -> usize {
-        self.place.column
+        number(self.place.column)
+    }
+
+    /// The file that is meant: the rule file, or one that it names.
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// What is wrong, in one sentence.
@@ -138,7 +148,7 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{line} | {}", self.excerpt)?;
         let room = self.excerpt.chars().count().saturating_sub(self.caret);
-        let carets = "^".repeat(self.place.length.clamp(1, room.max(1)));
+        let carets = "^".repeat(number(self.place.length).clamp(1, room.max(1)));
         write!(f, "{gutter} | {}{carets}", " ".repeat(self.caret))?;
         match &self.fault.hint {
             Some(hint) => write!(f, "\n{gutter} = hint: {hint}"),
@@ -196,80 +206,122 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Collects the findings of one file.
+/// Collects the findings of one rule file and of the files that it names.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    errors: Vec<(Place, Fault)>,
-    warnings: Vec<(Place, Fault)>,
+    sources: Vec<(PathBuf, String)>,
+    errors: Found,
+    warnings: Found,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    kept: Vec<(Severity, Place, Fault)>,
+    more: usize,
+}
+
+impl Found {
+    fn add(&mut self, severity: Severity, place: Place, fault: Fault) {
+        if self.kept.len() < MOST_KEPT {
+            self.kept.push((severity, place, fault));
+        } else {
+            self.more += 1;
+        }
+    }
 }
 
 impl Findings {
-    /// Nothing found yet.
-    pub(crate) fn new() -> Self {
+    /// Nothing found yet in the rule file.
+    pub(crate) fn new(file: &Path, text: &str) -> Self {
         Self {
-            errors: Vec::new(),
-            warnings: Vec::new(),
+            sources: vec![(file.to_path_buf(), text.to_owned())],
+            errors: Found::default(),
+            warnings: Found::default(),
         }
+    }
+
+    /// The rule file.
+    pub(crate) fn file(&self) -> &Path {
+        self.sources.first().map_or(Path::new(""), |(path, _)| path)
+    }
+
+    /// Adds a file in which something can be found; gives its number.
+    pub(crate) fn add_source(&mut self, path: &Path, text: &str) -> u16 {
+        self.sources.push((path.to_path_buf(), text.to_owned()));
+        u16::try_from(self.sources.len() - 1).unwrap_or(u16::MAX)
     }
 
     /// Notes an error.
     pub(crate) fn error(&mut self, place: Place, fault: Fault) {
-        self.errors.push((place, fault));
+        self.errors.add(Severity::Error, place, fault);
     }
 
     /// Notes a warning.
     pub(crate) fn warning(&mut self, place: Place, fault: Fault) {
-        self.warnings.push((place, fault));
+        self.warnings.add(Severity::Warning, place, fault);
     }
 
     /// Whether an error was noted.
     pub(crate) fn failed(&self) -> bool {
-        !self.errors.is_empty()
+        !self.errors.kept.is_empty()
     }
 
     /// The errors with their source lines.
-    pub(crate) fn into_errors(self, file: &Path, text: &str) -> Diagnostics {
-        render(Severity::Error, self.errors, file, text)
+    pub(crate) fn into_errors(self) -> Diagnostics {
+        render(self.errors, &self.sources)
     }
 
     /// The warnings with their source lines.
-    pub(crate) fn into_warnings(self, file: &Path, text: &str) -> Diagnostics {
-        render(Severity::Warning, self.warnings, file, text)
+    pub(crate) fn into_warnings(self) -> Diagnostics {
+        render(self.warnings, &self.sources)
     }
 }
 
-fn render(
-    severity: Severity,
-    mut found: Vec<(Place, Fault)>,
+fn render(mut found: Found, sources: &[(PathBuf, String)]) -> Diagnostics {
+    let findings = &mut found.kept;
+    findings.sort_by_key(|(_, place, _)| (place.file, place.line, place.column));
+    // An entry of a set that several rules name is wrong once.
+    findings.dedup();
+    let more = found.more + findings.len().saturating_sub(MOST_SHOWN);
+    findings.truncate(MOST_SHOWN);
+    let mut all = Vec::with_capacity(findings.len());
+    for (number, (file, text)) in (0u16..).zip(sources) {
+        let here = findings.iter().filter(|(_, place, _)| place.file == number);
+        all.extend(render_one(here, file, text));
+    }
+    Diagnostics { found: all, more }
+}
+
+fn render_one<'a>(
+    found: impl Iterator<Item = &'a (Severity, Place, Fault)>,
     file: &Path,
     text: &str,
-) -> Diagnostics {
-    found.sort_by_key(|(place, _)| (place.line, place.column));
-    let more = found.len().saturating_sub(MOST_SHOWN);
-    found.truncate(MOST_SHOWN);
+) -> Vec<Diagnostic> {
     // The line breaks of YAML 1.2, section 5.4.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n");
     let mut lines = text.split(['\n', '\r']);
     let mut current = (0, "");
-    let found = found
-        .into_iter()
-        .map(|(place, fault)| {
+    found
+        .map(|(severity, place, fault)| {
             while current.0 < place.line {
                 current = (current.0 + 1, lines.next().unwrap_or_default());
             }
-            let (excerpt, caret) = excerpt(current.1, place.column);
+            let (excerpt, caret) = excerpt(current.1, number(place.column));
             Diagnostic {
-                severity,
+                severity: *severity,
                 file: file.to_path_buf(),
-                place,
-                fault,
+                place: *place,
+                fault: fault.clone(),
                 excerpt,
                 caret,
             }
         })
-        .collect();
-    Diagnostics { found, more }
+        .collect()
+}
+
+fn number(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// The part of `line` to show, and where in it `column` (from 1) is. Characters that could move a terminal's cursor,
@@ -298,18 +350,19 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, place: (usize, usize, usize), expected: &str) {
-        let mut findings = Findings::new();
+    fn check(text: &str, place: (u32, u32, u32), expected: &str) {
+        let mut findings = Findings::new(Path::new("f.yaml"), text);
         let (line, column, length) = place;
         findings.error(
             Place {
+                file: 0,
                 line,
                 column,
                 length,
             },
             Fault::new("no").hint("yes"),
         );
-        let rendered = findings.into_errors(Path::new("f.yaml"), text).to_string();
+        let rendered = findings.into_errors().to_string();
         assert_eq!(rendered, expected);
     }
 
@@ -362,10 +415,11 @@ mod tests {
 
     #[test]
     fn many_findings_are_counted() {
-        let mut findings = Findings::new();
+        let mut findings = Findings::new(Path::new("f"), "x\n");
         for line in 1..=120 {
             findings.warning(
                 Place {
+                    file: 0,
                     line,
                     column: 1,
                     length: 1,
@@ -373,7 +427,7 @@ mod tests {
                 Fault::new("w"),
             );
         }
-        let warnings = findings.into_warnings(Path::new("f"), "x\n");
+        let warnings = findings.into_warnings();
         assert_eq!(warnings.iter().count(), 100);
         assert!(warnings.to_string().ends_with("\n\nand 20 more"));
     }

@@ -172,8 +172,9 @@ fn source(location: Location, text: &str) -> Option<String> {
 }
 
 fn place(location: Location) -> Place {
-    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Place {
+        file: 0,
         line: number(location.line()).max(1),
         column: number(location.column()).max(1),
         length: number(location.span().len()),
@@ -188,7 +189,7 @@ fn fault(error: &Error) -> (Place, Fault) {
     }
     if let Error::DuplicateMappingKey { key, .. } = error {
         let key = key.as_deref().unwrap_or("?");
-        place.length = key.chars().count();
+        place.length = u32::try_from(key.chars().count()).unwrap_or(u32::MAX);
         let fault = Fault::new(format!("the key {key:?} is given twice"));
         return (place, fault.hint("keep one of them"));
     }
@@ -218,6 +219,7 @@ mod tests {
             line,
             column,
             length,
+            file: _,
         } = node.place;
         let content = match &node.content {
             Content::Nothing => "~".to_owned(),

@@ -1,6 +1,6 @@
 //! The `tests:` of a rule file.
 
-use crate::application::{self, Application};
+use crate::application::Application;
 use crate::decision::{Decision, Judgement};
 use crate::destination::{self, Destination};
 use crate::diagnostics::{Fault, Findings, Place};
@@ -8,7 +8,9 @@ use crate::explanation::Step;
 use crate::policy::Policy;
 use crate::rule::Rule;
 use crate::suggestion;
-use crate::written::{At, WrittenTest};
+use crate::tested_application;
+use crate::user::User;
+use crate::written::WrittenTest;
 
 /// Rules that a failed test names as those that should have matched.
 const MOST_REASONS: usize = 3;
@@ -18,6 +20,8 @@ const MOST_REASONS: usize = 3;
 pub(crate) struct Expectation<'a> {
     place: Place,
     application: Application,
+    /// `None`: of nobody in particular.
+    user: Option<User>,
     destination: Destination,
     expected: Expected<'a>,
 }
@@ -42,10 +46,12 @@ fn read_one<'a>(
     let mut noted = |place, fault| findings.error(place, fault);
     let application = match &test.app {
         None => Ok(Application::Unknown),
-        Some(At { place, value }) => {
-            application::parse(value).map_err(|fault| noted(*place, fault))
+        Some(written) => {
+            tested_application::read(written).map_err(|(place, fault)| noted(place, fault))
         }
     };
+    let user = tested_application::user(test.user.as_ref(), test.group.as_deref())
+        .map_err(|(place, fault)| noted(place, fault));
     let destination =
         destination::parse(&test.to.value).map_err(|fault| noted(test.to.place, fault));
     let expected =
@@ -53,6 +59,7 @@ fn read_one<'a>(
     Some(Expectation {
         place: test.expect.place,
         application: application.ok()?,
+        user: user.ok()?,
         destination: destination.ok()?,
         expected: expected.ok()?,
     })
@@ -61,10 +68,13 @@ fn read_one<'a>(
 /// Runs tests; each that fails is an error at its `expect:`.
 pub(crate) fn check(policy: &Policy, tests: &[Expectation<'_>], findings: &mut Findings) {
     for test in tests {
-        let judgement = policy.judge(&test.destination, Some(&test.application));
+        let of_user = test.user.clone().map(|user| policy.for_user(user));
+        let policy = of_user.as_ref().unwrap_or(policy);
+        let application = test.application.as_far_as_known();
+        let judgement = policy.judge(&test.destination, Some(&application));
         let is_met = match &judgement {
             Judgement::Decided(decision) => test.expected.is(decision),
-            Judgement::NeedsApplication => false,
+            Judgement::Needs(_) => false,
         };
         if !is_met {
             let fault = failed(policy, test);
@@ -123,7 +133,12 @@ fn failed(policy: &Policy, test: &Expectation<'_>) -> Fault {
         .take(MOST_REASONS)
         .map(|(step, _)| format!("{:?}: {}", step.rule(), step.because()))
         .collect();
+    let decisive = explanation.steps().last().filter(|step| step.is_in_doubt());
     match reasons.as_slice() {
+        _ if decisive.is_some() => {
+            let because = decisive.map(Step::because).unwrap_or_default();
+            fault.hint(format!("{because}; say in the test what is known"))
+        }
         [] => fault.hint("no rule before that one does what is expected"),
         reasons => fault.hint(reasons.join("; ")),
     }

@@ -12,7 +12,8 @@ use crate::decision::Decision;
 use crate::destination::Destination;
 use crate::policy::DEFAULT;
 use crate::port;
-use crate::rule::{Mismatch, Rule};
+use crate::rule::{Answer, Circumstances, Matcher, Rule, Validity};
+use crate::truth::OneOf;
 use crate::zone::Connect;
 
 /// More patterns of one list than this are only counted.
@@ -40,6 +41,8 @@ pub struct Step {
     line: Option<usize>,
     matched: bool,
     because: String,
+    #[serde(skip)]
+    is_in_doubt: bool,
 }
 
 impl Step {
@@ -53,6 +56,11 @@ impl Step {
         self.matched
     }
 
+    /// Whether it decided because something under a `not` could not be answered.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+
     /// The first matcher that said no, or that it matches.
     pub fn because(&self) -> &str {
         &self.because
@@ -64,22 +72,26 @@ impl Explanation {
         file: Option<&Path>,
         rules: &[Rule],
         default: &Rule,
+        circumstances: &Circumstances,
         destination: &Destination,
         application: &Application,
     ) -> Self {
         let destination = destination.normalized();
+        let application = &application.as_far_as_known();
         let mut steps = Vec::new();
-        let mut decisive = default;
+        let (mut decisive, mut in_doubt) = (default, false);
         for rule in rules {
-            let mismatch = rule.mismatch(&destination, application);
+            let answer = rule.ask(&destination, Some(application), circumstances);
+            let matched = !matches!(answer, Answer::No(_));
             steps.push(Step {
                 rule: rule.label.as_ref().to_owned(),
                 line: rule.line,
-                matched: mismatch.is_none(),
-                because: because(rule, mismatch, &destination, application),
+                matched,
+                because: because(rule, answer, &destination, application, circumstances),
+                is_in_doubt: matches!(answer, Answer::Doubt(_)),
             });
-            if mismatch.is_none() {
-                decisive = rule;
+            if matched {
+                (decisive, in_doubt) = (rule, answer != Answer::Yes);
                 break;
             }
         }
@@ -89,13 +101,18 @@ impl Explanation {
                 line: default.line,
                 matched: true,
                 because: "no rule matches".to_owned(),
+                is_in_doubt: false,
             });
         }
-        let first = first_for_kernel(rules, default, &destination);
-        let first = first.filter(|first| first.is_early() && !decisive.is_early());
+        let first = first_for_kernel(rules, default, &destination, circumstances);
+        let is_early = decisive.is_early() && !in_doubt;
+        let first = first.filter(|first| first.is_early() && !is_early);
         Self {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
-            decision: decisive.decide(destination),
+            decision: match in_doubt {
+                false => decisive.decide(destination),
+                true => decisive.decide_in_doubt(),
+            },
             file: file.map(Path::to_path_buf),
             line: decisive.line,
             steps,
@@ -128,28 +145,65 @@ fn first_for_kernel<'a>(
     rules: &'a [Rule],
     default: &'a Rule,
     destination: &Destination,
+    circumstances: &Circumstances,
 ) -> Option<&'a Rule> {
     let seen = Destination {
         address: Some(destination.address?),
         name: None,
         port: destination.port,
     };
-    let could_match = |rule: &&Rule| rule.mismatch_of_destination(&seen).is_none();
+    let could_match = |rule: &&Rule| !matches!(rule.ask(&seen, None, circumstances), Answer::No(_));
     Some(rules.iter().find(could_match).unwrap_or(default))
 }
 
 /// The one sentence about a rule.
 fn because(
     rule: &Rule,
-    mismatch: Option<Mismatch>,
+    answer: Answer,
     destination: &Destination,
     application: &Application,
+    circumstances: &Circumstances,
 ) -> String {
-    match mismatch {
-        None => "it matches".to_owned(),
-        Some(Mismatch::Target) => {
-            let targets = rule.targets.as_ref();
-            let asks_for_names = targets.is_some_and(|targets| !targets.names.is_empty());
+    let matcher = match answer {
+        Answer::Yes | Answer::Needs(_) => return "it matches".to_owned(),
+        Answer::Doubt(matcher) => {
+            let unknown = match matcher {
+                Matcher::User | Matcher::Group => "user",
+                Matcher::Target if destination.address.is_none() => "host",
+                Matcher::Target => "host's name",
+                Matcher::Application | Matcher::Port | Matcher::Enabled | Matcher::Expires => {
+                    "application"
+                }
+            };
+            return format!(
+                "the `not` of its `{}` cannot be answered, as too little is known of the {unknown}: blocked",
+                matcher.key()
+            );
+        }
+        Answer::No(matcher) => matcher,
+    };
+    let people = rule.people.as_deref();
+    let user = &circumstances.user;
+    match matcher {
+        Matcher::Enabled => "it is switched off".to_owned(),
+        Matcher::Expires => match rule.validity {
+            Validity::Until(last) => format!("it expired: {last} was its last day"),
+            Validity::Always | Validity::Off => "it expired".to_owned(),
+        },
+        Matcher::User => {
+            let users = people.and_then(|people| people.users.as_ref());
+            format!("the user {user} is not in its `user` ({})", one_of(users))
+        }
+        Matcher::Group => {
+            let groups = people.and_then(|people| people.groups.as_ref());
+            format!(
+                "the user {user} is in none of its `group` ({})",
+                one_of(groups)
+            )
+        }
+        Matcher::Target => {
+            let targets = rule.targets.as_deref();
+            let asks_for_names = targets.is_some_and(|it| !it.any.names.is_empty());
             let host = match (&destination.name, destination.address) {
                 (Some(name), Some(address)) => format!("{name} ({address})"),
                 (Some(name), None) => name.clone(),
@@ -162,14 +216,31 @@ fn because(
             let shown = targets.map_or("any", |targets| targets.shown.as_str());
             format!("{host} is not in its `to` ({shown})")
         }
-        Some(Mismatch::Port) => {
+        Matcher::Port => {
             let ports = list(port::show(&rule.ports));
             format!("port {} is not in its `ports` ({ports})", destination.port)
         }
-        Some(Mismatch::Application) => {
-            let patterns = rule.applications.as_deref().unwrap_or_default().iter();
-            let patterns = list(patterns.map(ToString::to_string));
+        Matcher::Application => {
+            let patterns = one_of(rule.applications.as_ref());
             format!("the application {application} is not in its `app` ({patterns})")
+        }
+    }
+}
+
+fn one_of<T: fmt::Display>(patterns: Option<&OneOf<T>>) -> String {
+    let Some(patterns) = patterns else {
+        return "any".to_owned();
+    };
+    let any = list(patterns.any.iter().map(T::to_string));
+    match &patterns.none_of {
+        None => any,
+        Some(none_of) => {
+            let rest = format!("all but {}", list(none_of.iter().map(T::to_string)));
+            if any.is_empty() {
+                rest
+            } else {
+                format!("{any}, {rest}")
+            }
         }
     }
 }

@@ -1,121 +1,166 @@
-//! Which rules are worth asking about a destination. The index only leaves out rules that cannot match; whether one
-//! does, the rule itself decides.
+//! Which rules are worth asking about a flow. The index only leaves out rules that cannot match; whether one does, the
+//! rule itself decides.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
+use crate::application::Application;
+use crate::clause::{Applications, Clause};
 use crate::destination::Destination;
-use crate::name::NamePattern;
-use crate::rule::{Rule, Targets};
+use crate::host_index::HostIndex;
+use crate::path_pattern::{PathPattern, base_name};
+use crate::port::PortSet;
+use crate::rule::Rule;
+use crate::targets::Targets;
 
 /// Positions of rules, ascending.
-type Positions = Vec<usize>;
+pub(crate) type Positions = Vec<u32>;
 
-/// Rules by what they ask of the host.
-#[derive(Debug, Clone, Default)]
+/// A rule with more ports is not found by its port.
+const MOST_PORTS: usize = 16;
+
+/// Rules by what they ask for: by the host where they name hosts, else by the application, else by the port.
+#[derive(Debug, Default)]
 pub(crate) struct Index {
+    /// Rules by their own hosts.
+    hosts: HostIndex,
+    /// Groups of rules by the hosts they have in common.
+    common_hosts: HostIndex,
+    groups: Vec<Positions>,
+    /// By what is behind the last slash of the binary's path.
+    binaries: HashMap<Vec<u8>, Positions>,
+    unknown: Positions,
+    /// All of `binaries` and `unknown`.
+    by_application: Positions,
+    ports: HashMap<u16, Positions>,
     any: Positions,
-    v4: Networks,
-    v6: Networks,
-    names: HashMap<String, Positions>,
-    suffixes: HashMap<String, Positions>,
-    expressions: Positions,
-}
-
-/// One table for each length of network in use: an address is in few of them.
-#[derive(Debug, Clone, Default)]
-struct Networks {
-    by_length: Vec<(u8, HashMap<u128, Positions>)>,
 }
 
 impl Index {
     /// Of rules in their order.
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
-        for (position, rule) in rules.iter().enumerate() {
-            match &rule.targets {
-                None => index.any.push(position),
-                Some(targets) => index.add(position, targets),
+        let mut groups: HashMap<*const Targets, u32> = HashMap::new();
+        for (position, rule) in (0u32..).zip(rules) {
+            let Some(targets) = by_host(rule) else {
+                index.add_without_host(position, rule);
+                continue;
+            };
+            if Arc::strong_count(targets) == 1 {
+                index.hosts.add(position, &targets.any);
+                continue;
+            }
+            let next = u32::try_from(index.groups.len()).unwrap_or(u32::MAX);
+            let group = *groups.entry(Arc::as_ptr(targets)).or_insert(next);
+            if group == next {
+                index.common_hosts.add(group, &targets.any);
+                index.groups.push(Vec::new());
+            }
+            if let Some(members) = index.groups.get_mut(group as usize) {
+                members.push(position);
             }
         }
         index
     }
 
-    fn add(&mut self, position: usize, targets: &Targets) {
-        for network in targets.addresses.networks() {
-            match network {
-                IpNet::V4(network) => {
-                    let bits = u128::from(u32::from(network.network()));
-                    self.v4.add(network.prefix_len(), bits, position);
-                }
-                IpNet::V6(network) => {
-                    let bits = network.network().into();
-                    self.v6.add(network.prefix_len(), bits, position);
-                }
+    fn add_without_host(&mut self, position: u32, rule: &Rule) {
+        if let Some(keys) = rule.applications.as_ref().and_then(by_application) {
+            self.by_application.push(position);
+            for key in keys {
+                push(
+                    match key {
+                        Some(binary) => self.binaries.entry(binary).or_default(),
+                        None => &mut self.unknown,
+                    },
+                    position,
+                );
             }
-        }
-        for name in &targets.names {
-            push(
-                match name {
-                    NamePattern::Exact(name) => self.names.entry(name.clone()).or_default(),
-                    NamePattern::Below(suffix) => self.suffixes.entry(suffix.clone()).or_default(),
-                    NamePattern::Regex(_) => &mut self.expressions,
-                },
-                position,
-            );
+        } else if let Some(ports) = by_port(&rule.ports) {
+            for port in ports {
+                push(self.ports.entry(port).or_default(), position);
+            }
+        } else {
+            self.any.push(position);
         }
     }
 
-    /// Positions of the rules that may match `destination`, normalized; ascending, each once.
-    pub(crate) fn candidates<'a>(&'a self, destination: &Destination) -> Candidates<'a> {
-        let mut lists: Vec<&[usize]> = vec![&self.any];
-        match destination.address {
-            Some(IpAddr::V4(address)) => {
-                self.v4.find(u32::from(address).into(), 32, &mut lists);
+    /// Positions of the rules that may match a flow to `destination`, normalized; ascending, each once. Of an application
+    /// that was not looked up, anything may match.
+    pub(crate) fn candidates<'a>(
+        &'a self,
+        destination: &Destination,
+        application: Option<&Application>,
+    ) -> Candidates<'a> {
+        let mut lists: Vec<&[u32]> = Vec::with_capacity(16);
+        lists.push(&self.any);
+        lists.extend(self.ports.get(&destination.port).map(Vec::as_slice));
+        match application {
+            None => lists.push(&self.by_application),
+            Some(Application::Unknown) => lists.push(&self.unknown),
+            Some(Application::Known(facts)) => {
+                let binary = base_name(facts.path.as_os_str().as_bytes());
+                lists.extend(self.binaries.get(binary).map(Vec::as_slice));
             }
-            Some(IpAddr::V6(address)) => self.v6.find(address.into(), 128, &mut lists),
-            None => {}
         }
-        if let Some(name) = &destination.name {
-            lists.push(&self.expressions);
-            lists.extend(self.names.get(name).map(Vec::as_slice));
-            let mut rest = name.as_str();
-            while let Some((_, suffix)) = rest.split_once('.') {
-                lists.extend(self.suffixes.get(suffix).map(Vec::as_slice));
-                rest = suffix;
-            }
-        }
+        self.hosts.find(destination, |found| lists.push(found));
+        self.common_hosts.find(destination, |groups| {
+            let groups = groups
+                .iter()
+                .filter_map(|&group| self.groups.get(group as usize));
+            lists.extend(groups.map(Vec::as_slice));
+        });
+        lists.retain(|list| !list.is_empty());
         Candidates { lists }
     }
 }
 
-impl Networks {
-    fn add(&mut self, length: u8, bits: u128, position: usize) {
-        let table = match self.by_length.iter().position(|(own, _)| *own == length) {
-            Some(found) => &mut self.by_length[found].1,
-            None => {
-                self.by_length.push((length, HashMap::new()));
-                let last = self.by_length.len() - 1;
-                &mut self.by_length[last].1
-            }
-        };
-        push(table.entry(bits).or_default(), position);
-    }
+/// The hosts of a rule that names some.
+fn by_host(rule: &Rule) -> Option<&Arc<Targets>> {
+    rule.targets
+        .as_ref()
+        .filter(|targets| targets.none_of.is_none())
+}
 
-    fn find<'a>(&'a self, address: u128, width: u8, lists: &mut Vec<&'a [usize]>) {
-        for (length, table) in &self.by_length {
-            let host_bits = u32::from(width - length);
-            let network = (address.checked_shr(host_bits).unwrap_or(0))
-                .checked_shl(host_bits)
-                .unwrap_or(0);
-            lists.extend(table.get(&network).map(Vec::as_slice));
+/// The names of the binaries without which a rule does not match, `None` for one that was not found.
+fn by_application(applications: &Applications) -> Option<Vec<Option<Vec<u8>>>> {
+    if applications.none_of.is_some() {
+        return None;
+    }
+    let mut keys = Vec::new();
+    for clause in &applications.any {
+        match clause {
+            Clause::Unknown => keys.push(None),
+            Clause::Path(pattern) => keys.push(Some(binary(pattern)?)),
+            Clause::Facts(patterns) => {
+                for pattern in patterns.path.as_ref()? {
+                    keys.push(Some(binary(pattern)?));
+                }
+            }
         }
+    }
+    Some(keys)
+}
+
+fn binary(pattern: &PathPattern) -> Option<Vec<u8>> {
+    match pattern {
+        PathPattern::Name(name) => Some(name.as_bytes().to_vec()),
+        PathPattern::Path(path) => Some(base_name(path.as_bytes()).to_vec()),
+        PathPattern::NameGlob(_) | PathPattern::PathGlob(_) | PathPattern::Regex(_) => None,
     }
 }
 
-fn push(positions: &mut Positions, position: usize) {
+fn by_port(ports: &PortSet) -> Option<Vec<u16>> {
+    let ranges = ports.ranges().iter();
+    let few: Vec<u16> = ranges
+        .flat_map(|&(low, high)| low..=high)
+        .take(MOST_PORTS + 1)
+        .collect();
+    (few.len() <= MOST_PORTS).then_some(few)
+}
+
+/// Adds to ascending positions.
+pub(crate) fn push(positions: &mut Positions, position: u32) {
     if positions.last() != Some(&position) {
         positions.push(position);
     }
@@ -123,7 +168,7 @@ fn push(positions: &mut Positions, position: usize) {
 
 /// Merges ascending lists.
 pub(crate) struct Candidates<'a> {
-    lists: Vec<&'a [usize]>,
+    lists: Vec<&'a [u32]>,
 }
 
 impl Iterator for Candidates<'_> {
@@ -138,6 +183,6 @@ impl Iterator for Candidates<'_> {
                 *list = rest;
             }
         }
-        Some(next)
+        Some(next as usize)
     }
 }

@@ -5,8 +5,10 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use crate::address::{AddressRange, AddressSet};
+use crate::decision::Refusal;
 use crate::port::{self, PortSet};
-use crate::rule::{Action, Rule};
+use crate::rule::{Action, Answer, Circumstances, Rule};
+use crate::targets::every_address;
 use crate::zone::Connect;
 
 /// One step of what the kernel decides alone; the first that matches wins.
@@ -43,30 +45,40 @@ pub struct KernelProgram {
 }
 
 /// A step while neighbours may still be merged into it.
-#[derive(Debug, PartialEq, Eq)]
 struct Draft {
-    to: AddressSet,
+    /// Not merged yet: many neighbours are cheaper to merge together.
+    to: Vec<AddressRange>,
     ports: PortSet,
     verdict: KernelVerdict,
 }
 
 /// The program of rules in their order.
-pub(crate) fn program(rules: &[Rule], default: &Rule) -> KernelProgram {
+pub(crate) fn program(
+    rules: &[Rule],
+    default: &Rule,
+    circumstances: &Circumstances,
+) -> KernelProgram {
     let mut drafts: Vec<Draft> = Vec::new();
-    let mut last_word = verdict(default);
+    let mut last_word = verdict(default, Answer::Yes);
     for rule in rules {
-        let Some(draft) = draft(rule) else { continue };
+        let Some(draft) = draft(rule, circumstances) else {
+            continue;
+        };
+        if draft.is_everything() {
+            last_word = draft.verdict;
+            break;
+        }
         match drafts.last_mut() {
             Some(last) if last.verdict == draft.verdict && last.ports == draft.ports => {
-                last.to = last.to.ranges().chain(draft.to.ranges()).collect();
+                last.to.extend(draft.to);
             }
             Some(_) | None => drafts.push(draft),
         }
-        let everything = drafts.pop_if(|last| last.is_everything());
-        if let Some(everything) = everything {
-            last_word = everything.verdict;
-            break;
-        }
+    }
+    // Neighbours may be everything together.
+    if let Some(first) = drafts.iter().position(Draft::is_everything) {
+        last_word = drafts[first].verdict;
+        drafts.truncate(first);
     }
     while drafts.pop_if(|last| last.verdict == last_word).is_some() {}
     KernelProgram {
@@ -75,44 +87,50 @@ pub(crate) fn program(rules: &[Rule], default: &Rule) -> KernelProgram {
     }
 }
 
-/// `None`: a rule of names alone. The kernel knows none, and a flow it leaves to the broker has none.
-fn draft(rule: &Rule) -> Option<Draft> {
+/// `None`: the kernel sees no flow that the rule could take. It knows no names, and a flow it leaves to the broker has
+/// none.
+fn draft(rule: &Rule, circumstances: &Circumstances) -> Option<Draft> {
+    let answer = rule.ask_before_any_flow(circumstances);
+    if matches!(answer, Answer::No(_)) || rule.is_empty() {
+        return None;
+    }
     let to = match &rule.targets {
         None => every_address(),
-        Some(targets) if targets.addresses.is_empty() => return None,
-        Some(targets) => targets.addresses.clone(),
+        Some(targets) => targets.possible_addresses(),
     };
+    if to.is_empty() {
+        return None;
+    }
     Some(Draft {
-        to,
+        to: to.ranges().collect(),
         ports: rule.ports.clone(),
-        verdict: verdict(rule),
+        verdict: verdict(rule, answer),
     })
 }
 
-/// A rule that asks for an application leaves all that it could match to the broker, which asks the later rules too.
-/// Only its own word counts for how: the kernel cannot know which of the later ones will decide.
-fn verdict(rule: &Rule) -> KernelVerdict {
-    match (&rule.applications, &rule.action) {
-        (_, Action::Tunnel { connect, .. }) => match connect {
+/// A rule that asks for an application, or that can be in doubt, leaves all that it could match to the broker, which asks
+/// the later rules too. Only its own word counts for how: the kernel cannot know which of the later ones will decide.
+fn verdict(rule: &Rule, answer: Answer) -> KernelVerdict {
+    let is_plain = rule.applications.is_none()
+        && answer == Answer::Yes
+        && !rule.targets.as_ref().is_some_and(|it| it.excludes_names());
+    match &rule.action {
+        Action::Tunnel { connect, .. } => match connect {
             Connect::Honest => KernelVerdict::Ask,
             Connect::Early => KernelVerdict::HandOver,
         },
-        (Some(_), Action::Pass | Action::Block) => KernelVerdict::Ask,
-        (None, Action::Pass) => KernelVerdict::Pass,
-        (None, Action::Block) => KernelVerdict::Block,
+        Action::Pass if is_plain => KernelVerdict::Pass,
+        Action::Block(Refusal::Reset) if is_plain => KernelVerdict::Block,
+        // Silence is an answer of the broker's.
+        Action::Pass | Action::Block(_) => KernelVerdict::Ask,
     }
-}
-
-fn every_address() -> AddressSet {
-    AddressSet::from_iter([
-        AddressRange::V4(0, u32::MAX),
-        AddressRange::V6(0, u128::MAX),
-    ])
 }
 
 impl Draft {
     fn is_everything(&self) -> bool {
-        port::is_all(&self.ports) && self.to == every_address()
+        // The cheap question first: almost no rule has all ports and many addresses.
+        port::is_all(&self.ports)
+            && self.to.iter().copied().collect::<AddressSet>() == every_address()
     }
 }
 
@@ -125,7 +143,7 @@ impl From<Draft> for KernelStep {
             ranges.map(|&(low, high)| low..=high).collect()
         };
         Self {
-            to: draft.to.networks(),
+            to: draft.to.into_iter().collect::<AddressSet>().networks(),
             ports,
             verdict: draft.verdict,
         }

@@ -1,124 +1,301 @@
-//! The second stage of `app:`, `to:` and `ports:`.
+//! The second stage of `app:`, `to:`, `ports:`, `user:` and `group:`.
 
-use crate::address::{self, AddressSet};
-use crate::application::ApplicationPattern;
+use std::sync::Arc;
+
+use crate::address::{self, AddressRange, AddressSet};
+use crate::application::UNKNOWN;
+use crate::clause::{Applications, Clause, FactPatterns};
 use crate::diagnostics::{Fault, Findings};
 use crate::explanation;
+use crate::hex;
 use crate::name::NamePattern;
+use crate::path_pattern::PathPattern;
 use crate::port::{self, PortSet};
-use crate::rule::Targets;
-use crate::written::{At, WrittenPattern};
+use crate::sets::Sets;
+use crate::targets::{Hosts, Targets};
+use crate::truth::OneOf;
+use crate::unit_pattern::UnitPattern;
+use crate::unsatisfiable;
+use crate::user::{Account, People};
+use crate::written::{At, WrittenRule};
+use crate::written_pattern::WrittenPattern;
 
 /// The word for everything.
 const ANY: &str = "any";
 /// Regular expressions of a file; each may take up to 256 KiB.
 const MOST_EXPRESSIONS: usize = 1000;
 
+type Written = At<WrittenPattern>;
+
 /// Reads matchers and counts what has to be bounded in the file as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Matchers {
+    sets: Sets,
     expressions: usize,
 }
 
 /// What a matcher admits: `None` is any. The outer `None`: it was wrong, and noted.
-type Matcher<T> = Option<Option<T>>;
+pub(crate) type Matcher<T> = Option<Option<T>>;
+
+/// A host as it is meant.
+#[derive(Debug, Clone)]
+pub(crate) enum Host {
+    Range(AddressRange),
+    Name(NamePattern),
+}
+
+/// Reads one entry of a list; `None` when it was wrong, and noted.
+type Read<T> = fn(&mut Matchers, &Written, &mut Findings) -> Option<T>;
 
 impl Matchers {
+    /// With these sets to name.
+    pub(crate) fn new(sets: Sets) -> Self {
+        Self {
+            sets,
+            expressions: 0,
+        }
+    }
+
+    /// Warns of sets that no rule names.
+    pub(crate) fn warn_of_unused_sets(&self, findings: &mut Findings) {
+        self.sets.warn_of_unused(findings);
+    }
+
     /// `app:`
     pub(crate) fn applications(
         &mut self,
-        written: Option<&[At<WrittenPattern>]>,
+        written: Option<&[Written]>,
         findings: &mut Findings,
-    ) -> Matcher<Vec<ApplicationPattern>> {
-        let Some(written) = written.filter(|patterns| !has_any(patterns)) else {
-            return Some(None);
-        };
-        self.each(written, findings, |_, pattern| match pattern {
-            WrittenPattern::Text(text) => ApplicationPattern::parse(text),
-            WrittenPattern::Regex(source) => ApplicationPattern::regex(source),
-        })
-        .map(Some)
+    ) -> Matcher<Applications> {
+        let list = self.list(written, findings, Self::clause)?;
+        if let (Some(list), Some(written)) = (&list, written) {
+            unsatisfiable::warn_of_facts(written, list, findings);
+        }
+        Some(list)
     }
 
     /// `to:`
     pub(crate) fn targets(
         &mut self,
-        written: Option<&[At<WrittenPattern>]>,
+        written: Option<&[Written]>,
         findings: &mut Findings,
-    ) -> Matcher<Targets> {
-        let Some(written) = written.filter(|patterns| !has_any(patterns)) else {
+    ) -> Matcher<Arc<Targets>> {
+        let alone = match written {
+            Some([only]) => self.sets.named(&only.value),
+            Some(_) | None => None,
+        };
+        if let Some(targets) = alone.and_then(|name| self.sets.targets(name)) {
+            return Some(Some(targets));
+        }
+        let alone = alone.map(str::to_owned);
+        let Some(list) = self.list(written, findings, Self::host)? else {
             return Some(None);
         };
-        let (mut ranges, mut names) = (Vec::new(), Vec::new());
-        self.each(written, findings, |index, pattern| {
-            match pattern {
-                WrittenPattern::Regex(source) => names.push((index, NamePattern::regex(source)?)),
-                WrittenPattern::Text(text) => match address::parse(text) {
-                    Some(range) => ranges.push(range?),
-                    None => names.push((index, NamePattern::parse(text)?)),
-                },
-            }
-            Ok(())
-        })?;
-        if let Some((index, name)) = names.first() {
-            let fault = nameless(name, ranges.is_empty());
-            findings.warning(written[*index].place, fault);
+        let targets = Targets {
+            any: list.any.into_iter().collect(),
+            none_of: list.none_of.map(|hosts| hosts.into_iter().collect()),
+            shown: shown(written.unwrap_or_default()),
+        };
+        unsatisfiable::warn_of_names(written.unwrap_or_default(), &targets, findings);
+        let targets = Arc::new(targets);
+        if let Some(name) = alone {
+            self.sets.keep_targets(name, &targets);
         }
-        Some(Some(Targets {
-            shown: explanation::list(written.iter().map(|at| match &at.value {
-                WrittenPattern::Text(text) => text.clone(),
-                WrittenPattern::Regex(source) => format!("/{source}/"),
-            })),
-            addresses: AddressSet::from_iter(ranges),
-            names: names.into_iter().map(|(_, name)| name).collect(),
-        }))
+        Some(Some(targets))
     }
 
     /// `ports:`
     pub(crate) fn ports(
         &mut self,
-        written: Option<&[At<String>]>,
+        written: Option<&[Written]>,
         findings: &mut Findings,
     ) -> Option<PortSet> {
-        let Some(written) = written.filter(|ports| ports.iter().all(|port| port.value != ANY))
-        else {
+        let Some(list) = self.list(written, findings, Self::port)? else {
             return Some(port::all());
         };
-        let mut ranges = Vec::with_capacity(written.len());
-        let mut failed = false;
-        for At { place, value } in written {
-            match port::parse(value) {
-                Ok(range) => ranges.push(range),
-                Err(fault) => {
-                    findings.error(*place, fault);
-                    failed = true;
+        let mut ranges = list.any;
+        if let Some(none_of) = list.none_of {
+            ranges.extend(PortSet::new(none_of).complement().ranges());
+        }
+        Some(PortSet::new(ranges))
+    }
+
+    /// `user:` and `group:`
+    pub(crate) fn people(
+        &mut self,
+        written: &WrittenRule,
+        findings: &mut Findings,
+    ) -> Matcher<Box<People>> {
+        let users = self.list(written.user.as_deref(), findings, Self::account);
+        let groups = self.list(written.group.as_deref(), findings, Self::account);
+        let people = People {
+            users: users?,
+            groups: groups?,
+        };
+        let is_any = people.users.is_none() && people.groups.is_none();
+        Some((!is_any).then(|| Box::new(people)))
+    }
+
+    fn list<T: Clone>(
+        &mut self,
+        written: Option<&[Written]>,
+        findings: &mut Findings,
+        read: Read<T>,
+    ) -> Matcher<OneOf<T>> {
+        let Some(written) = written.filter(|written| !has_any(written)) else {
+            return Some(None);
+        };
+        let is_not = |at: &&Written| matches!(at.value, WrittenPattern::Not(_));
+        let (nots, any): (Vec<&Written>, Vec<&Written>) = written.iter().partition(is_not);
+        let any = self.each(any.into_iter(), findings, read);
+        let none_of = match nots.as_slice() {
+            [] => Some(None),
+            [not, rest @ ..] => {
+                for not in rest {
+                    let fault =
+                        Fault::new("the list has a second `not`, and one of both takes everything");
+                    findings.error(not.place, fault.hint("write all into one: {not: [A, B]}"));
+                }
+                let entries = not.value.under_not();
+                if has_any(entries) {
+                    let fault = Fault::new("nothing is left when `any` is excluded");
+                    findings.error(not.place, fault.hint("leave the rule out"));
+                }
+                self.each(entries.iter(), findings, read).map(Some)
+            }
+        };
+        Some(Some(OneOf {
+            any: any?,
+            none_of: none_of?,
+        }))
+    }
+
+    /// The entries, those of sets included.
+    fn each<'a, T: Clone>(
+        &mut self,
+        written: impl Iterator<Item = &'a Written>,
+        findings: &mut Findings,
+        read: Read<T>,
+    ) -> Option<Vec<T>> {
+        let (mut all, mut failed) = (Vec::new(), false);
+        for at in written {
+            let Some(set) = self.sets.named(&at.value) else {
+                match read(self, at, findings) {
+                    Some(item) => all.push(item),
+                    None => failed = true,
+                }
+                continue;
+            };
+            let Some(entries) = self.sets.entries(set, at.place, findings) else {
+                failed = true;
+                continue;
+            };
+            for entry in entries.iter() {
+                match read(self, entry, findings) {
+                    Some(item) => all.push(item),
+                    None => failed = true,
                 }
             }
         }
-        (!failed).then(|| PortSet::new(ranges))
+        (!failed).then_some(all)
     }
 
-    fn each<T>(
+    fn clause(&mut self, at: &Written, findings: &mut Findings) -> Option<Clause> {
+        let keys = match &at.value {
+            WrittenPattern::Facts(keys) => keys,
+            WrittenPattern::Text(text) if text == UNKNOWN => return Some(Clause::Unknown),
+            WrittenPattern::Text(_) | WrittenPattern::Regex(_) | WrittenPattern::Not(_) => {
+                return self.path(at, findings).map(Clause::Path);
+            }
+        };
+        let mut facts = FactPatterns::default();
+        let mut failed = false;
+        for (key, values) in keys {
+            let values = values.iter();
+            let was_read = match key.as_str() {
+                "path" | "regex" => {
+                    let own = self.each(values, findings, Self::path);
+                    own.map(|own| facts.path.get_or_insert_default().extend(own))
+                        .is_some()
+                }
+                "script" => {
+                    facts.script = self.each(values, findings, Self::path);
+                    facts.script.is_some()
+                }
+                "parent" => {
+                    facts.parent = self.each(values, findings, Self::path);
+                    facts.parent.is_some()
+                }
+                "unit" => {
+                    facts.unit = self.each(values, findings, Self::unit);
+                    facts.unit.is_some()
+                }
+                "sha256" => {
+                    facts.sha256 = self.each(values, findings, Self::sha256);
+                    facts.sha256.is_some()
+                }
+                _ => {
+                    facts.none_of = self.each(values, findings, Self::clause);
+                    facts.none_of.is_some()
+                }
+            };
+            failed |= !was_read;
+        }
+        (!failed).then(|| Clause::Facts(Box::new(facts)))
+    }
+
+    fn path(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
+        self.leaf(at, findings, PathPattern::parse, PathPattern::regex)
+    }
+
+    fn host(&mut self, at: &Written, findings: &mut Findings) -> Option<Host> {
+        let plain = |text: &str| match address::parse(text) {
+            Some(range) => range.map(Host::Range),
+            None => NamePattern::parse(text).map(Host::Name),
+        };
+        self.leaf(at, findings, plain, |source| {
+            NamePattern::regex(source).map(Host::Name)
+        })
+    }
+
+    fn unit(&mut self, at: &Written, findings: &mut Findings) -> Option<UnitPattern> {
+        self.leaf(at, findings, UnitPattern::parse, no_expression)
+    }
+
+    fn sha256(&mut self, at: &Written, findings: &mut Findings) -> Option<[u8; 32]> {
+        self.leaf(at, findings, hex::sha256, no_expression)
+    }
+
+    fn port(&mut self, at: &Written, findings: &mut Findings) -> Option<(u16, u16)> {
+        self.leaf(at, findings, port::parse, no_expression)
+    }
+
+    fn account(&mut self, at: &Written, findings: &mut Findings) -> Option<Account> {
+        self.leaf(at, findings, Account::parse, no_expression)
+    }
+
+    fn leaf<T>(
         &mut self,
-        written: &[At<WrittenPattern>],
+        at: &Written,
         findings: &mut Findings,
-        mut read: impl FnMut(usize, &WrittenPattern) -> Result<T, Fault>,
-    ) -> Option<Vec<T>> {
-        let mut all = Vec::with_capacity(written.len());
-        for (index, At { place, value }) in written.iter().enumerate() {
-            let read = self
-                .count(value)
-                .and_then(|()| read(index, value))
-                .map_err(|fault| findings.error(*place, fault));
-            all.extend(read);
-        }
-        (all.len() == written.len()).then_some(all)
+        plain: impl FnOnce(&str) -> Result<T, Fault>,
+        expression: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let read = match &at.value {
+            WrittenPattern::Text(text) => plain(text),
+            WrittenPattern::Regex(source) => {
+                self.count_expression().and_then(|()| expression(source))
+            }
+            WrittenPattern::Not(_) => Err(Fault::new("a `not` is inside a `not`")),
+            WrittenPattern::Facts(_) => {
+                Err(Fault::new("this describes an application").hint("it may stand in `app:`"))
+            }
+        };
+        read.map_err(|fault| findings.error(at.place, fault)).ok()
     }
 
-    fn count(&mut self, pattern: &WrittenPattern) -> Result<(), Fault> {
-        if let WrittenPattern::Regex(_) = pattern {
-            self.expressions += 1;
-        }
+    fn count_expression(&mut self) -> Result<(), Fault> {
+        self.expressions += 1;
         if self.expressions <= MOST_EXPRESSIONS {
             return Ok(());
         }
@@ -129,21 +306,42 @@ impl Matchers {
     }
 }
 
-fn has_any(patterns: &[At<WrittenPattern>]) -> bool {
+impl FromIterator<Host> for Hosts {
+    fn from_iter<I: IntoIterator<Item = Host>>(hosts: I) -> Self {
+        let (mut ranges, mut names) = (Vec::new(), Vec::new());
+        for host in hosts {
+            match host {
+                Host::Range(range) => ranges.push(range),
+                Host::Name(name) => names.push(name),
+            }
+        }
+        Self {
+            addresses: AddressSet::from_iter(ranges),
+            names: names.into_iter().collect(),
+        }
+    }
+}
+
+fn no_expression<T>(_: &str) -> Result<T, Fault> {
+    Err(Fault::new("a regular expression is for names and paths"))
+}
+
+fn has_any(patterns: &[Written]) -> bool {
     patterns
         .iter()
         .any(|at| matches!(&at.value, WrittenPattern::Text(text) if text == ANY))
 }
 
-/// Captured flows have no name as long as nothing tells the broker which name an address was looked up for.
-fn nameless(name: &NamePattern, is_alone: bool) -> Fault {
-    let consequence = if is_alone {
-        "so this rule matches none of them"
-    } else {
-        "so only the addresses of this rule match them"
+/// As the administrator wrote it, cut short.
+fn shown(written: &[Written]) -> String {
+    let not = |at: &Written| match &at.value {
+        WrittenPattern::Not(entries) => {
+            let entries = entries.iter().map(|at| at.value.to_string());
+            format!("all but {}", explanation::list(entries))
+        }
+        WrittenPattern::Text(_) | WrittenPattern::Regex(_) | WrittenPattern::Facts(_) => {
+            at.value.to_string()
+        }
     };
-    Fault::new(format!(
-        "{name} is a name, and in this version captured flows have none, {consequence}"
-    ))
-    .hint("give the addresses behind the name")
+    explanation::list(written.iter().map(not))
 }

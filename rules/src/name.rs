@@ -106,6 +106,13 @@ impl NamePattern {
     }
 }
 
+/// Patterns are equal when they are written alike.
+impl PartialEq for NamePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
 /// As in the rule file.
 impl std::fmt::Display for NamePattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -8,23 +8,29 @@ use ipnet::IpNet;
 use crate::address::AddressRange;
 use crate::application::Application;
 use crate::compile;
+use crate::date::Date;
 use crate::decision::Judgement;
 use crate::destination::Destination;
 use crate::diagnostics::Diagnostics;
 use crate::explanation::{self, Explanation};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
+use crate::name_set::NameSet;
 use crate::port;
-use crate::rule::{Action, Rule, Targets};
+use crate::rule::{Action, Answer, Circumstances, Rule, Validity};
+use crate::sets::Files;
+use crate::targets::{Hosts, Targets};
+use crate::user::User;
 use crate::zone::Zone;
 
 /// Label of what decides when no rule matches.
 pub(crate) const DEFAULT: &str = "default";
 
-/// A compiled rule file. A clone is cheap and shares the rules.
+/// A compiled rule file, as it is for one user on one day. A clone is cheap and shares the rules.
 #[derive(Debug, Clone)]
 pub struct Policy {
     compiled: Arc<Compiled>,
+    circumstances: Arc<Circumstances>,
 }
 
 #[derive(Debug)]
@@ -39,20 +45,26 @@ struct Compiled {
 /// A policy that passed every check, and what to warn of.
 #[derive(Debug)]
 pub struct Checked {
-    /// The policy.
+    /// The policy, of nobody in particular: see [`Policy::for_user`].
     pub policy: Policy,
     /// What its author may not have meant.
     pub warnings: Diagnostics,
 }
 
 impl Policy {
-    /// Parses and compiles a rule file and runs its `tests:`. `file` is only used to say where something is.
+    /// Parses and compiles a rule file and runs its `tests:`. `file` says where something is, and where the files are that
+    /// it names; `files` reads those. Rules that expired before `today` match nothing.
     ///
     /// # Errors
     ///
     /// All that is wrong with the file; nothing of it may then be applied.
-    pub fn parse(file: &Path, text: &str) -> Result<Checked, Diagnostics> {
-        compile::compile(file, text)
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        today: Date,
+        files: &mut dyn Files,
+    ) -> Result<Checked, Diagnostics> {
+        compile::compile(file, text, today, files)
     }
 
     /// The policy of `adit up`: all ports of `networks` are tunnelled through `zone`, the rest passes. The rule's label
@@ -64,13 +76,18 @@ impl Policy {
             connect: zone.connect,
         };
         let mut rule = Rule::for_everything("adit up", None, action);
-        rule.targets = Some(Targets {
+        rule.targets = Some(Arc::new(Targets {
             shown: explanation::list(networks.iter().map(ToString::to_string)),
-            addresses: networks.into_iter().map(AddressRange::from).collect(),
-            names: Vec::new(),
-        });
+            any: Hosts {
+                addresses: networks.into_iter().map(AddressRange::from).collect(),
+                names: NameSet::default(),
+            },
+            none_of: None,
+        }));
         let default = Rule::for_everything(DEFAULT, None, Action::Pass);
-        Self::new(None, vec![zone], vec![rule], default)
+        let rules = vec![rule];
+        let index = Index::new(&rules);
+        Self::new(None, vec![zone], rules, default, index, None)
     }
 
     pub(crate) fn new(
@@ -78,8 +95,9 @@ impl Policy {
         zones: Vec<Zone>,
         rules: Vec<Rule>,
         default: Rule,
+        index: Index,
+        today: Option<Date>,
     ) -> Self {
-        let index = Index::new(&rules);
         let compiled = Compiled {
             file,
             zones,
@@ -87,9 +105,48 @@ impl Policy {
             default,
             index,
         };
+        let circumstances = Circumstances {
+            user: User::default(),
+            today,
+        };
         Self {
             compiled: Arc::new(compiled),
+            circumstances: Arc::new(circumstances),
         }
+    }
+
+    /// The same policy for the flows of `user`: rules of others match nothing, in the kernel too.
+    pub fn for_user(&self, user: User) -> Self {
+        let today = self.circumstances.today;
+        self.under(Circumstances { user, today })
+    }
+
+    /// The same policy on another day.
+    pub fn on(&self, today: Date) -> Self {
+        let user = self.circumstances.user.clone();
+        let today = Some(today);
+        self.under(Circumstances { user, today })
+    }
+
+    fn under(&self, circumstances: Circumstances) -> Self {
+        Self {
+            compiled: Arc::clone(&self.compiled),
+            circumstances: Arc::new(circumstances),
+        }
+    }
+
+    /// The last day on which the policy is what it is today. `None`: no day changes it.
+    pub fn last_day(&self) -> Option<Date> {
+        let today = self.circumstances.today;
+        let lasts = self
+            .compiled
+            .rules
+            .iter()
+            .filter_map(|rule| match rule.validity {
+                Validity::Until(last) if today.is_none_or(|today| today <= last) => Some(last),
+                Validity::Until(_) | Validity::Always | Validity::Off => None,
+            });
+        lasts.min()
     }
 
     /// The zones, in the order of the file.
@@ -104,34 +161,38 @@ impl Policy {
 
     /// Decides about a flow; the first rule that matches wins.
     ///
-    /// `application: None` means that it was not looked up yet. The answer then is `NeedsApplication` when the first
-    /// rule that can still match asks for the application, and never when an application was given.
+    /// `application: None` means that it was not looked up yet. The answer is `Needs` when the first rule that can still
+    /// match asks for a fact that nobody asked for yet, the cheapest one; and never when that fact was found out or given up.
+    /// A rule that has something under `not` that cannot be answered blocks.
     pub fn judge(&self, destination: &Destination, application: Option<&Application>) -> Judgement {
         let destination = destination.normalized();
-        for position in self.compiled.index.candidates(&destination) {
-            let rule = &self.compiled.rules[position];
-            let mismatch = match application {
-                Some(application) => rule.mismatch(&destination, application),
-                None => rule.mismatch_of_destination(&destination),
-            };
-            match mismatch {
-                Some(_) => {}
-                None if application.is_none() && rule.applications.is_some() => {
-                    return Judgement::NeedsApplication;
-                }
-                None => return Judgement::Decided(rule.decide(destination)),
+        let Compiled {
+            rules,
+            default,
+            index,
+            ..
+        } = &*self.compiled;
+        for position in index.candidates(&destination, application) {
+            let rule = &rules[position];
+            match rule.ask(&destination, application, &self.circumstances) {
+                Answer::No(_) => {}
+                Answer::Needs(fact) => return Judgement::Needs(fact),
+                Answer::Yes => return Judgement::Decided(rule.decide(destination)),
+                Answer::Doubt(_) => return Judgement::Decided(rule.decide_in_doubt()),
             }
         }
-        Judgement::Decided(self.compiled.default.decide(destination))
+        Judgement::Decided(default.decide(destination))
     }
 
     /// What the kernel can decide alone, in order; the rest is the broker's, which is asked first or handed the flow.
     /// What is the broker's is judged by [`Policy::judge`]; together they give exactly what `judge` alone would.
     pub fn kernel_program(&self) -> KernelProgram {
-        kernel::program(&self.compiled.rules, &self.compiled.default)
+        let Compiled { rules, default, .. } = &*self.compiled;
+        kernel::program(rules, default, &self.circumstances)
     }
 
-    /// Why: of each rule in order the first matcher that said no, up to the rule that matched.
+    /// Why: of each rule in order the first matcher that said no, up to the rule that decided. Facts of the application
+    /// that were not asked for count as not known.
     pub fn explain(&self, destination: &Destination, application: &Application) -> Explanation {
         let Compiled {
             file,
@@ -139,7 +200,15 @@ impl Policy {
             default,
             ..
         } = &*self.compiled;
-        Explanation::new(file.as_deref(), rules, default, destination, application)
+        let circumstances = &self.circumstances;
+        Explanation::new(
+            file.as_deref(),
+            rules,
+            default,
+            circumstances,
+            destination,
+            application,
+        )
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {
@@ -149,5 +218,8 @@ impl Policy {
 
 /// Whether a rule asks for nothing at all.
 pub(crate) fn matches_everything(rule: &Rule) -> bool {
-    rule.applications.is_none() && rule.targets.is_none() && port::is_all(&rule.ports)
+    rule.applications.is_none()
+        && rule.targets.is_none()
+        && rule.people.is_none()
+        && port::is_all(&rule.ports)
 }

@@ -2,15 +2,30 @@
 
 /// A number that a [`RangeSet`] can hold.
 pub(crate) trait Number: Copy + Ord {
+    /// The lowest number.
+    const LOWEST: Self;
+    /// The highest number.
+    const HIGHEST: Self;
+
     /// The next higher number, or `None` at the top.
     fn successor(self) -> Option<Self>;
+
+    /// The next lower number, or `None` at the bottom.
+    fn predecessor(self) -> Option<Self>;
 }
 
 macro_rules! numbers {
     ($($number:ty),*) => {$(
         impl Number for $number {
+            const LOWEST: Self = Self::MIN;
+            const HIGHEST: Self = Self::MAX;
+
             fn successor(self) -> Option<Self> {
                 self.checked_add(1)
+            }
+
+            fn predecessor(self) -> Option<Self> {
+                self.checked_sub(1)
             }
         }
     )*};
@@ -37,6 +52,22 @@ impl<T: Number> RangeSet<T> {
             }
         }
         Self { ranges: merged }
+    }
+
+    /// All numbers that are no members.
+    pub(crate) fn complement(&self) -> Self {
+        let mut ranges = Vec::with_capacity(self.ranges.len() + 1);
+        let mut next = Some(T::LOWEST);
+        for &(low, high) in &self.ranges {
+            if let (Some(first), Some(last)) = (next, low.predecessor())
+                && first <= last
+            {
+                ranges.push((first, last));
+            }
+            next = high.successor();
+        }
+        ranges.extend(next.map(|first| (first, T::HIGHEST)));
+        Self { ranges }
     }
 
     /// The ranges, ascending.
@@ -111,6 +142,11 @@ mod tests {
             }
             let covers = (0..65536).all(|number| flags[number] || !other_flags[number]);
             prop_assert_eq!(set.covers(&other), covers);
+            let complement = set.complement();
+            for number in (0..=60u16).chain(65490..=65535) {
+                prop_assert_eq!(complement.contains(number), !flags[usize::from(number)]);
+            }
+            prop_assert_eq!(&complement.complement(), &set);
             for pair in set.ranges().windows(2) {
                 prop_assert!(u32::from(pair[0].1) + 1 < u32::from(pair[1].0));
             }

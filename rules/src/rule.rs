@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::address::AddressSet;
-use crate::application::{Application, ApplicationPattern};
-use crate::decision::{Block, Decision, PassPermit, TunnelPermit};
+use crate::application::{Application, Fact};
+use crate::clause::{Applications, Clause};
+use crate::date::Date;
+use crate::decision::{Block, Decision, PassPermit, Refusal, TunnelPermit};
 use crate::destination::Destination;
-use crate::name::NamePattern;
 use crate::port::{self, PortSet};
+use crate::targets::Targets;
+use crate::truth::Truth;
+use crate::user::{People, User};
 use crate::zone::{Connect, OnDown};
 
 /// One rule, and equally the default, which is a rule that matches everything.
@@ -17,25 +20,29 @@ pub(crate) struct Rule {
     pub(crate) label: Arc<str>,
     /// Line in its file, from 1; `None` when it has no file.
     pub(crate) line: Option<usize>,
+    /// When it is asked at all.
+    pub(crate) validity: Validity,
+    /// Whose flows; `None` is anybody's.
+    pub(crate) people: Option<Box<People>>,
     /// Which applications; `None` is any, also an unknown one.
-    pub(crate) applications: Option<Vec<ApplicationPattern>>,
+    pub(crate) applications: Option<Applications>,
     /// Which hosts; `None` is any.
-    pub(crate) targets: Option<Targets>,
+    pub(crate) targets: Option<Arc<Targets>>,
     /// Which ports.
     pub(crate) ports: PortSet,
     /// What a flow gets that matches.
     pub(crate) action: Action,
 }
 
-/// Hosts of a rule.
-#[derive(Debug, Clone)]
-pub(crate) struct Targets {
-    /// By address.
-    pub(crate) addresses: AddressSet,
-    /// By name.
-    pub(crate) names: Vec<NamePattern>,
-    /// As the administrator wrote them, cut short for people.
-    pub(crate) shown: String,
+/// When a rule is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Validity {
+    /// Always.
+    Always,
+    /// Up to this day, and on it.
+    Until(Date),
+    /// Never: the administrator switched it off.
+    Off,
 }
 
 /// What a rule does.
@@ -53,12 +60,29 @@ pub(crate) enum Action {
     /// Directly.
     Pass,
     /// Not at all.
-    Block,
+    Block(Refusal),
 }
 
-/// The first matcher of a rule that says no.
+/// What is the same for all flows of a broker.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Circumstances {
+    /// Whose flows.
+    pub(crate) user: User,
+    /// When; `None` is when nothing has expired.
+    pub(crate) today: Option<Date>,
+}
+
+/// What a rule asks of a flow, in the order in which it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mismatch {
+pub(crate) enum Matcher {
+    /// `enabled:`
+    Enabled,
+    /// `expires:`
+    Expires,
+    /// `user:`
+    User,
+    /// `group:`
+    Group,
     /// `to:`
     Target,
     /// `ports:`
@@ -67,24 +91,32 @@ pub(crate) enum Mismatch {
     Application,
 }
 
-impl Targets {
-    /// Whether `destination`, normalized, is one of them.
-    pub(crate) fn matches(&self, destination: &Destination) -> bool {
-        let by_address = |address| self.addresses.contains(address);
-        destination.address.is_some_and(by_address)
-            || destination
-                .name
-                .as_deref()
-                .is_some_and(|name| self.names.iter().any(|pattern| pattern.matches(name)))
+impl Matcher {
+    /// As the rule file calls it.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Expires => "expires",
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Target => "to",
+            Self::Port => "ports",
+            Self::Application => "app",
+        }
     }
+}
 
-    fn cover(&self, other: &Self) -> bool {
-        self.addresses.covers(&other.addresses)
-            && other
-                .names
-                .iter()
-                .all(|name| self.names.iter().any(|own| own.covers(name)))
-    }
+/// What a rule says of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It matches.
+    Yes,
+    /// This matcher says no, the first that does.
+    No(Matcher),
+    /// None says no, but what this one has under `not` cannot be answered.
+    Doubt(Matcher),
+    /// It depends on this fact of the application.
+    Needs(Fact),
 }
 
 impl Rule {
@@ -93,6 +125,8 @@ impl Rule {
         Self {
             label: label.into(),
             line,
+            validity: Validity::Always,
+            people: None,
             applications: None,
             targets: None,
             ports: port::all(),
@@ -100,47 +134,91 @@ impl Rule {
         }
     }
 
-    /// The first matcher that says no; the application is asked about last, because looking it up costs most.
-    pub(crate) fn mismatch(
+    /// Asks about a flow. `application: None`: it was not looked up yet. The application comes last, because looking it up
+    /// costs most.
+    pub(crate) fn ask(
         &self,
         destination: &Destination,
-        application: &Application,
-    ) -> Option<Mismatch> {
-        self.mismatch_of_destination(destination).or_else(|| {
-            let patterns = self.applications.as_ref()?;
-            let matches = patterns.iter().any(|it| it.matches(application));
-            (!matches).then_some(Mismatch::Application)
-        })
+        application: Option<&Application>,
+        circumstances: &Circumstances,
+    ) -> Answer {
+        let mut doubt = match self.ask_before_any_flow(circumstances) {
+            Answer::Yes => None,
+            Answer::Doubt(matcher) => Some(matcher),
+            answer @ (Answer::No(_) | Answer::Needs(_)) => return answer,
+        };
+        match self.targets.as_ref().map(|it| it.truth(destination)) {
+            Some(Truth::No) => return Answer::No(Matcher::Target),
+            Some(Truth::Doubt) => doubt = doubt.or(Some(Matcher::Target)),
+            Some(Truth::Yes | Truth::Pending(_)) | None => {}
+        }
+        if !self.ports.contains(destination.port) {
+            return Answer::No(Matcher::Port);
+        }
+        let applications = self.applications.as_ref();
+        match applications
+            .map(|it| it.truth(|own| own.takes(application), |own| own.truth(application)))
+        {
+            Some(Truth::No) => return Answer::No(Matcher::Application),
+            Some(Truth::Pending(fact)) => return Answer::Needs(fact),
+            Some(Truth::Doubt) => doubt = doubt.or(Some(Matcher::Application)),
+            Some(Truth::Yes) | None => {}
+        }
+        doubt.map_or(Answer::Yes, Answer::Doubt)
     }
 
-    /// As `mismatch`, without the application.
-    pub(crate) fn mismatch_of_destination(&self, destination: &Destination) -> Option<Mismatch> {
-        let targets = self.targets.as_ref();
-        if targets.is_some_and(|targets| !targets.matches(destination)) {
-            Some(Mismatch::Target)
-        } else if self.ports.contains(destination.port) {
-            None
-        } else {
-            Some(Mismatch::Port)
+    /// What it says of all flows alike.
+    pub(crate) fn ask_before_any_flow(&self, circumstances: &Circumstances) -> Answer {
+        match self.validity {
+            Validity::Always => {}
+            Validity::Off => return Answer::No(Matcher::Enabled),
+            Validity::Until(last) => {
+                if circumstances.today.is_some_and(|today| today > last) {
+                    return Answer::No(Matcher::Expires);
+                }
+            }
+        }
+        let Some(people) = &self.people else {
+            return Answer::Yes;
+        };
+        match people.truths(&circumstances.user) {
+            (Truth::No, _) => Answer::No(Matcher::User),
+            (_, Truth::No) => Answer::No(Matcher::Group),
+            (Truth::Doubt, _) => Answer::Doubt(Matcher::User),
+            (_, Truth::Doubt) => Answer::Doubt(Matcher::Group),
+            (Truth::Yes | Truth::Pending(_), Truth::Yes | Truth::Pending(_)) => Answer::Yes,
         }
     }
 
-    /// Whether the rule takes every flow that `other` takes. Never a wrong yes; a no may be one of ignorance, where
-    /// regular expressions or globs meet.
+    /// Whether the rule takes every flow that `other` takes, as long as `other` is asked. Never a wrong yes; a no may be one
+    /// of ignorance, where regular expressions or globs meet.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        self.covers_applications(other)
+        self.covers_all_but_destination(other)
             && self.covers_targets(other)
             && self.ports.covers(&other.ports)
     }
 
-    /// As `covers`, of the applications alone.
-    pub(crate) fn covers_applications(&self, other: &Self) -> bool {
+    /// As `covers`, without hosts and ports.
+    pub(crate) fn covers_all_but_destination(&self, other: &Self) -> bool {
+        let is_asked_as_long = match (self.validity, other.validity) {
+            (Validity::Off, _) => false,
+            (Validity::Always, _) | (Validity::Until(_), Validity::Off) => true,
+            (Validity::Until(_), Validity::Always) => false,
+            (Validity::Until(own), Validity::Until(last)) => last <= own,
+        };
+        let takes_people = match (&self.people, &other.people) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(other)) => own.covers(other),
+        };
+        is_asked_as_long && takes_people && self.covers_applications(other)
+    }
+
+    fn covers_applications(&self, other: &Self) -> bool {
         match (&self.applications, &other.applications) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(own), Some(others)) => others
-                .iter()
-                .all(|other| own.iter().any(|it| it.covers(other))),
+            (Some(own), Some(other)) => own.covers(other, Clause::covers, Clause::is_apart_from),
         }
     }
 
@@ -149,15 +227,23 @@ impl Rule {
         match (&self.targets, &other.targets) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(own), Some(other)) => own.cover(other),
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other) || own.cover(other),
         }
+    }
+
+    /// Whether no flow can match, as one of its lists is empty.
+    pub(crate) fn is_empty(&self) -> bool {
+        let no_application = |it: &Applications| it.any.is_empty() && it.none_of.is_none();
+        self.applications.as_ref().is_some_and(no_application)
+            || self.targets.as_ref().is_some_and(|it| it.is_empty())
+            || self.ports.is_empty()
     }
 
     /// Whether a program hears of success before anything is decided.
     pub(crate) fn is_early(&self) -> bool {
         match self.action {
             Action::Tunnel { connect, .. } => connect == Connect::Early,
-            Action::Pass | Action::Block => false,
+            Action::Pass | Action::Block(_) => false,
         }
     }
 
@@ -177,8 +263,17 @@ impl Rule {
                 *connect,
             )),
             Action::Pass => Decision::Pass(PassPermit::new(destination, label)),
-            Action::Block => Decision::Block(Block::new(label)),
+            Action::Block(refusal) => Decision::Block(Block::new(label, *refusal)),
         }
+    }
+
+    /// The decision for a flow of which nobody can say whether it matches.
+    pub(crate) fn decide_in_doubt(&self) -> Decision {
+        let refusal = match self.action {
+            Action::Block(refusal) => refusal,
+            Action::Tunnel { .. } | Action::Pass => Refusal::Reset,
+        };
+        Decision::Block(Block::new(Arc::clone(&self.label), refusal))
     }
 }
 
@@ -188,7 +283,7 @@ impl Action {
         match self {
             Self::Tunnel { .. } => "tunnel",
             Self::Pass => "pass",
-            Self::Block => "block",
+            Self::Block(_) => "block",
         }
     }
 }

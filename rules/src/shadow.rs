@@ -1,13 +1,14 @@
 //! Rules that can never match because earlier ones take all their flows.
 
-use std::net::IpAddr;
-
 use crate::address::AddressSet;
+use crate::application::Application;
+use crate::clause::Clause;
 use crate::destination::Destination;
 use crate::index::Index;
-use crate::name::NamePattern;
+use crate::path_pattern::PathPattern;
 use crate::port::PortSet;
-use crate::rule::{Rule, Targets};
+use crate::rule::{Rule, Validity};
+use crate::targets::Targets;
 
 /// As many earlier rules are tried together; more would make a long file slow.
 const MOST_TOGETHER: usize = 256;
@@ -15,7 +16,7 @@ const MOST_TOGETHER: usize = 256;
 /// Looks for shadows among rules, as long as its patience lasts: the time may grow with the square of their number.
 pub(crate) struct Search<'a> {
     rules: &'a [Rule],
-    index: Index,
+    index: &'a Index,
     patience: usize,
 }
 
@@ -24,11 +25,11 @@ pub(crate) struct Search<'a> {
 pub(crate) struct OutOfPatience;
 
 impl<'a> Search<'a> {
-    /// At most `patience` pairs of rules are compared.
-    pub(crate) fn new(rules: &'a [Rule], patience: usize) -> Self {
+    /// Among the rules of which `index` is. At most `patience` pairs of them are compared.
+    pub(crate) fn new(rules: &'a [Rule], index: &'a Index, patience: usize) -> Self {
         Self {
             rules,
-            index: Index::new(rules),
+            index,
             patience,
         }
     }
@@ -39,36 +40,40 @@ impl<'a> Search<'a> {
     /// ports and a part of the addresses: other combinations are rare and would need a search.
     pub(crate) fn shadows_of(&mut self, position: usize) -> Result<Vec<usize>, OutOfPatience> {
         let rule = &self.rules[position];
+        if rule.validity == Validity::Off || rule.is_empty() {
+            return Ok(Vec::new());
+        }
         let candidates = self.sharing_a_flow_with(position)?;
         let alone = candidates.iter().find(|&&it| self.rules[it].covers(rule));
         if let Some(alone) = alone {
             return Ok(vec![*alone]);
         }
-        let takes_its_applications = |it: &usize| self.rules[*it].covers_applications(rule);
-        if !candidates.iter().any(takes_its_applications) {
+        let takes_the_rest = |it: &usize| self.rules[*it].covers_all_but_destination(rule);
+        if !candidates.iter().any(takes_the_rest) {
             return Ok(Vec::new());
         }
+        self.patience = self.patience.checked_sub(position).ok_or(OutOfPatience)?;
         let earlier: Vec<usize> = (0..position)
-            .filter(takes_its_applications)
+            .filter(takes_the_rest)
             .take(MOST_TOGETHER)
             .collect();
-        self.patience = self.patience.saturating_sub(position);
         Ok(together_on_ports(self.rules, &earlier, rule)
             .or_else(|| together_on_addresses(self.rules, &earlier, rule))
             .unwrap_or_default())
     }
 
-    /// Earlier rules that take a certain flow of the rule: what covers all its flows has one of these.
+    /// Earlier rules that may take a certain flow of the rule: what covers all its flows has one of these.
     fn sharing_a_flow_with(&mut self, position: usize) -> Result<Vec<usize>, OutOfPatience> {
         let rule = &self.rules[position];
-        let sample = sample(rule.targets.as_ref(), rule.ports.first().unwrap_or(1));
+        let destination = sample(rule.targets.as_deref(), rule.ports.first().unwrap_or(1));
+        let application = sample_application(rule);
         let mut found = Vec::new();
-        for earlier in self.index.candidates(&sample) {
+        for earlier in self.index.candidates(&destination, application.as_ref()) {
             if earlier >= position {
                 break;
             }
             self.patience = self.patience.checked_sub(1).ok_or(OutOfPatience)?;
-            if self.rules[earlier].ports.contains(sample.port) {
+            if self.rules[earlier].ports.contains(destination.port) {
                 found.push(earlier);
             }
         }
@@ -78,17 +83,38 @@ impl<'a> Search<'a> {
 
 /// A destination that the hosts of a rule match, as far as the index is concerned.
 fn sample(targets: Option<&Targets>, port: u16) -> Destination {
-    let address: Option<IpAddr> = targets.and_then(|targets| targets.addresses.first());
-    let name = targets.and_then(|targets| targets.names.first());
-    let name = name.map(|pattern| match pattern {
-        NamePattern::Exact(name) => name.clone(),
-        NamePattern::Below(suffix) => format!("x.{suffix}"),
-        NamePattern::Regex(_) => "x".to_owned(),
-    });
-    Destination {
-        name: if address.is_none() { name } else { None },
-        address,
+    let nowhere = Destination {
+        name: None,
+        address: None,
         port,
+    };
+    let Some(targets) = targets else {
+        return nowhere;
+    };
+    match targets.possible_addresses().first() {
+        // One of those that are meant by a `not`: what the index finds for it are rules for it and rules for all.
+        Some(address) => Destination {
+            address: Some(address),
+            ..nowhere
+        },
+        None => Destination {
+            name: targets.any.names.sample(),
+            ..nowhere
+        },
+    }
+}
+
+/// An application that the rule matches, as far as the index is concerned. `None`: any must be looked at.
+fn sample_application(rule: &Rule) -> Option<Application> {
+    let Some(applications) = &rule.applications else {
+        // No rule for certain binaries takes the flows of all; the index knows none of this name.
+        return Some(Application::of("/"));
+    };
+    match applications.any.first()? {
+        Clause::Unknown => Some(Application::Unknown),
+        Clause::Path(PathPattern::Path(path)) => Some(Application::of(path)),
+        Clause::Path(PathPattern::Name(name)) => Some(Application::of(format!("/{name}"))),
+        Clause::Path(_) | Clause::Facts(_) => None,
     }
 }
 
@@ -104,15 +130,23 @@ fn together_on_ports(rules: &[Rule], earlier: &[usize], rule: &Rule) -> Option<V
 }
 
 fn together_on_addresses(rules: &[Rule], earlier: &[usize], rule: &Rule) -> Option<Vec<usize>> {
-    let targets = rule.targets.as_ref().filter(|it| it.names.is_empty())?;
-    let addresses = |&it: &usize| rules[it].targets.as_ref().map(|it| it.addresses.ranges());
+    let targets = rule.targets.as_ref()?;
+    if !targets.any.names.is_empty() || targets.none_of.is_some() {
+        return None;
+    }
+    let addresses = |&it: &usize| {
+        rules[it]
+            .targets
+            .as_ref()
+            .map(|it| it.any.addresses.ranges())
+    };
     let involved = earlier
         .iter()
         .copied()
         .filter(|&it| rules[it].ports.covers(&rule.ports));
     needed(involved.collect(), |group| {
         let ranges = group.iter().filter_map(addresses).flatten();
-        AddressSet::from_iter(ranges).covers(&targets.addresses)
+        AddressSet::from_iter(ranges).covers(&targets.any.addresses)
     })
 }
 
@@ -138,10 +172,11 @@ mod tests {
     #[test]
     fn patience_ends() {
         let rules = [1, 2, 3].map(|port| Rule {
-            ports: PortSet::new(vec![(port, port)]),
+            ports: PortSet::new(vec![(port, port), (100, 200)]),
             ..Rule::for_everything("any", None, Action::Pass)
         });
-        let mut search = Search::new(&rules, 2);
+        let index = Index::new(&rules);
+        let mut search = Search::new(&rules, &index, 2);
         assert_eq!(search.shadows_of(0), Ok(Vec::new()));
         assert_eq!(search.shadows_of(1), Ok(Vec::new()));
         assert_eq!(search.shadows_of(2), Err(OutOfPatience));

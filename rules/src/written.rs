@@ -2,12 +2,13 @@
 
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::document::{Content, Node};
-use crate::suggestion;
+use crate::keys::{Keys, has_content, items, list, mapping, scalar};
+use crate::language;
+use crate::sets::{SetContent, WrittenSet};
+use crate::written_pattern::{self, WrittenPattern};
 
 /// The version of the file's format that is understood.
 const VERSION: &str = "1";
-/// Unknown keys of one mapping that are compared with the known ones.
-const MOST_SUGGESTIONS: usize = 100;
 /// Characters of a label that people are to read in a table.
 const LONGEST_NAME: usize = 120;
 
@@ -21,6 +22,7 @@ pub(crate) struct At<T> {
 /// A rule file.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenFile {
+    pub(crate) sets: Vec<WrittenSet>,
     pub(crate) zones: Vec<WrittenZone>,
     pub(crate) rules: Vec<WrittenRule>,
     pub(crate) default: Option<At<String>>,
@@ -46,28 +48,39 @@ pub(crate) struct WrittenRule {
     /// From 1.
     pub(crate) position: usize,
     pub(crate) name: Option<At<String>>,
+    pub(crate) user: Option<Vec<At<WrittenPattern>>>,
+    pub(crate) group: Option<Vec<At<WrittenPattern>>>,
     pub(crate) app: Option<Vec<At<WrittenPattern>>>,
     pub(crate) to: Option<Vec<At<WrittenPattern>>>,
-    pub(crate) ports: Option<Vec<At<String>>>,
+    pub(crate) ports: Option<Vec<At<WrittenPattern>>>,
+    pub(crate) protocol: Option<At<String>>,
+    pub(crate) enabled: Option<At<String>>,
+    pub(crate) expires: Option<At<String>>,
     pub(crate) action: At<String>,
+    pub(crate) with: Option<At<String>>,
     pub(crate) zone: Option<At<String>>,
     pub(crate) on_down: Option<At<String>>,
     pub(crate) connect: Option<At<String>>,
 }
 
-/// A text, or `{regex: …}`.
-#[derive(Debug, Clone)]
-pub(crate) enum WrittenPattern {
-    Text(String),
-    Regex(String),
-}
-
 /// An entry of `tests:`.
 #[derive(Debug)]
 pub(crate) struct WrittenTest {
-    pub(crate) app: Option<At<String>>,
+    pub(crate) app: Option<WrittenApplication>,
+    pub(crate) user: Option<At<String>>,
+    pub(crate) group: Option<Vec<At<String>>>,
     pub(crate) to: At<String>,
     pub(crate) expect: At<String>,
+}
+
+/// `app:` of a test.
+#[derive(Debug)]
+pub(crate) struct WrittenApplication {
+    pub(crate) path: At<String>,
+    pub(crate) script: Option<At<String>>,
+    pub(crate) parent: Option<Vec<At<String>>>,
+    pub(crate) unit: Option<At<String>>,
+    pub(crate) sha256: Option<At<String>>,
 }
 
 /// Reads the tree of a file. What cannot be read is noted and left out.
@@ -82,12 +95,12 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
         findings.error(place, fault);
         return WrittenFile::default();
     }
-    let known = &["version", "zones", "rules", "default", "tests"];
-    let Some(mut keys) = Keys::of(root, "the file", known, findings) else {
+    let Some(mut keys) = Keys::of(root, "the file", language::FILE, findings) else {
         return WrittenFile::default();
     };
     keys.required("version", &only_version(), findings);
     WrittenFile {
+        sets: sets(&mut keys, findings),
         zones: zones(&mut keys, findings),
         rules: rules(&mut keys, findings),
         default: keys.required("default", "say what flows get that no rule matches: `default: pass`, `default: block` or `default: tunnel ZONE`", findings),
@@ -117,6 +130,36 @@ fn only_version() -> String {
     format!("this program reads `version: {VERSION}`")
 }
 
+fn sets(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenSet> {
+    let Some((_, node)) = keys.take("sets").filter(has_content) else {
+        return Vec::new();
+    };
+    let entries = mapping(node, "`sets`", findings).into_iter().flatten();
+    entries
+        .filter_map(|(name, node)| {
+            let name = scalar(name, "the name of a set", findings)?;
+            let content = set(&name.value, node, findings).unwrap_or(SetContent::Wrong);
+            Some(WrittenSet { name, content })
+        })
+        .collect()
+}
+
+fn set(name: &str, node: Node, findings: &mut Findings) -> Option<SetContent> {
+    let what = format!("the set {name:?}");
+    match node.content {
+        Content::List(ref nodes) if nodes.is_empty() => Some(SetContent::Inline(Vec::new())),
+        Content::Map(_) => {
+            let mut keys = Keys::of(node, &what, language::SET_FILE, findings)?;
+            let file = keys.required("file", "write `file: NAME`, or a list", findings)?;
+            keys.are_known().then_some(SetContent::File(file))
+        }
+        Content::List(_) | Content::Scalar(_) | Content::Nothing => {
+            let entries = items(node, name, findings, written_pattern::set_entry)?;
+            Some(SetContent::Inline(entries))
+        }
+    }
+}
+
 fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
     let Some((_, node)) = keys.take("zones").filter(has_content) else {
         return Vec::new();
@@ -132,14 +175,6 @@ fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
 fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> {
     let name = scalar(name, "the name of a zone", findings)?;
     let what = format!("the zone {:?}", name.value);
-    let known = &[
-        "gateways",
-        "identity",
-        "known_hosts",
-        "engine",
-        "on_down",
-        "connect",
-    ];
     let nothing = WrittenZone {
         name,
         gateways: Vec::new(),
@@ -149,7 +184,7 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         on_down: None,
         connect: None,
     };
-    let Some(mut keys) = Keys::of(node, &what, known, findings) else {
+    let Some(mut keys) = Keys::of(node, &what, language::ZONE, findings) else {
         return Some(nothing);
     };
     let gateways = keys.take("gateways");
@@ -181,21 +216,24 @@ fn rules(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenRule> {
 }
 
 fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenRule> {
-    let known = &[
-        "name", "app", "to", "ports", "action", "zone", "on_down", "connect",
-    ];
-    let mut keys = Keys::of(node, &format!("rule {position}"), known, findings)?;
+    let mut keys = Keys::of(node, &format!("rule {position}"), language::RULE, findings)?;
     let name = keys.scalar("name", findings);
     let name = name.filter(|name| is_readable(name, findings));
-    let app = keys.list("app", findings, pattern);
-    let to = keys.list("to", findings, pattern);
-    let ports = keys.list("ports", findings, scalar);
+    let user = keys.list("user", findings, written_pattern::name);
+    let group = keys.list("group", findings, written_pattern::name);
+    let app = keys.list("app", findings, written_pattern::application);
+    let to = keys.list("to", findings, written_pattern::host);
+    let ports = keys.list("ports", findings, written_pattern::ports);
+    let protocol = keys.scalar("protocol", findings);
+    let enabled = keys.scalar("enabled", findings);
+    let expires = keys.scalar("expires", findings);
+    let with = keys.scalar("with", findings);
     let zone = keys.scalar("zone", findings);
     let on_down = keys.scalar("on_down", findings);
     let connect = keys.scalar("connect", findings);
     let hint = "write `action: tunnel`, `action: pass` or `action: block`";
     let action = keys.required("action", hint, findings)?;
-    if !keys.unknown.is_empty() {
+    if !keys.are_known() {
         // What the rule would match without that key is not what was meant.
         return None;
     }
@@ -203,10 +241,16 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
         place: name.as_ref().map_or(keys.place, |name| name.place),
         position,
         name,
+        user: user?,
+        group: group?,
         app: app?,
         to: to?,
         ports: ports?,
+        protocol,
+        enabled,
+        expires,
         action,
+        with,
         zone,
         on_down,
         connect,
@@ -219,15 +263,49 @@ fn tests(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenTest> {
 }
 
 fn test(node: Node, findings: &mut Findings) -> Option<WrittenTest> {
-    let mut keys = Keys::of(node, "a test", &["app", "to", "expect"], findings)?;
-    let app = keys.scalar("app", findings);
+    let mut keys = Keys::of(node, "a test", language::TEST, findings)?;
+    let app = match keys.take("app") {
+        None => Some(None),
+        Some((_, node)) => tested_application(node, findings).map(Some),
+    };
+    let user = keys.scalar("user", findings);
+    let group = keys.list("group", findings, scalar);
     let to = keys.required("to", "write `to: \"10.20.1.1:443\"`", findings);
     let hint = "write `expect: tunnel ZONE`, `expect: pass` or `expect: block`";
     let expect = keys.required("expect", hint, findings);
     Some(WrittenTest {
-        app,
+        app: app?,
+        user,
+        group: group?,
         to: to?,
         expect: expect?,
+    })
+}
+
+fn tested_application(node: Node, findings: &mut Findings) -> Option<WrittenApplication> {
+    if !matches!(node.content, Content::Map(_)) {
+        return Some(WrittenApplication {
+            path: scalar(node, "`app`", findings)?,
+            script: None,
+            parent: None,
+            unit: None,
+            sha256: None,
+        });
+    }
+    let mut keys = Keys::of(
+        node,
+        "`app` of a test",
+        language::TESTED_APPLICATION,
+        findings,
+    )?;
+    let path = keys.required("path", "write `path: /usr/bin/python3`", findings);
+    let parent = keys.list("parent", findings, scalar);
+    Some(WrittenApplication {
+        script: keys.scalar("script", findings),
+        parent: parent?,
+        unit: keys.scalar("unit", findings),
+        sha256: keys.scalar("sha256", findings),
+        path: path?,
     })
 }
 
@@ -246,178 +324,4 @@ fn is_readable(name: &At<String>, findings: &mut Findings) -> bool {
     };
     findings.error(name.place, fault);
     false
-}
-
-/// The entries of a mapping that has a fixed set of keys.
-struct Keys {
-    what: String,
-    place: Place,
-    entries: Vec<(String, Place, Node)>,
-    /// For each key that is not known, the known one it may be a slip of.
-    unknown: Vec<Option<String>>,
-}
-
-impl Keys {
-    /// `what` names the mapping in messages. Keys that are not `known` are noted and left out.
-    fn of(node: Node, what: &str, known: &[&str], findings: &mut Findings) -> Option<Self> {
-        let place = node.place;
-        let (mut entries, mut unknown) = (Vec::new(), Vec::new());
-        for (key, value) in mapping(node, what, findings)? {
-            let Some(At { place, value: key }) = scalar(key, "a key", findings) else {
-                continue;
-            };
-            if known.contains(&key.as_str()) {
-                entries.push((key, place, value));
-                continue;
-            }
-            let fault = Fault::new(format!("{what} has no key {key:?}"));
-            let meant = if unknown.len() < MOST_SUGGESTIONS {
-                suggestion::nearest(&key, known.iter().copied())
-            } else {
-                None
-            };
-            let hint = match meant {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("its keys are {}", known.join(", ")),
-            };
-            findings.error(place, fault.hint(hint));
-            unknown.push(meant.map(str::to_owned));
-        }
-        Some(Self {
-            what: what.to_owned(),
-            place,
-            entries,
-            unknown,
-        })
-    }
-
-    fn take(&mut self, key: &str) -> Option<(Place, Node)> {
-        let found = self.entries.iter().position(|(own, ..)| own == key)?;
-        let (_, place, node) = self.entries.swap_remove(found);
-        Some((place, node))
-    }
-
-    fn scalar(&mut self, key: &str, findings: &mut Findings) -> Option<At<String>> {
-        let (_, node) = self.take(key)?;
-        scalar(node, &format!("`{key}`"), findings)
-    }
-
-    /// As `scalar`; notes when the key is missing, unless a slip of it was noted.
-    fn required(&mut self, key: &str, hint: &str, findings: &mut Findings) -> Option<At<String>> {
-        if self.entries.iter().any(|(own, ..)| own == key) {
-            return self.scalar(key, findings);
-        }
-        if self
-            .unknown
-            .iter()
-            .any(|meant| meant.as_deref() == Some(key))
-        {
-            return None;
-        }
-        let fault = Fault::new(format!("{} has no `{key}`", self.what));
-        findings.error(self.place, fault.hint(hint));
-        None
-    }
-
-    /// One value or a list of them. The outer `None`: something in it was wrong, and noted.
-    fn list<T>(
-        &mut self,
-        key: &str,
-        findings: &mut Findings,
-        item: impl Fn(Node, &str, &mut Findings) -> Option<At<T>>,
-    ) -> Option<Option<Vec<At<T>>>> {
-        match self.take(key) {
-            None => Some(None),
-            Some((_, node)) => items(node, key, findings, item).map(Some),
-        }
-    }
-}
-
-/// One value or a list with at least one; `None` when something was wrong, and noted.
-fn items<T>(
-    node: Node,
-    key: &str,
-    findings: &mut Findings,
-    item: impl Fn(Node, &str, &mut Findings) -> Option<At<T>>,
-) -> Option<Vec<At<T>>> {
-    let place = node.place;
-    let what = format!("an entry of `{key}`");
-    let nodes = match node.content {
-        Content::List(nodes) => nodes,
-        Content::Nothing | Content::Scalar(_) | Content::Map(_) => {
-            return item(node, &format!("`{key}`"), findings).map(|item| vec![item]);
-        }
-    };
-    if nodes.is_empty() {
-        let fault = Fault::new(format!("the list of `{key}` is empty"));
-        let hint = match key {
-            "gateways" => "write at least one gateway",
-            _ => "leave the key out to mean any",
-        };
-        findings.error(place, fault.hint(hint));
-        return None;
-    }
-    let count = nodes.len();
-    let read: Vec<At<T>> = nodes
-        .into_iter()
-        .filter_map(|node| item(node, &what, findings))
-        .collect();
-    (read.len() == count).then_some(read)
-}
-
-/// A list that may be empty or missing.
-fn list(keys: &mut Keys, key: &str, findings: &mut Findings) -> Vec<Node> {
-    let Some((_, node)) = keys.take(key).filter(has_content) else {
-        return Vec::new();
-    };
-    if let Content::List(nodes) = node.content {
-        return nodes;
-    }
-    let fault = Fault::new(format!("`{key}` is not a list"));
-    findings.error(node.place, fault.hint("begin each entry with `- `"));
-    Vec::new()
-}
-
-fn has_content((_, node): &(Place, Node)) -> bool {
-    node.content != Content::Nothing
-}
-
-fn mapping(node: Node, what: &str, findings: &mut Findings) -> Option<Vec<(Node, Node)>> {
-    if let Content::Map(entries) = node.content {
-        return Some(entries);
-    }
-    let fault = Fault::new(format!("{what} is not a mapping"));
-    findings.error(node.place, fault.hint("write `key: value` lines"));
-    None
-}
-
-fn scalar(node: Node, what: &str, findings: &mut Findings) -> Option<At<String>> {
-    let place = node.place;
-    let fault = match node.content {
-        Content::Scalar(value) => return Some(At { place, value }),
-        Content::Nothing => Fault::new(format!("{what} has no value")),
-        Content::List(_) => Fault::new(format!("{what} is one value, not a list")),
-        Content::Map(_) => Fault::new(format!("{what} is a text, not a mapping"))
-            .hint("a text with `{` in front or `: ` inside needs quotes"),
-    };
-    findings.error(place, fault);
-    None
-}
-
-fn pattern(node: Node, what: &str, findings: &mut Findings) -> Option<At<WrittenPattern>> {
-    let place = node.place;
-    if !matches!(node.content, Content::Map(_)) {
-        let At { place, value } = scalar(node, what, findings)?;
-        let value = WrittenPattern::Text(value);
-        return Some(At { place, value });
-    }
-    let mut keys = Keys::of(node, what, &["regex"], findings)?;
-    if keys.entries.is_empty() && keys.unknown.is_empty() {
-        let fault = Fault::new(format!("{what} is a mapping without `regex`"));
-        findings.error(place, fault.hint("write a text, or {regex: \"…\"}"));
-        return None;
-    }
-    let At { place, value } = keys.scalar("regex", findings)?;
-    let value = WrittenPattern::Regex(value);
-    Some(At { place, value })
 }

@@ -1,16 +1,19 @@
 //! What a policy gives for a flow, and what can be read from the decision, the kernel's program and the explanation.
 
+mod reading;
+
 use std::path::Path;
 
 use adit_rules::{
     Application, Connect, Decision, Destination, Engine, Identity, Judgement, KernelProgram,
     KernelVerdict, OnDown, Policy, Zone,
 };
+use reading::parse_file;
 
 const FILE: &str = include_str!("example.yaml");
 
 fn policy(text: &str) -> Policy {
-    Policy::parse(Path::new("/etc/adit/rules.yaml"), text)
+    parse_file(Path::new("/etc/adit/rules.yaml"), text, &[])
         .unwrap_or_else(|errors| panic!("{errors}"))
         .policy
 }
@@ -32,7 +35,7 @@ fn decide(policy: &Policy, app: &str, to: &str) -> Decision {
     let application = Application::parse(app).expect("valid");
     match policy.judge(&destination, Some(&application)) {
         Judgement::Decided(decision) => decision,
-        Judgement::NeedsApplication => panic!("the application was given"),
+        Judgement::Needs(_) => panic!("the application was given"),
     }
 }
 
@@ -67,7 +70,7 @@ fn the_first_rule_that_matches_wins() {
 fn check_question(to: &str, expected: Option<&str>) {
     let destination = Destination::parse(to).expect("valid");
     let rule = match policy(FILE).judge(&destination, None) {
-        Judgement::NeedsApplication => None,
+        Judgement::Needs(_) => None,
         Judgement::Decided(decision) => Some(decision.rule().to_owned()),
     };
     assert_eq!(rule.as_deref(), expected, "{to}");
@@ -383,7 +386,7 @@ fn an_explanation_is_data_for_programs() {
 
 #[test]
 fn diagnostics_are_data_for_programs() {
-    let errors = Policy::parse(Path::new("f.yaml"), "version: 1\ndefault: tunnel x\n")
+    let errors = parse_file(Path::new("f.yaml"), "version: 1\ndefault: tunnel x\n", &[])
         .expect_err("there is no zone");
     assert_eq!(
         serde_json::to_value(&errors).expect("valid"),

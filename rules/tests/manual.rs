@@ -1,8 +1,11 @@
 //! The administrator's reference shows only what is true.
 
+mod reading;
+
 use std::path::Path;
 
-use adit_rules::{Application, Destination, Policy};
+use adit_rules::{Application, Destination};
+use reading::parse_file;
 
 const MANUAL: &str = include_str!("../../docs/rules.md");
 
@@ -15,8 +18,15 @@ fn blocks() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
+/// The files that lie beside the rule files.
+fn beside() -> Vec<(&'static str, &'static str)> {
+    let named =
+        |(kind, text): (&'static str, &'static str)| Some((kind.split_once(" beside ")?.1, text));
+    blocks().into_iter().filter_map(named).collect()
+}
+
 fn parse(text: &str) -> Result<String, String> {
-    match Policy::parse(Path::new("rules.yaml"), text) {
+    match parse_file(Path::new("rules.yaml"), text, &beside()) {
         Ok(checked) => Ok(checked.warnings.to_string()),
         Err(errors) => Err(errors.to_string()),
     }
@@ -28,7 +38,7 @@ fn explain(rules: &str, question: &str) -> String {
     let ["text", "explain", "--app", app, "--to", to] = words[..] else {
         panic!("not a question: {question}");
     };
-    let checked = Policy::parse(Path::new("rules.yaml"), rules).expect("it is valid");
+    let checked = parse_file(Path::new("rules.yaml"), rules, &[]).expect("it is valid");
     let destination = Destination::parse(to).expect("a destination");
     let application = Application::parse(app).expect("an application");
     let explanation = checked.policy.explain(&destination, &application);
@@ -50,6 +60,7 @@ fn every_example_does_what_the_page_says() {
             "yaml warned" => assert_eq!(parse(text), Ok(shown()), "{text}"),
             "yaml wrong" => assert_eq!(parse(text), Err(shown()), "{text}"),
             "text" => continue,
+            beside if beside.contains(" beside ") => continue,
             question if question.starts_with("text explain ") => {
                 let (_, rules) = blocks[..index]
                     .iter()
@@ -62,7 +73,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 8);
+    assert_eq!(examples, 13);
 }
 
 /// Entries of the tables of `app` and `to`, each in a rule of its own.
@@ -75,17 +86,18 @@ fn every_pattern_in_the_tables_is_accepted() {
             .nth(1)
             .expect("its section");
         let section = section.split("\n#").next().unwrap_or_default();
+        let section = section.split("\n| key |").next().unwrap_or_default();
         let rows = section.lines().filter(|line| line.starts_with("| `"));
         for row in rows {
             let cell = row.split('|').nth(1).expect("a first cell");
             for pattern in cell.split('`').skip(1).step_by(2) {
                 let text = format!(
-                    "version: 1\nrules: [{{{key}: {pattern}, action: pass}}]\ndefault: block\n"
+                    "version: 1\nsets: {{browsers: [firefox], erp: [10.0.0.1]}}\nrules: [{{{key}: {pattern}, action: pass}}]\ndefault: block\n"
                 );
                 assert!(parse(&text).is_ok(), "{pattern}: {:?}", parse(&text));
                 patterns += 1;
             }
         }
     }
-    assert_eq!(patterns, 16);
+    assert_eq!(patterns, 22);
 }

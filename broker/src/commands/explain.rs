@@ -13,7 +13,7 @@ pub(crate) fn run(options: Explain) -> Result<(), Failure> {
         Destination::parse(&options.to).map_err(|why| Failure::usage(anyhow!(why)))?;
     let application = match options.app.as_str() {
         "unknown" => Application::Unknown,
-        path => Application::Known { path: path.into() },
+        path => Application::of(path),
     };
     let file = match options.rules {
         Some(file) => file,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_capture::questions::Answer;
 use adit_link::Stream;
-use adit_rules::{Connect, Decision, OnDown, TunnelPermit};
+use adit_rules::{Connect, Decision, OnDown, Refusal, TunnelPermit};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Dispatcher;
@@ -91,7 +91,10 @@ impl Dispatcher {
             Decision::Block(block) => {
                 flow.decided(Action::Block, block.rule(), None);
                 let text = format!("blocked by rule {}", block.rule());
-                Err(Ending::refused(text))
+                Err(match block.refusal() {
+                    Refusal::Reset => Ending::refused(text),
+                    Refusal::Drop => Ending::refused(text).answering(Answer::Drop),
+                })
             }
         }
     }

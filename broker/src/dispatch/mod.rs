@@ -80,10 +80,13 @@ impl Dispatcher {
         if let Judgement::Decided(decision) = self.policy.judge(&destination, None) {
             return Ok(decision);
         }
-        let application = attribute().await?;
-        match self.policy.judge(&destination, Some(&application)) {
-            Judgement::Decided(decision) => Ok(decision),
-            Judgement::NeedsApplication => Err(Ending::failed("the rules gave no decision")),
+        let mut application = attribute().await?;
+        loop {
+            match self.policy.judge(&destination, Some(&application)) {
+                Judgement::Decided(decision) => return Ok(decision),
+                // Nothing but the path is looked up; no fact is asked for twice.
+                Judgement::Needs(fact) => application.give_up(fact),
+            }
         }
     }
 }
@@ -93,7 +96,7 @@ fn application(attributed: Attributed, flow: &Flow) -> Result<Application, Endin
     match attributed {
         Attributed::Process { pid, path } => {
             flow.attributed(pid, path.clone());
-            Ok(Application::Known { path })
+            Ok(Application::of(path))
         }
         Attributed::Unknown => Ok(Application::Unknown),
         Attributed::NotAsked { reason } => Err(Ending::failed(format!(

@@ -1,12 +1,17 @@
 //! Policies and flows as plain data, judged by asking every rule in turn with nothing but comparisons.
 
+pub(crate) mod application;
+pub(crate) mod logic;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 
 use adit_rules::{Application, Destination};
 use ipnet::IpNet;
 use proptest::prelude::*;
+
+use application::{ModelApp, ModelFacts, ModelUser, USERS};
+use logic::{Known, List, and};
 
 #[derive(Debug, Clone)]
 pub(crate) struct ModelPolicy {
@@ -19,21 +24,20 @@ pub(crate) struct ModelPolicy {
 #[derive(Debug, Clone)]
 pub(crate) struct ModelRule {
     pub(crate) name: String,
-    pub(crate) app: Vec<ModelApp>,
-    pub(crate) to: Vec<ModelHost>,
-    pub(crate) ports: Vec<(u16, u16)>,
+    pub(crate) app: List<ModelApp>,
+    pub(crate) to: List<ModelHost>,
+    pub(crate) ports: List<(u16, u16)>,
+    pub(crate) users: List<&'static str>,
+    pub(crate) groups: List<&'static str>,
     pub(crate) action: &'static str,
+    /// Whether it blocks without a word; said only when it blocks.
+    pub(crate) drops: bool,
     /// Its word for `connect`; said only when it tunnels.
     pub(crate) connect: Option<&'static str>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum ModelApp {
-    Unknown,
-    Name(&'static str),
-    Path(&'static str),
-    Below(&'static str),
-    StartsWith(&'static str),
+    /// A key and its value, or nothing.
+    pub(crate) validity: &'static str,
+    /// Whether `to` is written as a set.
+    pub(crate) is_set: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -51,7 +55,7 @@ pub(crate) struct ModelFlow {
     pub(crate) address: Option<IpAddr>,
     pub(crate) name: Option<&'static str>,
     pub(crate) port: u16,
-    pub(crate) application: Option<&'static str>,
+    pub(crate) application: Option<ModelFacts>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,37 +63,32 @@ pub(crate) struct Verdict {
     pub(crate) action: String,
     pub(crate) zone: Option<String>,
     pub(crate) connect: Option<&'static str>,
+    pub(crate) drops: bool,
     pub(crate) rule: String,
 }
 
 impl ModelPolicy {
-    /// First match wins.
-    pub(crate) fn judge(&self, flow: &ModelFlow) -> Verdict {
-        let rule = self.rules.iter().find(|rule| {
-            rule.takes_destination(flow)
-                && (rule.app.is_empty() || rule.app.iter().any(|app| app.takes(flow)))
-        });
-        let connect = self.connect(rule);
-        let (action, rule) = match rule {
+    /// First match wins, and a rule of which nobody knows whether it matches blocks.
+    pub(crate) fn judge(&self, flow: &ModelFlow, user: ModelUser) -> Verdict {
+        let takes = |rule: &&ModelRule| rule.takes(flow, user) != Some(false);
+        let rule = self.rules.iter().find(takes);
+        let (action, name) = match rule {
             Some(rule) => (rule.action, rule.name.as_str()),
             None => (self.default, "default"),
         };
-        let (action, zone) = match action.split_once(' ') {
+        let is_known = rule.is_none_or(|rule| rule.takes(flow, user) == Some(true));
+        let action = if is_known { action } else { "block" };
+        let (word, zone) = match action.split_once(' ') {
             Some((action, zone)) => (action, Some(zone.to_owned())),
             None => (action, None),
         };
         Verdict {
-            action: action.to_owned(),
+            action: word.to_owned(),
             zone,
-            connect,
-            rule: rule.to_owned(),
+            connect: self.connect(rule).filter(|_| is_known),
+            drops: rule.is_some_and(|rule| rule.drops && rule.action == "block"),
+            rule: name.to_owned(),
         }
-    }
-
-    /// Whether the first rule that takes the destination asks for the application.
-    pub(crate) fn asks_for_application(&self, flow: &ModelFlow) -> bool {
-        let first = self.rules.iter().find(|rule| rule.takes_destination(flow));
-        first.is_some_and(|rule| !rule.app.is_empty())
     }
 
     /// What `connect` is for what a rule, or the default, tunnels.
@@ -106,16 +105,25 @@ impl ModelPolicy {
         Some(own.or(of_zone).unwrap_or("honest"))
     }
 
-    /// What a kernel must do that sees an address and a port: the first rule that takes them says so.
-    pub(crate) fn kernel(&self, flow: &ModelFlow) -> &'static str {
+    /// What a kernel must do that sees an address and a port: the first rule that could take them says so.
+    pub(crate) fn kernel(&self, flow: &ModelFlow, user: ModelUser) -> &'static str {
         let flow = flow.without_name();
-        let first = self.rules.iter().find(|rule| rule.takes_destination(&flow));
+        let could = |rule: &&ModelRule| {
+            and([rule.is_asked(user), rule.takes_destination(&flow)]) != Some(false)
+        };
+        let first = self.rules.iter().find(could);
         let action = first.map_or(self.default, |rule| rule.action);
-        let asks_for_application = first.is_some_and(|rule| !rule.app.is_empty());
+        let is_the_brokers = first.is_some_and(|rule| {
+            let excluded = rule.to.none_of.iter().flatten();
+            !rule.app.is_any()
+                || rule.is_asked(user).is_none()
+                || excluded.into_iter().any(ModelHost::is_name)
+                || rule.drops && action == "block"
+        });
         match self.connect(first) {
             Some("early") => "hand over",
             Some(_) => "ask",
-            None if asks_for_application => "ask",
+            None if is_the_brokers => "ask",
             None => action,
         }
     }
@@ -126,16 +134,35 @@ impl ModelPolicy {
             let connect = connect.map_or(String::new(), |word| format!(", connect: {word}"));
             let _ = writeln!(text, "  {name}: {{gateways: [gw]{connect}}}");
         }
+        let _ = writeln!(text, "sets:");
+        for rule in &self.rules {
+            let to: Vec<String> = rule.to.any.iter().map(ModelHost::to_yaml).collect();
+            let _ = writeln!(text, "  {}: [{}]", rule.name, to.join(", "));
+        }
         let _ = writeln!(text, "default: {}\nrules:", self.default);
         for rule in &self.rules {
             let _ = writeln!(text, "  - name: {}", rule.name);
-            let app: Vec<String> = rule.app.iter().map(ModelApp::to_yaml).collect();
-            let to: Vec<String> = rule.to.iter().map(ModelHost::to_yaml).collect();
-            let ports = rule.ports.iter();
-            let ports: Vec<String> = ports.map(|(low, high)| format!("{low}-{high}")).collect();
-            for (key, values) in [("app", app), ("to", to), ("ports", ports)] {
-                if !values.is_empty() {
-                    let _ = writeln!(text, "    {key}: [{}]", values.join(", "));
+            let to = match (&rule.to.none_of, rule.is_set && !rule.to.any.is_empty()) {
+                (None, true) => Some(format!("\"@{}\"", rule.name)),
+                (Some(_), true) => rule.to.to_yaml(ModelHost::to_yaml).map(|list| {
+                    let (_, not) = list.split_once("{not").expect("there is one");
+                    format!("[\"@{}\", {{not{not}", rule.name)
+                }),
+                (_, false) => rule.to.to_yaml(ModelHost::to_yaml),
+            };
+            let lists = [
+                ("app", rule.app.to_yaml(ModelApp::to_yaml)),
+                ("to", to),
+                (
+                    "ports",
+                    rule.ports.to_yaml(|(low, high)| format!("{low}-{high}")),
+                ),
+                ("user", rule.users.to_yaml(|user| (*user).to_owned())),
+                ("group", rule.groups.to_yaml(|group| (*group).to_owned())),
+            ];
+            for (key, list) in lists {
+                if let Some(list) = list {
+                    let _ = writeln!(text, "    {key}: {list}");
                 }
             }
             let _ = match rule.action.split_once(' ') {
@@ -145,61 +172,69 @@ impl ModelPolicy {
             if let (Some(word), true) = (rule.connect, rule.action.starts_with("tunnel")) {
                 let _ = writeln!(text, "    connect: {word}");
             }
+            if rule.drops && rule.action == "block" {
+                let _ = writeln!(text, "    with: drop");
+            }
+            if !rule.validity.is_empty() {
+                let _ = writeln!(text, "    {}", rule.validity);
+            }
         }
         text
     }
 }
 
 impl ModelRule {
-    fn takes_destination(&self, flow: &ModelFlow) -> bool {
-        (self.to.is_empty() || self.to.iter().any(|host| host.takes(flow)))
-            && (self.ports.is_empty()
-                || self
-                    .ports
-                    .iter()
-                    .any(|&(low, high)| low <= flow.port && flow.port <= high))
-    }
-}
-
-impl ModelApp {
-    fn takes(&self, flow: &ModelFlow) -> bool {
-        match (self, flow.application) {
-            (Self::Unknown, application) => application.is_none(),
-            (_, None) => false,
-            (Self::Name(name), Some(path)) => path.ends_with(&format!("/{name}")),
-            (Self::Path(own), Some(path)) => *own == path,
-            (Self::Below(directory), Some(path)) => path.starts_with(&format!("{directory}/")),
-            (Self::StartsWith(start), Some(path)) => path.starts_with(start),
-        }
+    /// Whether it matches; `None`: nobody can know.
+    pub(crate) fn takes(&self, flow: &ModelFlow, user: ModelUser) -> Known {
+        let application = flow.application.as_ref();
+        let app = self
+            .app
+            .takes(|it| it.surely(application), |it| it.known(application));
+        and([self.is_asked(user), self.takes_destination(flow), app])
     }
 
-    fn to_yaml(&self) -> String {
-        match self {
-            Self::Unknown => "unknown".to_owned(),
-            Self::Name(text) | Self::Path(text) => (*text).to_owned(),
-            Self::Below(directory) => format!("\"{directory}/**\""),
-            Self::StartsWith(start) => format!("{{regex: \"^{start}\"}}"),
-        }
+    fn is_asked(&self, user: ModelUser) -> Known {
+        let surely = |known: Known| Some(known == Some(true));
+        and([
+            Some(!["enabled: false", "expires: 2026-06-30"].contains(&self.validity)),
+            self.users.takes(|it| surely(user.is(it)), |it| user.is(it)),
+            self.groups
+                .takes(|it| surely(user.is_in(it)), |it| user.is_in(it)),
+        ])
+    }
+
+    fn takes_destination(&self, flow: &ModelFlow) -> Known {
+        let surely = |host: &ModelHost| Some(host.takes(flow) == Some(true));
+        let is_in = |(low, high): &(u16, u16)| Some((*low..=*high).contains(&flow.port));
+        and([
+            self.to.takes(surely, |host| host.takes(flow)),
+            self.ports.takes(is_in, is_in),
+        ])
     }
 }
 
 impl ModelHost {
-    fn takes(&self, flow: &ModelFlow) -> bool {
+    fn is_name(&self) -> bool {
+        matches!(self, Self::Name(_) | Self::Below(_) | Self::StartsWith(_))
+    }
+
+    /// `None`: it is a name, and the flow has none, or an address likewise.
+    fn takes(&self, flow: &ModelFlow) -> Known {
         let address = flow.address.map(|address| match address {
             IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
             IpAddr::V4(_) => address,
         });
-        match (self, address, flow.name) {
-            (Self::Network(network), Some(address), _) => network.contains(&address),
-            (Self::Mapped(own), Some(address), _) => IpAddr::V4(*own) == address,
-            (Self::Range(first, last), Some(address), _) => {
-                first.is_ipv4() == address.is_ipv4() && *first <= address && address <= *last
+        match self {
+            Self::Network(network) => Some(network.contains(&address?)),
+            Self::Mapped(own) => Some(IpAddr::V4(*own) == address?),
+            Self::Range(first, last) => {
+                let address = address?;
+                let is_between = *first <= address && address <= *last;
+                Some(first.is_ipv4() == address.is_ipv4() && is_between)
             }
-            (Self::Name(own), _, Some(name)) => *own == name,
-            (Self::Below(suffix), _, Some(name)) => name.ends_with(&format!(".{suffix}")),
-            (Self::StartsWith(start), _, Some(name)) => name.starts_with(start),
-            (Self::Network(_) | Self::Mapped(_) | Self::Range(..), None, _)
-            | (Self::Name(_) | Self::Below(_) | Self::StartsWith(_), _, None) => false,
+            Self::Name(own) => Some(*own == flow.name?),
+            Self::Below(suffix) => Some(flow.name?.ends_with(&format!(".{suffix}"))),
+            Self::StartsWith(start) => Some(flow.name?.starts_with(start)),
         }
     }
 
@@ -225,12 +260,7 @@ impl ModelFlow {
     }
 
     pub(crate) fn application(&self) -> Application {
-        match self.application {
-            Some(path) => Application::Known {
-                path: PathBuf::from(path),
-            },
-            None => Application::Unknown,
-        }
+        application::application(self.application.as_ref())
     }
 
     pub(crate) fn without_name(&self) -> Self {
@@ -238,6 +268,15 @@ impl ModelFlow {
             name: None,
             ..self.clone()
         }
+    }
+
+    /// All that it can be when what is not known of the application is.
+    pub(crate) fn worlds(&self) -> impl Iterator<Item = Self> {
+        let worlds = ModelFacts::worlds(self.application.as_ref()).into_iter();
+        worlds.map(|facts| Self {
+            application: Some(facts),
+            ..self.clone()
+        })
     }
 }
 
@@ -258,7 +297,6 @@ fn flow_address() -> impl Strategy<Value = IpAddr> {
 }
 
 const NAMES: [&str; 5] = ["corp", "a.corp", "b.a.corp", "ab.corp", "x.example"];
-const PROGRAMS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/opt/x/a", "/opt/x/y/c"];
 
 fn host() -> impl Strategy<Value = ModelHost> {
     let network = (address(), 0u8..6).prop_map(|(address, host_bits)| {
@@ -282,16 +320,6 @@ fn host() -> impl Strategy<Value = ModelHost> {
     ]
 }
 
-fn app() -> impl Strategy<Value = ModelApp> {
-    prop_oneof![
-        Just(ModelApp::Unknown),
-        prop::sample::select(&["a", "b", "c"]).prop_map(ModelApp::Name),
-        prop::sample::select(&PROGRAMS).prop_map(ModelApp::Path),
-        prop::sample::select(&["/opt", "/opt/x", "/usr/bin"]).prop_map(ModelApp::Below),
-        prop::sample::select(&["/usr", "/opt/x/"]).prop_map(ModelApp::StartsWith),
-    ]
-}
-
 fn ports() -> impl Strategy<Value = (u16, u16)> {
     prop_oneof![
         6 => (1u16..12, 0u16..5).prop_map(|(low, more)| (low, low + more)),
@@ -300,9 +328,26 @@ fn ports() -> impl Strategy<Value = (u16, u16)> {
     ]
 }
 
-/// Two in three are empty, which is any.
-fn few<T: std::fmt::Debug>(item: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
-    prop_oneof![2 => prop::collection::vec(item, 1..4), 1 => Just(()).prop_map(|()| Vec::new())]
+/// One in three is any; one in six has a `not`.
+fn list<T: std::fmt::Debug + Clone>(
+    item: impl Strategy<Value = T>,
+    under_not: impl Strategy<Value = T>,
+) -> impl Strategy<Value = List<T>> {
+    let any = prop_oneof![2 => prop::collection::vec(item, 1..4), 1 => Just(()).prop_map(|()| Vec::new())];
+    let none_of = prop::option::weighted(0.17, prop::collection::vec(under_not, 1..3));
+    (any, none_of).prop_map(|(any, none_of)| List { any, none_of })
+}
+
+/// Mostly any.
+fn rarely<T: std::fmt::Debug + Clone>(
+    list: impl Strategy<Value = List<T>>,
+) -> impl Strategy<Value = List<T>> {
+    prop::option::weighted(0.35, list).prop_map(|list| {
+        list.unwrap_or(List {
+            any: Vec::new(),
+            none_of: None,
+        })
+    })
 }
 
 fn action() -> impl Strategy<Value = &'static str> {
@@ -313,26 +358,71 @@ fn connect() -> impl Strategy<Value = Option<&'static str>> {
     prop::sample::select(&[None, Some("honest"), Some("early")][..])
 }
 
+fn rule() -> impl Strategy<Value = ModelRule> {
+    let account = || prop::sample::select(&["alice", "1000", "bob", "staff", "60"][..]);
+    let users = rarely(rarely(list(account(), account())));
+    let groups = rarely(rarely(list(account(), account())));
+    let apps = rarely(list(application::app(), application::app_under_not()));
+    (
+        (
+            apps,
+            list(host(), host()),
+            list(ports(), ports()),
+            action(),
+            connect(),
+        ),
+        (users, groups),
+        prop::bool::weighted(0.2),
+        prop::sample::select(
+            &[
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "enabled: false",
+                "expires: 2026-06-30",
+                "expires: 2026-07-01",
+            ][..],
+        ),
+        any::<bool>(),
+    )
+        .prop_map(
+            |((app, to, ports, action, connect), (users, groups), drops, validity, is_set)| {
+                ModelRule {
+                    name: String::new(),
+                    app,
+                    to,
+                    ports,
+                    users,
+                    groups,
+                    action,
+                    drops,
+                    connect,
+                    validity,
+                    is_set,
+                }
+            },
+        )
+}
+
 pub(crate) fn policy() -> impl Strategy<Value = ModelPolicy> {
-    let app = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(app(), 1..3)];
-    let rule = (app, few(host()), few(ports()), action(), connect());
-    let rules = prop::collection::vec(rule, 0..9);
-    (rules, action(), [connect(), connect()]).prop_map(|(rules, default, zones)| {
-        let rules = rules.into_iter().enumerate();
-        let rules = rules.map(|(index, (app, to, ports, action, connect))| ModelRule {
-            name: format!("r{index}"),
-            app,
-            to,
-            ports,
-            action,
-            connect,
-        });
+    let rules = prop::collection::vec(rule(), 0..9);
+    (rules, action(), [connect(), connect()]).prop_map(|(mut rules, default, zones)| {
+        for (index, rule) in rules.iter_mut().enumerate() {
+            rule.name = format!("r{index}");
+        }
         ModelPolicy {
-            rules: rules.collect(),
+            rules,
             default,
             zones,
         }
     })
+}
+
+pub(crate) fn user() -> impl Strategy<Value = ModelUser> {
+    prop::sample::select(&USERS)
 }
 
 pub(crate) fn flow() -> impl Strategy<Value = ModelFlow> {
@@ -341,7 +431,7 @@ pub(crate) fn flow() -> impl Strategy<Value = ModelFlow> {
         prop::option::weighted(0.9, flow_address()),
         prop::option::weighted(0.4, prop::sample::select(&NAMES)),
         port,
-        prop::option::weighted(0.8, prop::sample::select(&PROGRAMS)),
+        prop::option::weighted(0.8, application::facts()),
     )
         .prop_map(|(address, name, port, application)| ModelFlow {
             address,

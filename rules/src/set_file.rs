@@ -1,0 +1,149 @@
+//! Sets that are read from files: plain lines, or any JSON document.
+
+use std::path::Path;
+
+use serde::de::IgnoredAny;
+
+use crate::address;
+use crate::diagnostics::{Fault, Findings, Place};
+use crate::name::NamePattern;
+use crate::sets::{Files, LARGEST_FILE};
+use crate::written::At;
+use crate::written_pattern::WrittenPattern;
+
+/// Reads the file of a set. `None`: it was wrong, and noted.
+pub(crate) fn read(
+    file: &At<String>,
+    files: &mut dyn Files,
+    findings: &mut Findings,
+) -> Option<Vec<At<WrittenPattern>>> {
+    let path = beside(findings.file(), &file.value);
+    let text = match files.read(&path, LARGEST_FILE) {
+        Ok(text) if text.len() <= LARGEST_FILE => text,
+        Ok(_) => {
+            let fault = Fault::new(format!("{} is too large for a set", path.display()));
+            findings.error(
+                file.place,
+                fault.hint(format!("at most {LARGEST_FILE} bytes are read")),
+            );
+            return None;
+        }
+        Err(why) => {
+            let fault = Fault::new(format!("{} cannot be read: {why}", path.display()));
+            let hint = "a path is absolute, or begins where the rule file is";
+            findings.error(file.place, fault.hint(hint));
+            return None;
+        }
+    };
+    let source = findings.add_source(&path, &text);
+    let is_json = text
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .starts_with(['{', '[']);
+    if !is_json {
+        return Some(lines(&text, source));
+    }
+    match json(&text, source) {
+        Ok(entries) => Some(entries),
+        Err((place, fault)) => {
+            findings.error(place, fault);
+            None
+        }
+    }
+}
+
+fn beside(rules: &Path, file: &str) -> std::path::PathBuf {
+    // Joining an absolute path gives that path.
+    rules.parent().unwrap_or(Path::new("")).join(file)
+}
+
+/// One entry a line; what is behind a `#` is a comment.
+fn lines(text: &str, source: u16) -> Vec<At<WrittenPattern>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = (1u32..).zip(text.lines());
+    lines
+        .filter_map(|(line, text)| {
+            let text = text.split('#').next().unwrap_or_default();
+            let entry = text.trim();
+            let indent = text.len() - text.trim_start().len();
+            let place = Place {
+                file: source,
+                line,
+                column: count(&text[..indent]) + 1,
+                length: count(entry),
+            };
+            let value = WrittenPattern::Text(entry.to_owned());
+            (!entry.is_empty()).then_some(At { place, value })
+        })
+        .collect()
+}
+
+/// Every text in the document, keys too, that is an address, a network, a range, a name with a dot or a `*.wildcard`.
+fn json(text: &str, source: u16) -> Result<Vec<At<WrittenPattern>>, (Place, Fault)> {
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(body) {
+        let at = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
+        let place = Place {
+            file: source,
+            line: at(error.line()),
+            column: at(error.column()),
+            length: 1,
+        };
+        let message = error.to_string();
+        let reason = message.split(" at line ").next().unwrap_or_default();
+        return Err((place, Fault::new(format!("this is not JSON: {reason}"))));
+    }
+    let mut entries = Vec::new();
+    let (mut line, mut line_start, mut at) = (1, 0, 0);
+    // In a valid document a quotation mark outside a text begins one.
+    while let Some(found) = body[at..].find(['"', '\n']) {
+        let start = at + found;
+        at = start + 1;
+        if body.as_bytes()[start] == b'\n' {
+            (line, line_start) = (line + 1, at);
+            continue;
+        }
+        let end = at + end_of_text(&body.as_bytes()[at..]);
+        let quoted = &body[start..=end];
+        at = end + 1;
+        let Ok(value) = serde_json::from_str::<String>(quoted) else {
+            continue;
+        };
+        if is_host(&value) {
+            let place = Place {
+                file: source,
+                line,
+                column: count(&body[line_start..start]) + 2,
+                length: count(quoted).saturating_sub(2),
+            };
+            let value = WrittenPattern::Text(value);
+            entries.push(At { place, value });
+        }
+    }
+    Ok(entries)
+}
+
+/// How far the closing quotation mark is.
+fn end_of_text(rest: &[u8]) -> usize {
+    let mut escaped = false;
+    let is_end = |&byte: &u8| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    };
+    rest.iter()
+        .position(is_end)
+        .unwrap_or(rest.len().saturating_sub(1))
+}
+
+/// What is none is something else that the document says, a date or a description.
+fn is_host(text: &str) -> bool {
+    match address::parse(text) {
+        Some(range) => range.is_ok(),
+        None => text.trim_end_matches('.').contains('.') && NamePattern::parse(text).is_ok(),
+    }
+}
+
+fn count(text: &str) -> u32 {
+    u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,216 @@
+//! Named lists: `sets:`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::diagnostics::{Fault, Findings, Place};
+use crate::set_file;
+use crate::suggestion;
+use crate::targets::Targets;
+use crate::written::At;
+use crate::written_pattern::WrittenPattern;
+
+/// Bytes of a file with a set.
+pub(crate) const LARGEST_FILE: usize = 16 * 1024 * 1024;
+/// Files with sets.
+const MOST_FILES: usize = 256;
+/// Entries of sets, counted as often as they are used in a list together with others.
+const MOST_ENTRIES: usize = 2_000_000;
+/// Bytes of a set's name.
+const LONGEST_NAME: usize = 64;
+
+/// Where files that a rule file names are read from: the one thing that this crate does not do itself.
+pub trait Files {
+    /// The text of a file of at most `at_most` bytes. `path` is absolute, or relative to where the rule file's own path is.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in a few words.
+    fn read(&mut self, path: &Path, at_most: usize) -> Result<String, String>;
+}
+
+impl<F: FnMut(&Path, usize) -> Result<String, String>> Files for F {
+    fn read(&mut self, path: &Path, at_most: usize) -> Result<String, String> {
+        self(path, at_most)
+    }
+}
+
+/// A set as it was written.
+#[derive(Debug)]
+pub(crate) struct WrittenSet {
+    pub(crate) name: At<String>,
+    pub(crate) content: SetContent,
+}
+
+/// What is in a set.
+#[derive(Debug)]
+pub(crate) enum SetContent {
+    /// Its entries.
+    Inline(Vec<At<WrittenPattern>>),
+    /// The name of a file.
+    File(At<String>),
+    /// It was wrong, and noted.
+    Wrong,
+}
+
+/// The sets that rules can name.
+#[derive(Debug, Default)]
+pub(crate) struct Sets {
+    by_name: HashMap<String, Set>,
+    entries: usize,
+}
+
+#[derive(Debug)]
+struct Set {
+    place: Place,
+    /// `None`: it was wrong, and noted.
+    entries: Option<Arc<[At<WrittenPattern>]>>,
+    /// As the whole of a `to:`, once it was.
+    targets: Option<Arc<Targets>>,
+    is_used: Cell<bool>,
+}
+
+impl Sets {
+    /// Reads what is written, the files too.
+    pub(crate) fn read(
+        written: Vec<WrittenSet>,
+        files: &mut dyn Files,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut sets = Self::default();
+        let mut opened = 0;
+        for WrittenSet { name, content } in written {
+            if let Err(fault) = is_name(&name.value) {
+                findings.error(name.place, fault);
+            }
+            let entries = match content {
+                SetContent::Inline(entries) => Some(entries),
+                SetContent::Wrong => None,
+                SetContent::File(file) => {
+                    opened += 1;
+                    if opened <= MOST_FILES {
+                        set_file::read(&file, files, findings)
+                    } else {
+                        let fault = Fault::new(format!("more than {MOST_FILES} sets are in files"));
+                        findings.error(file.place, fault);
+                        None
+                    }
+                }
+            };
+            if entries.as_ref().is_some_and(Vec::is_empty) {
+                let fault = Fault::new(format!("the set {:?} is empty", name.value));
+                findings.warning(
+                    name.place,
+                    fault.hint("a rule that names it alone matches nothing"),
+                );
+            }
+            let entries = entries.filter(|entries| has_no_sets(entries, findings));
+            sets.by_name.insert(
+                name.value,
+                Set {
+                    place: name.place,
+                    entries: entries.map(Arc::from),
+                    targets: None,
+                    is_used: Cell::new(false),
+                },
+            );
+        }
+        sets
+    }
+
+    /// The set that `pattern` names, if it does.
+    pub(crate) fn named<'a>(&self, pattern: &'a WrittenPattern) -> Option<&'a str> {
+        match pattern {
+            WrittenPattern::Text(text) => text.strip_prefix('@'),
+            WrittenPattern::Regex(_) | WrittenPattern::Not(_) | WrittenPattern::Facts(_) => None,
+        }
+    }
+
+    /// The entries of the set of this name.
+    pub(crate) fn entries(
+        &mut self,
+        name: &str,
+        place: Place,
+        findings: &mut Findings,
+    ) -> Option<Arc<[At<WrittenPattern>]>> {
+        let Some(set) = self.by_name.get(name) else {
+            findings.error(place, self.unknown(name));
+            return None;
+        };
+        set.is_used.set(true);
+        let entries = set.entries.clone()?;
+        self.entries = self.entries.saturating_add(entries.len());
+        if self.entries > MOST_ENTRIES {
+            let fault =
+                Fault::new("the sets of this file are too large for how often they are used");
+            findings.error(place, fault.hint(format!("at most {MOST_ENTRIES} entries, each counted wherever its set is used together with others")));
+            return None;
+        }
+        Some(entries)
+    }
+
+    /// What the set is as the whole of a `to:`, if it was one before.
+    pub(crate) fn targets(&self, name: &str) -> Option<Arc<Targets>> {
+        self.by_name.get(name)?.targets.clone()
+    }
+
+    /// Remembers what the set is as the whole of a `to:`.
+    pub(crate) fn keep_targets(&mut self, name: String, targets: &Arc<Targets>) {
+        if let Some(set) = self.by_name.get_mut(&name) {
+            set.targets = Some(Arc::clone(targets));
+        }
+    }
+
+    /// Warns of sets that no rule names.
+    pub(crate) fn warn_of_unused(&self, findings: &mut Findings) {
+        for (name, set) in &self.by_name {
+            if !set.is_used.get() {
+                let fault = Fault::new(format!("nothing uses the set {name:?}"));
+                findings.warning(
+                    set.place,
+                    fault.hint(format!("name it in a rule: \"@{name}\"")),
+                );
+            }
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Fault {
+        let fault = Fault::new(format!("no set is called {name:?}"));
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        match suggestion::nearest(name, names.iter().copied()) {
+            Some(meant) => fault.hint(format!("did you mean \"@{meant}\"?")),
+            None if names.is_empty() => fault.hint("define it under `sets:`"),
+            None => fault.hint(format!("the sets are {}", names.join(", "))),
+        }
+    }
+}
+
+fn is_name(name: &str) -> Result<(), Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err(
+        Fault::new(format!("{name:?} cannot be the name of a set")).hint(format!(
+            "take 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`"
+        )),
+    )
+}
+
+fn has_no_sets(entries: &[At<WrittenPattern>], findings: &mut Findings) -> bool {
+    let mut sets = entries.iter().filter(
+        |at| matches!(&at.value, WrittenPattern::Text(text) if text.starts_with('@') || text == "any"),
+    );
+    let Some(first) = sets.next() else {
+        return true;
+    };
+    let fault = Fault::new("a set has patterns alone, no other set and not `any`");
+    findings.error(
+        first.place,
+        fault.hint("name several sets in the rule: [\"@a\", \"@b\"]"),
+    );
+    false
+}

@@ -1,0 +1,47 @@
+//! The second stage of `zones:`.
+
+use crate::compile::Compiler;
+use crate::diagnostics::Fault;
+use crate::gateway;
+use crate::words;
+use crate::written::WrittenZone;
+use crate::zone::{Connect, Engine, Identity, OnDown, Zone};
+
+impl Compiler<'_> {
+    /// The zones that could be understood.
+    pub(crate) fn zones(&mut self, written: &[WrittenZone]) -> Vec<Zone> {
+        let zones: Vec<Zone> = written.iter().filter_map(|zone| self.zone(zone)).collect();
+        let known = written.iter().zip(&self.zones);
+        for (zone, _) in known.filter(|(_, known)| !known.is_used) {
+            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name.value));
+            let hint = "name it in a rule or in the default";
+            self.findings.warning(zone.name.place, fault.hint(hint));
+        }
+        zones
+    }
+
+    fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
+        let name = self.noted(written.name.place, words::zone_name(&written.name.value));
+        let gateways = written.gateways.iter();
+        let gateways: Vec<_> = gateways
+            .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
+            .collect();
+        let identity = self.optional(written.identity.as_ref(), |text| match text {
+            "agent" => Ok(Identity::Agent),
+            path => words::file(path).map(Identity::File),
+        });
+        let known_hosts = self.optional(written.known_hosts.as_ref(), words::file);
+        let engine = self.optional(written.engine.as_ref(), words::engine_of);
+        let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
+        let connect = self.optional(written.connect.as_ref(), words::connect_of);
+        Some(Zone {
+            name: name?,
+            gateways,
+            identity: identity?,
+            known_hosts: known_hosts?,
+            engine: engine?.unwrap_or(Engine::Auto),
+            on_down: on_down?.unwrap_or(OnDown::Reject),
+            connect: connect?.unwrap_or(Connect::Honest),
+        })
+    }
+}
