@@ -1,6 +1,6 @@
 //! What a rule with an application passes is a connection of the kernel's own: no relay, the client's own address.
 
-use adit_tests::connect::{Targets, gateway};
+use adit_tests::connect::{Family, Target, Targets, gateway, told};
 use adit_tests::{Conversation, Lab, Routing, RunningAdit, User, address};
 use adit_tests::{connecting, rules_with};
 use anyhow::{Result, ensure};
@@ -105,9 +105,10 @@ fn a_block_by_application_is_refused_and_the_rest_is_tunnelled() -> Result<()> {
         flow.state == "refused" && flow.rule.as_deref() == Some("no shells"),
         "{flow:?}"
     );
-    let line = format!("curl -sS --http0.9 http://{}:4001/", address::SERVER);
-    let said = lab.client().sh(&line)?.ok()?;
-    ensure!(said == "adit\n", "{said}");
+    let to = Target::Open.at(Family::V4).to_string();
+    let text = lab.client().argv(&["adit-connect", "to", &to, "--read"])?;
+    let one = told(&text.ok()?)?.remove(0);
+    ensure!(one.then.as_deref() == Some("data"), "{one:?}");
     let tunnelled = "the tunnelled flow";
     adit.broker.flow(&lab, tunnelled, |flow| {
         flow.action.as_deref() == Some("tunnel")
