@@ -1,9 +1,11 @@
-//! Attribution beside the data path: looking through /proc takes a millisecond on a bad day, so a thread of its own does it.
+//! Who opened a connection. A process that was found before is found again at once; looking through /proc for another takes a
+//! millisecond on a bad day, so a thread of its own does it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adit_capture::attribution::{Attributor, Owner};
+use adit_capture::attribution::{Attributor, Owner, Process};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::original_destination::Ends;
@@ -50,9 +52,12 @@ enum Wanted {
     Absence(oneshot::Sender<bool>),
 }
 
-/// Asks the attribution thread.
+/// Who opened what. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Attribution {
+    uid: u32,
+    /// Shared with the thread, which has it while it searches.
+    attributor: Arc<Mutex<Attributor>>,
     questions: mpsc::Sender<Question>,
     sources: OriginalSources,
 }
@@ -60,13 +65,21 @@ pub struct Attribution {
 impl Attribution {
     /// Starts the thread; it ends with the last clone.
     pub fn start(sources: OriginalSources) -> std::io::Result<Self> {
-        let attributor = Attributor::new()?;
+        let attributor = Arc::new(Mutex::new(Attributor::new()?));
         let uid = nix::unistd::geteuid().as_raw();
         let (questions, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("attribution".to_owned())
-            .spawn(move || answer_all(attributor, uid, queue))?;
-        Ok(Self { questions, sources })
+            .spawn({
+                let attributor = attributor.clone();
+                move || answer_all(&attributor, uid, queue)
+            })?;
+        Ok(Self {
+            uid,
+            attributor,
+            questions,
+            sources,
+        })
     }
 
     /// Who opened it, for what depends on it. The peer as seen may be another socket's address, so conntrack is always asked.
@@ -115,8 +128,22 @@ impl Attribution {
         self.questions.send(question).await.is_ok() && answered.await.unwrap_or(false)
     }
 
+    /// The same where it takes some microseconds: less than asking the thread would. `None`: the thread has to look.
+    fn at_hand(&self, source: SocketAddr, destination: SocketAddr) -> Option<Attributed> {
+        let mut attributor = self.attributor.try_lock().ok()?;
+        match owner(&mut attributor, self.uid, source, destination) {
+            Ok(owner) => attributor
+                .process_at_hand(&owner)
+                .map(|process| named(Some(process))),
+            Err(known) => Some(known),
+        }
+    }
+
     /// Who holds the socket that connects `source` to `destination`.
     async fn of(&self, source: SocketAddr, destination: SocketAddr) -> Attributed {
+        if let Some(known) = self.at_hand(source, destination) {
+            return known;
+        }
         let (answer, answered) = oneshot::channel();
         let question = Question {
             source,
@@ -133,7 +160,7 @@ impl Attribution {
     }
 }
 
-fn answer_all(mut attributor: Attributor, uid: u32, mut queue: mpsc::Receiver<Question>) {
+fn answer_all(attributor: &Mutex<Attributor>, uid: u32, mut queue: mpsc::Receiver<Question>) {
     while let Some(Question {
         source,
         destination,
@@ -143,14 +170,21 @@ fn answer_all(mut attributor: Attributor, uid: u32, mut queue: mpsc::Receiver<Qu
         // The flow may have ended, or end meanwhile.
         match answer {
             Wanted::Owner(answer) if !answer.is_closed() => {
-                let _ = answer.send(look_up(&mut attributor, uid, source, destination));
+                let _ = answer.send(look_up(&mut lock(attributor), uid, source, destination));
             }
             Wanted::Absence(answer) if !answer.is_closed() => {
-                let _ = answer.send(matches!(attributor.owner(source, destination), Ok(None)));
+                let _ = answer.send(matches!(
+                    lock(attributor).owner(source, destination),
+                    Ok(None)
+                ));
             }
             Wanted::Owner(_) | Wanted::Absence(_) => {}
         }
     }
+}
+
+fn lock(attributor: &Mutex<Attributor>) -> MutexGuard<'_, Attributor> {
+    attributor.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn look_up(
@@ -159,32 +193,36 @@ fn look_up(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Attributed {
-    let owner = match attributor.owner(source, destination) {
-        Ok(Some(owner)) => owner,
-        Ok(None) => return Attributed::Unknown,
+    match owner(attributor, uid, source, destination) {
+        Ok(owner) => named(attributor.process(&owner)),
+        Err(known) => known,
+    }
+}
+
+/// Who owns the socket, when it is this user.
+fn owner(
+    attributor: &mut Attributor,
+    uid: u32,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Result<Owner, Attributed> {
+    match attributor.owner(source, destination) {
+        // A socket that its program closed has no inode any more, and no owner to speak of.
+        Ok(Some(Owner { inode: 0, .. }) | None) => Err(Attributed::Unknown),
+        Ok(Some(owner)) if owner.uid != uid => Err(Attributed::Foreign { uid: owner.uid }),
+        Ok(Some(owner)) => Ok(owner),
         Err(error) => {
             tracing::warn!("sock_diag failed: {error}");
-            return Attributed::NotAsked {
+            Err(Attributed::NotAsked {
                 reason: error.to_string(),
-            };
+            })
         }
-    };
-    // A socket that its program closed has no inode any more, and no owner to speak of.
-    let Owner {
-        uid: owner_uid,
-        inode,
-    } = owner;
-    if inode == 0 {
-        return Attributed::Unknown;
     }
-    if owner_uid != uid {
-        return Attributed::Foreign { uid: owner_uid };
-    }
-    match attributor.process(&owner) {
-        Some(process) => Attributed::Process {
-            pid: process.pid,
-            path: process.path,
-        },
+}
+
+fn named(process: Option<Process>) -> Attributed {
+    match process {
+        Some(Process { pid, path }) => Attributed::Process { pid, path },
         None => Attributed::Unknown,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_capture::held_packet::NotAQuestion;
+use adit_capture::netfilter;
 use adit_capture::questions::{self, Answers, Question, Questions};
 use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
 use adit_rules::{KernelProgram, KernelVerdict, Policy};
@@ -29,7 +30,7 @@ use crate::zone::{Zone, ZoneState};
 use crate::zone_targets::targets_of;
 
 /// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
-const RESERVED_DESCRIPTORS: u64 = 256;
+const RESERVED_DESCRIPTORS: u64 = 512;
 
 /// RFC 4291, section 2.5.6.
 const LINK_LOCAL: Ipv6Net =
@@ -40,6 +41,9 @@ const RELEASE: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a helper may take to come back when its service manager starts it again.
 const HELPER_RESTART: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether programs that are held still wait.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a broker is started with.
 #[derive(Debug)]
@@ -114,6 +118,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
         () = control.serve(move |request| ended.answer(request)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
         () = broker.answer_questions(asked) => Ok(()),
+        () = broker.look_after_held() => Ok(()),
         () = broker.asked_down.notified() => Ok(()),
         name = signals.end() => {
             tracing::info!("ending on {name}");
@@ -325,8 +330,26 @@ impl Broker {
                 Ok(Ok(question)) => self.answer_one(question, answers),
                 // Something before its TCP header that is not understood here: what its socket says after a redirect is.
                 Ok(Err(NotAQuestion::Packet(id))) => answers.give(id, questions::Answer::Redirect),
+                // To answers that came too late.
+                Ok(Err(NotAQuestion::Kind(netfilter::ERROR))) => {}
                 Ok(Err(error)) => tracing::warn!("the kernel's queue: {error}"),
                 Err(error) => return error,
+            }
+        }
+    }
+
+    /// A program that gives up while it is held says nothing to the kernel's queue.
+    async fn look_after_held(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for waiting in self.held.waiting(LOOK) {
+                let attribution = &self.dispatcher.attribution;
+                if attribution
+                    .is_gone(waiting.source, waiting.destination)
+                    .await
+                {
+                    waiting.gone.note();
+                }
             }
         }
     }

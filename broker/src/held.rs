@@ -7,11 +7,15 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use adit_capture::questions::{Answer, Answers, Question};
 use tokio::sync::{Notify, oneshot};
 
 use crate::original_destination::Captured;
+
+/// A connection that was let through is there within a millisecond, or its program is gone.
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// What tells one connection from any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,8 +48,21 @@ struct Places {
 
 #[derive(Debug)]
 struct Place {
+    source: SocketAddr,
     gone: Gone,
     stage: Stage,
+    since: Instant,
+}
+
+/// A program that has been waiting for a while.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its socket's address.
+    pub source: SocketAddr,
+    /// Where it wants to go.
+    pub destination: SocketAddr,
+    /// To be noted when there is no such socket any more.
+    pub gone: Gone,
 }
 
 #[derive(Debug)]
@@ -121,8 +138,10 @@ impl HeldTable {
         }
         let gone = Gone::default();
         let place = Place {
+            source: question.source,
             gone: gone.clone(),
             stage: Stage::Held,
+            since: Instant::now(),
         };
         places.by_syn.insert(syn, place);
         Some(Held {
@@ -158,6 +177,23 @@ impl HeldTable {
             }
             None => Some(captured),
         }
+    }
+
+    /// Who has been waiting for that long. Whoever was let through so long ago and did not come is given up.
+    pub fn waiting(&self, for_long: Duration) -> Vec<Waiting> {
+        let places = self.places();
+        let waiting = places.by_syn.iter().filter_map(|(syn, place)| {
+            let waited = place.since.elapsed();
+            if matches!(place.stage, Stage::Expected(_)) && waited > ARRIVAL {
+                place.gone.note();
+            }
+            (waited >= for_long).then(|| Waiting {
+                source: place.source,
+                destination: syn.destination,
+                gone: place.gone.clone(),
+            })
+        });
+        waiting.collect()
     }
 
     /// The kernel has given up all that is held: nobody hears answers any more. What was let through is awaited as before.
@@ -200,6 +236,7 @@ impl Held {
         let (sender, arrival) = oneshot::channel();
         if let Some(place) = self.table.places().by_syn.get_mut(&syn) {
             place.stage = Stage::Expected(sender);
+            place.since = Instant::now();
         }
         let table = self.table.clone();
         self.give(Answer::Redirect);

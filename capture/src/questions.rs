@@ -4,7 +4,7 @@
 //! over: reading it needs no privilege. The answers need one at every use (CAP_NET_ADMIN, `nfnetlink_rcv`), so they go to the
 //! helper, eight bytes each.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram as StdUnixDatagram, UnixStream as StdUnixStream};
@@ -142,7 +142,8 @@ pub struct Answers {
 
 #[derive(Debug)]
 struct Outbox {
-    stream: UnixStream,
+    /// Not watched by the runtime, which would hear of each answer that the helper has read.
+    stream: StdUnixStream,
     /// What the stream did not take yet: at most an answer for each connection that is held.
     waiting: Mutex<Vec<u8>>,
     more: Notify,
@@ -157,13 +158,17 @@ impl Answers {
         let stream = StdUnixStream::from(stream);
         stream.set_nonblocking(true)?;
         let outbox = Arc::new(Outbox {
-            stream: UnixStream::from_std(stream)?,
+            stream,
             waiting: Mutex::default(),
             more: Notify::new(),
         });
         let mut flushing = JoinSet::new();
         let flushed = outbox.clone();
-        flushing.spawn(async move { flushed.flush().await });
+        flushing.spawn(async move {
+            if let Err(error) = flushed.flush().await {
+                tracing::debug!("answers are heard no more: {error}");
+            }
+        });
         Ok(Answers {
             outbox,
             _flushing: Arc::new(flushing),
@@ -180,7 +185,7 @@ impl Outbox {
     fn put(&self, record: &[u8]) {
         let mut waiting = self.waiting();
         let written = match waiting.is_empty() {
-            true => self.stream.try_write(record).unwrap_or(0),
+            true => (&self.stream).write(record).unwrap_or(0),
             false => 0,
         };
         let rest = record.get(written..).unwrap_or_default();
@@ -191,20 +196,20 @@ impl Outbox {
     }
 
     /// Writes what has to wait, until the helper is gone, and with it all that was held.
-    async fn flush(&self) {
+    async fn flush(&self) -> io::Result<()> {
         loop {
             self.more.notified().await;
+            let stream = UnixStream::from_std(self.stream.try_clone()?)?;
             while !self.waiting().is_empty() {
-                if self.stream.writable().await.is_err() || self.write_waiting().is_err() {
-                    return;
-                }
+                stream.writable().await?;
+                self.write_waiting(&stream)?;
             }
         }
     }
 
-    fn write_waiting(&self) -> io::Result<()> {
+    fn write_waiting(&self, stream: &UnixStream) -> io::Result<()> {
         let mut waiting = self.waiting();
-        match self.stream.try_write(&waiting) {
+        match stream.try_write(&waiting) {
             Ok(written) => {
                 waiting.drain(..written);
                 Ok(())

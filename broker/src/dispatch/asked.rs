@@ -2,25 +2,18 @@
 //! when the destination has accepted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use adit_capture::questions::Answer;
 use adit_link::Stream;
 use adit_rules::{Connect, Decision, OnDown, Refusal, TunnelPermit};
-use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Dispatcher;
 use super::ending::Ending;
 use super::opening::NotOpened;
 use crate::attribution::Attributed;
 use crate::flow_table::{Action, Flow};
-use crate::held::{Expected, Gone, Held};
+use crate::held::{Expected, Held};
 use crate::original_destination::{Captured, OriginalDestination};
-
-/// How often it is looked whether a program that is held still waits.
-const LOOK: Duration = Duration::from_secs(1);
-/// A connection that was let through is there within a millisecond, or its program is gone.
-const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// Why a program may connect.
 enum Answered {
@@ -33,12 +26,10 @@ enum Answered {
 impl Dispatcher {
     pub(super) async fn asked_way(&self, held: Held, flow: &Arc<Flow>) -> Ending {
         let gone = held.gone();
-        let question = held.question;
         let ready = tokio::select! {
+            biased;
             ready = self.made_ready(held, flow) => ready,
-            () = self.given_up(&gone, question.source, question.destination) => {
-                Err(Ending::closed(Some("given up by the application".to_owned())))
-            }
+            () = gone.wait() => Err(given_up()),
         };
         match ready {
             Ok((captured, Answered::Opened(stream))) => {
@@ -131,41 +122,15 @@ impl Dispatcher {
             }
         });
     }
-
-    /// Resolves when nobody waits any more: a program that gives up says nothing to the kernel's queue.
-    async fn given_up(
-        &self,
-        gone: &Gone,
-        source: std::net::SocketAddr,
-        destination: std::net::SocketAddr,
-    ) {
-        let looked = async {
-            let mut looks = interval(LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            // The first is over at once.
-            looks.tick().await;
-            loop {
-                looks.tick().await;
-                if self.attribution.is_gone(source, destination).await {
-                    return gone.note();
-                }
-            }
-        };
-        tokio::select! {
-            () = gone.wait() => {}
-            () = looked => {}
-        }
-    }
 }
 
 /// What becomes of the stream meanwhile is the relay's business: the destination has accepted, so the program is.
 async fn arrived(mut expected: Expected) -> Result<Captured, Ending> {
-    match timeout(ARRIVAL, expected.arrived()).await {
-        Ok(Some(captured)) => Ok(captured),
-        Ok(None) | Err(_) => Err(Ending::closed(Some(
-            "given up by the application".to_owned(),
-        ))),
-    }
+    expected.arrived().await.ok_or_else(given_up)
+}
+
+fn given_up() -> Ending {
+    Ending::closed(Some("given up by the application".to_owned()))
 }
 
 /// The kernel connects it itself, where the host has a way; where it has none, that is the truth.

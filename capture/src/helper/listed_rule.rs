@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     /// As nft 1.0.6 lists it of the kernel's.
-    const LIMIT: &str = r#"[{"limit": {"rate": 4000, "burst": 4096, "per": "second", "inv": true}}, {"drop": null}]"#;
+    const LIMIT: &str = r#"[{"limit": {"rate": 16000, "burst": 8192, "per": "second", "inv": true}}, {"drop": null}]"#;
     /// Of libnftables-json(5), and what it leaves open.
     const BY_NFT: &str = r#"[{"queue": {"num": 44288, "flags": "bypass"}}]"#;
     const BY_NFT_TOO: &str = r#"[{"queue": {"num": 44288, "flags": ["bypass"]}}]"#;
@@ -207,8 +207,8 @@ mod tests {
         check(&[BY_XTABLES], None);
         check(&[BY_XTABLES, LIMIT], None);
         check(&[LIMIT, BY_NFT, BY_NFT], None);
-        check(&[&LIMIT.replace("4000", "4001"), BY_NFT], None);
-        check(&[&LIMIT.replace("4096", "5"), BY_NFT], None);
+        check(&[&LIMIT.replace("16000", "16001"), BY_NFT], None);
+        check(&[&LIMIT.replace("8192", "5"), BY_NFT], None);
         check(&[&LIMIT.replace("true", "false"), BY_NFT], None);
         check(&[&LIMIT.replace("drop", "accept"), BY_NFT], None);
         check(&[LIMIT, &BY_NFT.replace("44288", "44289")], None);

@@ -23,8 +23,8 @@ pub(crate) const PROBE_QUEUE: u16 = 1;
 const NOT_A_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
 
 /// What a user may ask for in a second, and at once. A SYN beyond is dropped, and sent again a second later (RFC 6298, 2.1).
-pub(crate) const RATE: u32 = 4000;
-pub(crate) const BURST: u32 = 4096;
+pub(crate) const RATE: u32 = 16_000;
+pub(crate) const BURST: u32 = 8192;
 
 /// The maps that lead to users' chains, with the type of their keys.
 pub(crate) const MAPS: [(&str, &str); 5] = [
