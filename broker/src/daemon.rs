@@ -5,14 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_capture::held_packet::NotAQuestion;
-use adit_capture::netfilter;
-use adit_capture::questions::{self, Answers, Question, Questions};
 use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
 use adit_rules::{KernelProgram, KernelVerdict, Policy};
 use ipnet::{IpNet, Ipv6Net};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use crate::attribution::Attribution;
@@ -21,16 +17,13 @@ use crate::control::protocol::{Answer, Capture, Connect, FlowCounts, Request, St
 use crate::control::server::{ControlError, ControlSocket};
 use crate::dispatch::Dispatcher;
 use crate::flow_table::FlowTable;
-use crate::held::HeldTable;
+use crate::intake::Intake;
 use crate::listeners::{ListenError, Listeners};
-use crate::original_destination::Captured;
 use crate::session_note::SessionNote;
+use crate::signals::Signals;
 use crate::user::User;
 use crate::zone::{Zone, ZoneState};
 use crate::zone_targets::targets_of;
-
-/// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
-const RESERVED_DESCRIPTORS: u64 = 512;
 
 /// RFC 4291, section 2.5.6.
 const LINK_LOCAL: Ipv6Net =
@@ -41,9 +34,6 @@ const RELEASE: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a helper may take to come back when its service manager starts it again.
 const HELPER_RESTART: Duration = Duration::from_secs(3);
-
-/// How often it is looked whether programs that are held still wait.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What a broker is started with.
 #[derive(Debug)]
@@ -101,6 +91,11 @@ pub enum DaemonError {
         "the capture helper did not take the goodbye ({0}): the tunnelled destinations stay closed; `adit down` (with sudo if the helper is gone) opens them"
     )]
     NotReleased(String),
+    /// Nobody takes connections in any more.
+    #[error(
+        "connections are no longer taken in: a fault of this program; tunnelled destinations stay closed"
+    )]
+    Intake,
     /// The first connection to the gateway can't work.
     #[error("{0}")]
     Gateway(String),
@@ -112,19 +107,21 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
     let control = ControlSocket::bind(&settings.control).await?;
     let (questioning, asked) = mpsc::channel(1);
     let broker = Arc::new(Broker::start(settings, questioning)?);
+    let mut taking_in = broker.intake.clone().start(asked);
     let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
     let ended = broker.clone();
     let outcome = tokio::select! {
         () = control.serve(move |request| ended.answer(request)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
-        () = broker.answer_questions(asked) => Ok(()),
-        () = broker.look_after_held() => Ok(()),
         () = broker.asked_down.notified() => Ok(()),
+        // They run for ever, unless one panics.
+        _ = taking_in.join_next() => Err(DaemonError::Intake),
         name = signals.end() => {
             tracing::info!("ending on {name}");
             Ok(())
         }
     };
+    drop(taking_in);
     // Who was asked to end says goodbye to the helper. Who has to end does not: then the claim's word applies.
     let outcome = match outcome {
         Ok(()) => broker.release().await,
@@ -139,11 +136,8 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
 
 struct Broker {
     settings: Settings,
-    held: HeldTable,
-    /// A place for each flow, as long as it needs descriptors or may come to.
-    places: Arc<Semaphore>,
+    intake: Arc<Intake>,
     since: jiff::Timestamp,
-    listeners: Arc<Listeners>,
     session: CaptureSession,
     dispatcher: Arc<Dispatcher>,
     asked_down: Notify,
@@ -172,13 +166,12 @@ impl Broker {
             attribution,
             flows: Arc::new(FlowTable::default()),
         });
+        let intake = Arc::new(Intake::new(listeners, dispatcher.clone()));
         let since = jiff::Timestamp::now();
         Ok(Self {
             settings,
-            held: HeldTable::default(),
-            places: Arc::new(Semaphore::new(flow_limit())),
+            intake,
             since,
-            listeners,
             session,
             dispatcher,
             asked_down: Notify::new(),
@@ -218,10 +211,7 @@ impl Broker {
         let program = self.settings.policy.kernel_program();
         self.session
             .claim(claim_of(program, self.settings.on_broker_gone));
-        tokio::select! {
-            outcome = self.watch_helper(ready, attended) => outcome,
-            () = self.accept_flows() => Ok(()),
-        }
+        self.watch_helper(ready, attended).await
     }
 
     /// Waits for the first link of every zone; a failure that lasts is ours.
@@ -270,103 +260,6 @@ impl Broker {
                 return Ok(());
             }
         }
-    }
-
-    async fn accept_flows(&self) {
-        loop {
-            let (tcp, peer, own) = match self.listeners.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("accept: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let captured = match Captured::identify(tcp, peer, own) {
-                Ok(captured) => captured,
-                Err(error) => {
-                    // Any user of the host can connect to the listener: no reason to fill the log.
-                    tracing::debug!("closed a connection that was not captured: {error}");
-                    continue;
-                }
-            };
-            let Some(early) = self.held.meet(captured) else {
-                continue;
-            };
-            let Ok(place) = self.places.clone().acquire_owned().await else {
-                return;
-            };
-            let dispatcher = self.dispatcher.clone();
-            tokio::spawn(async move {
-                dispatcher.carry(early).await;
-                drop(place);
-            });
-        }
-    }
-
-    /// The questions of one session with the helper after another.
-    async fn answer_questions(&self, mut asked: mpsc::Receiver<Questioning>) {
-        while let Some(mut questioning) = asked.recv().await {
-            let Questioning {
-                questions,
-                answers,
-                over,
-            } = &mut questioning;
-            tokio::select! {
-                () = over => {}
-                error = self.answer_all(questions, answers) => {
-                    tracing::error!("connections are held that nobody hears of: {error}");
-                }
-            }
-            drop(questioning);
-            self.held.all_gone();
-        }
-        std::future::pending().await
-    }
-
-    async fn answer_all(&self, questions: &mut Questions, answers: &Answers) -> std::io::Error {
-        loop {
-            match questions.next().await {
-                Ok(Ok(question)) => self.answer_one(question, answers),
-                // Something before its TCP header that is not understood here: what its socket says after a redirect is.
-                Ok(Err(NotAQuestion::Packet(id))) => answers.give(id, questions::Answer::Redirect),
-                // To answers that came too late.
-                Ok(Err(NotAQuestion::Kind(netfilter::ERROR))) => {}
-                Ok(Err(error)) => tracing::warn!("the kernel's queue: {error}"),
-                Err(error) => return error,
-            }
-        }
-    }
-
-    /// A program that gives up while it is held says nothing to the kernel's queue.
-    async fn look_after_held(&self) {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            for waiting in self.held.waiting(LOOK) {
-                let attribution = &self.dispatcher.attribution;
-                if attribution
-                    .is_gone(waiting.source, waiting.destination)
-                    .await
-                {
-                    waiting.gone.note();
-                }
-            }
-        }
-    }
-
-    fn answer_one(&self, question: Question, answers: &Answers) {
-        let Some(held) = self.held.ask(question, answers) else {
-            return;
-        };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            // Its SYN is sent again in a second.
-            return held.answer(questions::Answer::Drop);
-        };
-        let dispatcher = self.dispatcher.clone();
-        tokio::spawn(async move {
-            dispatcher.answer(held).await;
-            drop(place);
-        });
     }
 
     fn answer(&self, request: Request) -> Answer {
@@ -499,62 +392,4 @@ fn link_local() -> Step {
         ports: Vec::new(),
         verdict: Verdict::Pass,
     }
-}
-
-/// As many flows as there are descriptors for, with the soft limit raised to the hard one.
-fn flow_limit() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) => {
-            if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
-                hard
-            } else {
-                soft
-            }
-        }
-        Err(_) => 1024,
-    };
-    usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS) / 2)
-        .unwrap_or(1024)
-        .clamp(64, 65_536)
-}
-
-/// The signals that end a broker.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// `None`: started to survive its terminal (nohup(1)).
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let hangup = (!hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: hangup.transpose()?,
-        })
-    }
-
-    async fn end(&mut self) -> &'static str {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(signal) => signal.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = hangup => "SIGHUP",
-        }
-    }
-}
-
-/// SigIgn of proc(5), `/proc/PID/status`: bit 0 is signal 1.
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }

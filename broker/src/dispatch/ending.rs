@@ -97,6 +97,15 @@ impl Ending {
 }
 
 pub(super) fn report(flow: &Flow, ending: &Ending) {
+    let is_said = match ending.state {
+        State::Refused | State::Failed => tracing::enabled!(tracing::Level::INFO),
+        State::Deciding | State::Opening | State::Open | State::Closed | State::Direct => {
+            tracing::enabled!(tracing::Level::DEBUG)
+        }
+    };
+    if !is_said {
+        return;
+    }
     let view = flow.view();
     let application = view
         .application
