@@ -203,6 +203,34 @@ fn a_program_that_gives_up_while_no_gateway_answers_leaves_nothing() -> Result<(
     ends_with_its_program(&zone, Target::Open)
 }
 
+/// Two retransmissions are 7 s. While it is held a SYN is not sent again, so the program's kernel begins to count when the
+/// gateway's has ended.
+#[test]
+fn silence_ends_with_the_kernels_own_time_out() -> Result<()> {
+    let zone = started("hold")?;
+    let few = "sysctl -qw net.ipv4.tcp_syn_retries=2";
+    zone.lab.gateway().sh(few)?.ok()?;
+    zone.lab.client().user(User::Root).sh(few)?.ok()?;
+    let to = Target::Filtered.at(Family::V4).to_string();
+    let words = [
+        "adit-connect",
+        "to",
+        &to,
+        "--way",
+        "poll",
+        "--within",
+        "40000",
+    ];
+    let mut stories = Vec::new();
+    for run in [zone.lab.direct(), zone.lab.client()] {
+        let one = told(&run.argv(&words)?.ok()?)?.remove(0);
+        ensure!(one.outcome == "ETIMEDOUT" && one.ms() < 30_000, "{one:?}");
+        stories.push((one.story(), one.events));
+    }
+    ensure!(stories[0] == stories[1], "{stories:?}");
+    Ok(())
+}
+
 /// The second connection from a port to the same destination, while the first is still held, is one of its own.
 #[test]
 fn the_same_source_port_again_is_another_connection() -> Result<()> {

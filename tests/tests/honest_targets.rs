@@ -161,6 +161,21 @@ fn a_port_that_opens_later_is_found_by_trying_again() -> Result<()> {
 }
 
 #[test]
+fn status_tells_how_connections_are_held() -> Result<()> {
+    let zone = zone()?;
+    let connect = zone.adit.broker.status(&zone.lab)?["connect"].clone();
+    let by = connect["by"].as_str().unwrap_or_default();
+    ensure!(
+        connect["mode"] == "honest" && connect["reason"].is_null(),
+        "{connect}"
+    );
+    ensure!(["nft", "xtables"].contains(&by), "{connect}");
+    let for_people = zone.adit.broker.adit(&zone.lab, &["status"])?.ok()?;
+    ensure!(for_people.contains("honest"), "{for_people}");
+    Ok(())
+}
+
+#[test]
 fn flows_tell_why() -> Result<()> {
     let zone = zone()?;
     for (target, state, reason) in [
