@@ -28,9 +28,11 @@ fn turn(lab: &Lab) -> Result<Vec<u64>> {
     Ok(told.iter().map(|one| one.us).collect())
 }
 
-fn median(values: &mut [u64]) -> Result<u64> {
+/// Median and 99th percentile.
+fn percentiles(values: &mut [u64]) -> Result<(u64, u64)> {
     values.sort_unstable();
-    values.get(values.len() / 2).copied().context("no values")
+    let at = |percent| values.get(values.len() * percent / 100).copied();
+    at(50).zip(at(99)).context("no values")
 }
 
 /// Floods, and gives what came of it in words.
@@ -75,10 +77,12 @@ fn flooded_by(target: Target) -> Result<String> {
             at_rest = if opening { 0 } else { at_rest + 1 };
         }
     }
-    let (quiet, beside, samples) = (median(&mut quiet)?, median(&mut beside)?, beside.len());
+    let samples = beside.len();
+    let (quiet, quiet_99) = percentiles(&mut quiet)?;
+    let (beside, beside_99) = percentiles(&mut beside)?;
     let times = beside as f64 / quiet as f64;
     let said = format!(
-        "{target:?}: Bob's connect {quiet} µs, beside Alice's flood {beside} µs ({times:.2}×, {samples} samples); {floods:?}"
+        "{target:?}: Bob's connect {quiet} µs (p99 {quiet_99}), beside Alice's flood {beside} µs (p99 {beside_99}): {times:.2}×, {samples} samples; {floods:?}"
     );
     ensure!(samples >= 3 * TURN, "too few samples: {samples}");
     ensure!(times <= MOST, "{said}");
