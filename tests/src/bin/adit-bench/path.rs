@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use adit_tests::load::{self, Numbers, port};
 use adit_tests::{
-    Gateway, Host, Lab, Process, Routing, RunningAdit, User, address, rules_with, until,
+    Broker, Capture, Gateway, Host, Lab, Process, Routing, RunningAdit, User, address, rules_with,
+    until,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
@@ -194,10 +195,10 @@ impl Programs {
                 _held: Sshuttle::start(lab)?,
             },
             Tool::Adit | Tool::AditEarly => Programs::Adit {
-                running: RunningAdit::with(lab, Gateway::start(lab)?, &rules(true))?,
+                running: as_it_comes(lab, &rules(true))?,
             },
             Tool::AditPlain => Programs::Adit {
-                running: RunningAdit::with(lab, Gateway::start(lab)?, &rules(false))?,
+                running: as_it_comes(lab, &rules(false))?,
             },
         })
     }
@@ -270,4 +271,17 @@ fn reason(stderr: &str, code: Option<i32>) -> String {
         (true, Some(code)) => format!("adit-load ended with {code}"),
         (true, None) => "adit-load was killed".to_owned(),
     }
+}
+
+/// Adit with the log of a broker that nobody told to say more.
+fn as_it_comes(lab: &Lab, rules: &str) -> Result<RunningAdit> {
+    let gateway = Gateway::start(lab)?;
+    let capture = Capture::start(lab)?;
+    let quiet = ["env", "ADIT_LOG=info"];
+    let broker = Broker::start_behind(lab, User::Alice, rules, &quiet, &[])?;
+    Ok(RunningAdit {
+        gateway,
+        capture,
+        broker,
+    })
 }
