@@ -19,7 +19,7 @@ pub(crate) const PROBE_CHAIN: &str = "tried";
 pub(crate) const PROBE_QUEUE: u16 = 1;
 
 /// Only a connection's first packet is judged: conntrack takes up connections that it has not seen begin as new ones too, and
-/// those have to go on as they are.
+/// those have to go on as they are. The first rule of each chain, as most packets meet no other.
 const NOT_A_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
 
 /// What a user may ask for in a second, and at once. A SYN beyond is dropped, and sent again a second later (RFC 6298, 2.1).
@@ -110,8 +110,8 @@ fn hold() -> Vec<String> {
     let nowhere = |mark, as_what| format!("oif lo meta nfproto ipv4 {}", known(mark, as_what));
     let no_route = "reject with icmpx type no-route";
     vec![
-        "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        "meta l4proto != tcp accept".into(),
         // Those that were held and come here again with their verdict. Without a route, the kernel's own answer is that.
         nowhere(DIRECT, NETWORK_UNREACHABLE),
         format!("oif lo meta mark {DIRECT:#x} {no_route}"),
@@ -144,8 +144,8 @@ fn capture() -> Vec<String> {
 
 fn output(map: &str, more: &[String]) -> Vec<String> {
     let mut rules = vec![
-        "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        "meta l4proto != tcp accept".into(),
         format!("meta mark & {MASK:#x} == {MARK:#x} accept"),
         format!("meta mark {DIRECT:#x} accept"),
         format!("ct mark {DIRECT:#x} accept"),
@@ -160,6 +160,7 @@ fn output(map: &str, more: &[String]) -> Vec<String> {
 
 fn settle() -> Vec<String> {
     vec![
+        format!("{NOT_A_SYN} accept"),
         format!("meta mark {DIRECT:#x} meta mark set 0"),
         format!("ct mark {DIRECT:#x} ct mark set 0"),
     ]
@@ -168,8 +169,8 @@ fn settle() -> Vec<String> {
 fn input() -> Vec<String> {
     vec![
         "iif != lo accept".into(),
-        "meta l4proto != tcp accept".into(),
         format!("{NOT_A_SYN} accept"),
+        "meta l4proto != tcp accept".into(),
         format!(
             "meta nfproto ipv4 ct mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"
         ),
