@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use super::{CONNECTED, GAVE_UP, Told, Way, microseconds, uring};
 
 /// How long a connection may say nothing before that is called silence.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// A connection to be tried.
 #[derive(Debug, Clone)]
