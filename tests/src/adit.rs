@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::deadline::until_some;
 use crate::lab::{Host, Lab, address};
+use crate::order::as_this_run;
 use crate::process::Process;
 use crate::run::Run;
 use crate::users::User;
@@ -15,8 +16,6 @@ use crate::users::User;
 /// Where the helper of the lab listens.
 pub(crate) const CAPTURE_SOCKET: &str = "/run/adit/capture.sock";
 const GATEWAY_HOME: &str = "/run/lab/gateway";
-/// In which order all tests run that do not say so themselves: `honest` or `early`.
-const CONNECT: &str = "ADIT_TEST_CONNECT";
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// What answers at port 443 of the gateway.
@@ -335,38 +334,7 @@ rules:
 {lines}default: pass
 "
     );
-    match std::env::var(CONNECT) {
-        Ok(word) => connecting(&word, &rules),
-        Err(_) => rules,
-    }
-}
-
-/// In which order a connection's steps are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Decided and opened while the program sits in `connect()`.
-    Honest,
-    /// Accepted first.
-    Early,
-}
-
-impl Order {
-    /// That of all tests that do not choose one.
-    #[must_use]
-    pub fn of_this_run() -> Order {
-        let early = std::env::var(CONNECT).is_ok_and(|word| word == "early");
-        if early { Order::Early } else { Order::Honest }
-    }
-}
-
-/// The same rules, with this word for how connections to the zone are made, whatever `ADIT_TEST_CONNECT` says.
-#[must_use]
-pub fn connecting(word: &str, rules: &str) -> String {
-    let without: String = rules
-        .split_inclusive('\n')
-        .filter(|line| !line.starts_with("    connect: "))
-        .collect();
-    without.replacen("\nrules:", &format!("\n    connect: {word}\nrules:"), 1)
+    as_this_run(rules)
 }
 
 /// Runs `adit` as `user` on the client, with the control socket of that user's broker.

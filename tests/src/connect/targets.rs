@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::adit::{Gateway, GatewayKind, connecting, rules_for_networks};
+use crate::adit::{Gateway, GatewayKind, rules_for_networks};
 use crate::lab::{Lab, address};
+use crate::order::connecting;
 use crate::process::Process;
 use crate::users::User;
 
