@@ -26,8 +26,8 @@ mod users;
 mod witness;
 
 pub use adit::{
-    Broker, Capture, Flow, Gateway, GatewayKind, Order, RunningAdit, adit, connecting,
-    control_socket, rules_for_networks, rules_with,
+    Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
+    rules_for_networks, rules_with,
 };
 pub use content::Content;
 pub use conversation::{Conversation, Exchange, sights};
