@@ -93,6 +93,29 @@ impl Clause {
         }
     }
 
+    /// How much longer than a plain comparison it can take to match, roughly.
+    pub(crate) fn cost_of_matching(&self) -> usize {
+        let of_paths = |paths: &Option<Vec<PathPattern>>| -> usize {
+            paths
+                .iter()
+                .flatten()
+                .map(PathPattern::cost_of_matching)
+                .sum()
+        };
+        match self {
+            Self::Unknown => 1,
+            Self::Path(pattern) => pattern.cost_of_matching(),
+            Self::Facts(patterns) => {
+                let units = patterns.unit.as_ref().map_or(0, Vec::len);
+                let hashes = patterns.sha256.as_ref().map_or(0, Vec::len);
+                let none_of = patterns.none_of.iter().flatten();
+                let none_of: usize = none_of.map(Self::cost_of_matching).sum();
+                let paths = [&patterns.path, &patterns.script, &patterns.parent].map(of_paths);
+                1 + 4 * units + hashes + none_of + paths.iter().sum::<usize>()
+            }
+        }
+    }
+
     /// The facts beside the path that it asks for.
     pub(crate) fn asks_for(&self) -> Vec<Fact> {
         match self {

@@ -9,13 +9,13 @@ use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
 use crate::document;
 use crate::expectation;
+use crate::explanation;
 use crate::index::Index;
 use crate::language;
 use crate::matchers::Matchers;
 use crate::policy::{Checked, DEFAULT, Policy};
 use crate::rule::{Action, Rule, Validity};
 use crate::sets::{Files, Sets};
-use crate::suggestion;
 use crate::unreachable;
 use crate::words;
 use crate::written::{self, At, WrittenFile, WrittenRule};
@@ -76,9 +76,9 @@ fn compile_into(
     let zones = compiler.zones(&written.zones);
     compiler.matchers.warn_of_unused_sets(compiler.findings);
     let index = Index::new(&rules);
-    unreachable::check(&rules, &index, &places, findings);
+    unreachable::check(&rules, &index, &places, text.len(), findings);
     let names = written.zones.iter().map(|zone| zone.name.value.as_str());
-    let tests = expectation::read(&written.tests, &names.collect::<Vec<_>>(), findings);
+    let tests = expectation::read(&written.tests, &names.collect(), findings);
     let default = default.filter(|_| !findings.failed())?;
     let file = Some(file.to_path_buf());
     let policy = Policy::new(file, zones, rules, default, index, Some(today));
@@ -107,6 +107,7 @@ struct OwnWords {
 pub(crate) struct Compiler<'a> {
     pub(crate) findings: &'a mut Findings,
     pub(crate) zones: Vec<KnownZone>,
+    by_name: HashMap<Arc<str>, usize>,
     matchers: Matchers,
     today: Date,
 }
@@ -128,8 +129,11 @@ impl<'a> Compiler<'a> {
                 is_used: false,
             }
         });
+        let zones: Vec<KnownZone> = zones.collect();
+        let names = zones.iter().map(|zone| Arc::clone(&zone.name));
         Self {
-            zones: zones.collect(),
+            by_name: names.zip(0..).collect(),
+            zones,
             findings,
             matchers: Matchers::new(sets),
             today,
@@ -248,13 +252,23 @@ impl<'a> Compiler<'a> {
     /// `zone`: as written; when it is not, and one zone is defined, that is meant.
     fn tunnel(&mut self, place: Place, zone: Option<&At<String>>, own: OwnWords) -> Option<Action> {
         let place = zone.map_or(place, |zone| zone.place);
-        let found = find_zone(&mut self.zones, zone.map(|zone| zone.value.as_str()));
-        let action = found.map(|zone| Action::Tunnel {
+        let name = zone.map(|zone| zone.value.as_str());
+        let found = match name {
+            Some(name) => self.by_name.get(name).copied(),
+            None if self.zones.len() == 1 => Some(0),
+            None => None,
+        };
+        let Some(zone) = found.and_then(|found| self.zones.get_mut(found)) else {
+            let fault = no_zone(&self.zones, name, self.findings);
+            self.findings.error(place, fault);
+            return None;
+        };
+        zone.is_used = true;
+        Some(Action::Tunnel {
             zone: Arc::clone(&zone.name),
             on_down: own.on_down.unwrap_or(zone.on_down),
             connect: own.connect.unwrap_or(zone.connect),
-        });
-        self.noted(place, action)
+        })
     }
 
     fn default(&mut self, written: Option<&At<String>>) -> Option<Rule> {
@@ -311,30 +325,16 @@ fn label(rule: &WrittenRule) -> String {
     }
 }
 
-fn find_zone<'a>(zones: &'a mut [KnownZone], name: Option<&str>) -> Result<&'a KnownZone, Fault> {
-    let found = match name {
-        Some(name) => zones.iter().position(|zone| &*zone.name == name),
-        None if zones.len() == 1 => Some(0),
-        None => None,
-    };
-    let Some(found) = found else {
-        return Err(no_zone(zones, name));
-    };
-    let zone = &mut zones[found];
-    zone.is_used = true;
-    Ok(zone)
-}
-
-fn no_zone(zones: &[KnownZone], name: Option<&str>) -> Fault {
+fn no_zone(zones: &[KnownZone], name: Option<&str>, findings: &mut Findings) -> Fault {
     let names = zones.iter().map(|zone| &*zone.name);
-    let all = names.clone().collect::<Vec<_>>().join(", ");
+    let all = explanation::list(names.clone().map(str::to_owned));
     match name {
         None if zones.is_empty() => Fault::new("there is no zone to tunnel through")
             .hint("define one: `zones: {NAME: {gateways: [USER@HOST:PORT]}}`"),
         None => Fault::new("it is not said through which zone").hint(format!("name one: {all}")),
         Some(name) => {
             let fault = Fault::new(format!("no zone is called {name:?}"));
-            match suggestion::nearest(name, names) {
+            match findings.suggest(name, names) {
                 Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
                 None if zones.is_empty() => fault.hint("define it under `zones:`"),
                 None => fault.hint(format!("the zones are {all}")),

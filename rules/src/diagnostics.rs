@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 
+use crate::suggestion;
+
 /// More findings than this say nothing new to a person and are only counted.
 const MOST_SHOWN: usize = 100;
 
 /// More findings than this are not even looked at again.
 const MOST_KEPT: usize = 10_000;
+
+/// Words of the file with which slips are compared, over all slips: about 20 ms.
+const MOST_COMPARED: usize = 10_000;
 
 /// A longer source line is shown as the part of it around the caret.
 const WIDEST_EXCERPT: usize = 160;
@@ -212,6 +217,8 @@ pub(crate) struct Findings {
     sources: Vec<(PathBuf, String)>,
     errors: Found,
     warnings: Found,
+    /// With how many words of the file slips may still be compared.
+    suggestions: usize,
 }
 
 #[derive(Debug, Default)]
@@ -237,6 +244,7 @@ impl Findings {
             sources: vec![(file.to_path_buf(), text.to_owned())],
             errors: Found::default(),
             warnings: Found::default(),
+            suggestions: MOST_COMPARED,
         }
     }
 
@@ -259,6 +267,20 @@ impl Findings {
     /// Notes a warning.
     pub(crate) fn warning(&mut self, place: Place, fault: Fault) {
         self.warnings.add(Severity::Warning, place, fault);
+    }
+
+    /// The one of the file's own words that `written` may be a slip of. They can be very many, and nobody reads more suggestions
+    /// than findings are shown.
+    pub(crate) fn suggest<'a>(
+        &mut self,
+        written: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        let mut compared = 0;
+        let known = known.into_iter().take(self.suggestions);
+        let meant = suggestion::nearest(written, known.inspect(|_| compared += 1));
+        self.suggestions = self.suggestions.saturating_sub(compared);
+        meant
     }
 
     /// Whether an error was noted.

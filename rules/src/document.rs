@@ -1,19 +1,23 @@
 //! A YAML text as a tree of nodes, each with its place. Nothing here knows what a rule file is.
+//!
+//! The tree is built straight from the parser's events: a large file is mostly this.
 
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
-use serde_saphyr::{Error, Location, Options, Spanned};
+use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
 use crate::diagnostics::{Fault, Place};
 
 /// Nodes of a document, those that aliases repeat included.
-const MOST_NODES: usize = 1_000_000;
-/// Parts of a document that anchors remember and aliases repeat.
+const MOST_NODES: usize = 2_000_000;
+/// Nodes that aliases repeat.
 const MOST_REPEATED: usize = 100_000;
-/// Lists and mappings inside one another; a rule file needs six.
+/// Lists and mappings inside one another; a rule file needs nine.
 const DEEPEST: usize = 16;
+/// A mapping with more keys is searched for duplicates by hash.
+const MANY_KEYS: usize = 16;
+/// The key that takes over the entries of another mapping.
+const MERGE: &str = "<<";
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,174 +41,308 @@ pub(crate) enum Content {
     Map(Vec<(Node, Node)>),
 }
 
+/// Why a document cannot be read, and where.
+type Wrong = (Place, Fault);
+
 /// Reads a document. An error ends the reading: behind it nothing is certain.
-pub(crate) fn read(text: &str) -> Result<Node, (Place, Fault)> {
-    serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options())
-        .map(|root| node(root, text))
-        .map_err(|error| fault(&error))
+pub(crate) fn read(text: &str) -> Result<Node, Wrong> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parser = Parser::<StrInput<'_>>::new_from_str_with_options(text, options());
+    let mut builder = Builder::default();
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|error| no_yaml(&error))?;
+        builder.take(event, span)?;
+    }
+    Ok(builder.root.unwrap_or(Node {
+        place: builder.end,
+        content: Content::Nothing,
+    }))
 }
 
 fn options() -> Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_nodes: MOST_NODES,
-            max_events: 4 * MOST_NODES,
-            max_recorded_anchor_events: MOST_REPEATED,
-            max_depth: DEEPEST,
-            max_documents: 2,
-            enforce_alias_anchor_ratio: false,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MOST_REPEATED,
-            max_replay_stack_depth: DEEPEST,
-        },
-        emit_comments: false,
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
-        ignore_binary_tag_for_string: true,
-        strict_booleans: true,
-        with_snippet: false,
-    }
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    options.emit_unresolved_aliases = true;
+    options
 }
 
-/// As the deserializer gives it. A scalar that is not quoted comes as whatever it looks like; its text is in the file.
-enum Raw {
-    Nothing,
-    Text(String),
-    Typed(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
+/// A list or a mapping that is not at its end yet.
+struct Open {
+    place: Place,
+    anchor: usize,
+    /// `None`: a list.
+    is_map: bool,
+    /// Keys and values alternate in a mapping.
+    nodes: Vec<Node>,
 }
 
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
-    }
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    repeated: usize,
+    documents: usize,
+    root: Option<Node>,
+    end: Place,
 }
 
-struct RawVisitor;
-
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Nothing)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            nodes: 0,
+            repeated: 0,
+            documents: 0,
+            root: None,
+            end: Place {
+                file: 0,
+                line: 1,
+                column: 1,
+                length: 0,
+            },
         }
-        Ok(Raw::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = access.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Raw::Map(entries))
     }
 }
 
-fn node(raw: Spanned<Raw>, text: &str) -> Node {
-    let content = match raw.value {
-        Raw::Nothing => Content::Nothing,
-        Raw::Text(value) => Content::Scalar(value),
-        Raw::Typed(value) => Content::Scalar(source(raw.defined, text).unwrap_or(value)),
-        Raw::List(items) => Content::List(items.into_iter().map(|it| node(it, text)).collect()),
-        Raw::Map(entries) => Content::Map(
-            entries
-                .into_iter()
-                .map(|(key, value)| (node(key, text), node(value, text)))
-                .collect(),
-        ),
+impl Builder {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Wrong> {
+        let place = place(span);
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    let fault = Fault::new("a second document begins");
+                    return Err((place, fault.hint("a rule file is one document")));
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                let is_nothing = style == ScalarStyle::Plain
+                    && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                let content = match is_nothing {
+                    true => Content::Nothing,
+                    false => Content::Scalar(text.into_owned()),
+                };
+                self.add(Node { place, content }, anchor)?;
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                self.begin(place, anchor, false)?;
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                self.begin(place, anchor, true)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(open) = self.open.pop() {
+                    let content = match open.is_map {
+                        false => Content::List(open.nodes),
+                        true => Content::Map(entries(open.nodes)?),
+                    };
+                    let node = Node {
+                        place: open.place,
+                        content,
+                    };
+                    self.add(node, open.anchor)?;
+                }
+            }
+            Event::Alias(anchor) => self.repeat(anchor, place)?,
+            Event::StreamEnd => self.end = place,
+            Event::UnresolvedAlias(name) => {
+                let fault = Fault::new(format!("no anchor is called {name:?}"));
+                return Err((place, fault.hint("a text with `*` in front needs quotes")));
+            }
+            // These say nothing about what is in the document.
+            Event::StreamStart | Event::DocumentEnd | Event::Anchor(..) => {}
+            // Comments, which were not asked for, and what a later parser may know.
+            Event::Comment(..) | _ => {
+                return Err((
+                    place,
+                    Fault::new("this is YAML of a kind that is not known"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, place: Place, anchor: usize, is_map: bool) -> Result<(), Wrong> {
+        if self.open.len() == DEEPEST {
+            return Err((place, too_much()));
+        }
+        self.open.push(Open {
+            place,
+            anchor,
+            is_map,
+            nodes: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn add(&mut self, node: Node, anchor: usize) -> Result<(), Wrong> {
+        self.nodes += 1;
+        if self.nodes > MOST_NODES {
+            return Err((node.place, too_much()));
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut() {
+            Some(open) => open.nodes.push(node),
+            None => self.root = Some(node),
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, anchor: usize, place: Place) -> Result<(), Wrong> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            let fault = Fault::new("the alias stands inside of what it repeats");
+            return Err((place, fault));
+        };
+        let (nodes, depth) = size(node);
+        self.nodes = self.nodes.saturating_add(nodes);
+        self.repeated = self.repeated.saturating_add(nodes);
+        let is_too_much = self.nodes > MOST_NODES
+            || self.repeated > MOST_REPEATED
+            || self.open.len() + depth > DEEPEST;
+        if is_too_much {
+            return Err((place, too_much()));
+        }
+        let content = node.content.clone();
+        self.add(Node { place, content }, 0)
+    }
+}
+
+/// The entries of a mapping, of alternating keys and values; those that are merged last.
+fn entries(nodes: Vec<Node>) -> Result<Vec<(Node, Node)>, Wrong> {
+    let mut entries = Vec::with_capacity(nodes.len() / 2);
+    let mut merged = Vec::new();
+    let mut nodes = nodes.into_iter();
+    while let (Some(key), Some(value)) = (nodes.next(), nodes.next()) {
+        if key.content == Content::Scalar(MERGE.to_owned()) {
+            merged.push(value);
+        } else {
+            entries.push((key, value));
+        }
+    }
+    refuse_twins(&entries)?;
+    for value in merged {
+        merge(&mut entries, value)?;
+    }
+    Ok(entries)
+}
+
+/// Takes over entries of other mappings whose keys are not there yet (<https://yaml.org/type/merge.html>).
+fn merge(entries: &mut Vec<(Node, Node)>, value: Node) -> Result<(), Wrong> {
+    let place = value.place;
+    let maps = match value.content {
+        Content::List(items) => items,
+        content @ (Content::Nothing | Content::Scalar(_) | Content::Map(_)) => {
+            vec![Node { place, content }]
+        }
     };
-    Node {
-        place: place(raw.referenced),
-        content,
+    let mut keys: HashSet<String> = entries
+        .iter()
+        .filter_map(|(key, _)| text(key))
+        .map(str::to_owned)
+        .collect();
+    for map in maps {
+        let Content::Map(others) = map.content else {
+            let fault = Fault::new(format!("what `{MERGE}` takes over is not a mapping"));
+            return Err((map.place, fault));
+        };
+        let is_new =
+            |(key, _): &(Node, Node)| text(key).is_none_or(|key| keys.insert(key.to_owned()));
+        entries.extend(others.into_iter().filter(is_new));
+    }
+    Ok(())
+}
+
+fn refuse_twins(entries: &[(Node, Node)]) -> Result<(), Wrong> {
+    let twin = if entries.len() <= MANY_KEYS {
+        let is_twin = |index: usize| {
+            let (before, key) = (&entries[..index], text(&entries[index].0));
+            key.is_some() && before.iter().any(|(other, _)| text(other) == key)
+        };
+        (1..entries.len()).find(|&index| is_twin(index))
+    } else {
+        let mut seen = HashSet::with_capacity(entries.len());
+        let mut keys = entries.iter().map(|(key, _)| text(key));
+        keys.position(|key| key.is_some_and(|key| !seen.insert(key)))
+    };
+    let Some((key, _)) = twin.map(|index| &entries[index]) else {
+        return Ok(());
+    };
+    let fault = Fault::new(format!(
+        "the key {:?} is given twice",
+        text(key).unwrap_or_default()
+    ));
+    Err((key.place, fault.hint("keep one of them")))
+}
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.content {
+        Content::Scalar(text) => Some(text),
+        Content::Nothing | Content::List(_) | Content::Map(_) => None,
     }
 }
 
-/// The text of a plain scalar.
-fn source(location: Location, text: &str) -> Option<String> {
-    let span = location.span();
-    let start = usize::try_from(span.byte_offset()?).ok()?;
-    let length = usize::try_from(span.byte_len()?).ok()?;
-    let source = text.strip_prefix('\u{feff}').unwrap_or(text);
-    source
-        .get(start..start.checked_add(length)?)
-        .filter(|source| !source.is_empty())
-        .map(str::to_owned)
+/// How many nodes there are in `node`, itself included, and how many lists and mappings lie in one another.
+fn size(node: &Node) -> (usize, usize) {
+    let of_children = |nodes: &mut dyn Iterator<Item = &Node>| {
+        let sizes = nodes.map(size);
+        let (nodes, depth) = sizes.fold((0, 0), |(nodes, deepest), (more, depth)| {
+            (nodes + more, deepest.max(depth))
+        });
+        (nodes + 1, depth + 1)
+    };
+    match &node.content {
+        Content::Nothing | Content::Scalar(_) => (1, 0),
+        Content::List(items) => of_children(&mut items.iter()),
+        Content::Map(entries) => {
+            of_children(&mut entries.iter().flat_map(|(key, value)| [key, value]))
+        }
+    }
 }
 
-fn place(location: Location) -> Place {
-    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+/// `!something` makes of a value what only its author knows. Those of YAML itself change nothing here.
+fn refuse_tag(tag: Option<&Tag>, place: Place) -> Result<(), Wrong> {
+    match tag {
+        Some(tag) if !tag.is_yaml_core_schema() => {
+            let fault = Fault::new("a value is marked with a tag");
+            Err((place, fault.hint("a text with `!` in front needs quotes")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn too_much() -> Fault {
+    Fault::new("the file is too deep, or has too many values")
+        .hint(format!("the limits: {DEEPEST} levels, {MOST_NODES} values"))
+}
+
+fn place(span: Span) -> Place {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     Place {
         file: 0,
-        line: number(location.line()).max(1),
-        column: number(location.column()).max(1),
-        length: number(location.span().len()),
+        line: number(span.start.line()).max(1),
+        column: number(span.start.col()).saturating_add(1),
+        length: number(span.len()),
     }
 }
 
-fn fault(error: &Error) -> (Place, Fault) {
-    let location = error.location().unwrap_or(Location::UNKNOWN);
-    let mut place = place(location);
-    if location == Location::UNKNOWN {
-        place.length = 1;
-    }
-    if let Error::DuplicateMappingKey { key, .. } = error {
-        let key = key.as_deref().unwrap_or("?");
-        place.length = u32::try_from(key.chars().count()).unwrap_or(u32::MAX);
-        let fault = Fault::new(format!("the key {key:?} is given twice"));
-        return (place, fault.hint("keep one of them"));
-    }
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    // Inside an alias, the error's text is all that is left of its kind.
-    let limits = ["budget breached", "alias replay", "recursion limit"];
-    if limits.iter().any(|limit| message.starts_with(limit)) {
-        let fault = Fault::new("the file is too deep, or has too many values")
-            .hint(format!("the limits: {DEEPEST} levels, {MOST_NODES} values"));
-        return (place, fault);
-    }
-    if let Error::MultipleDocuments { .. } = error {
-        let fault = Fault::new("a second document begins").hint("a rule file is one document");
-        return (place, fault);
+fn no_yaml(error: &ScanError) -> Wrong {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let place = Place {
+        file: 0,
+        line: number(error.marker().line()).max(1),
+        column: number(error.marker().col()).saturating_add(1),
+        length: 1,
+    };
+    let message = error.info();
+    // Its own limits are wider than ours, but asked before.
+    if message.contains("recursion limit") || message.contains("nesting") {
+        return (place, too_much());
     }
     (place, Fault::new(format!("this is not YAML: {message}")))
 }
@@ -276,15 +414,52 @@ mod tests {
         check("a: [1\n", "1:4+1 this is not YAML: unclosed bracket '['");
         check(
             "---\na: 1\n---\nb: 2\n",
-            "4:1+0 a second document begins; a rule file is one document",
+            "3:1+3 a second document begins; a rule file is one document",
         );
         check(
             &"[".repeat(999),
-            "1:256+1 the file is too deep, or has too many values; the limits: 16 levels, 1000000 values",
+            "1:256+1 the file is too deep, or has too many values; the limits: 16 levels, 2000000 values",
         );
         check(
             &("[".repeat(40) + &"]".repeat(40)),
-            "1:17+1 the file is too deep, or has too many values; the limits: 16 levels, 1000000 values",
+            "1:17+1 the file is too deep, or has too many values; the limits: 16 levels, 2000000 values",
+        );
+    }
+
+    #[test]
+    fn takes_over_what_is_merged() {
+        check(
+            "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [*a, {z: 4}]}\n",
+            "{a@1:1+1={x@1:8+1=1@1:11+1 y@1:14+1=2@1:17+1}@1:7+1 \
+             b@2:1+1={y@2:13+1=3@2:16+1 x@1:8+1=1@1:11+1}@2:4+1 \
+             c@3:1+1={x@1:8+1=1@1:11+1 y@1:14+1=2@1:17+1 z@3:15+1=4@3:18+1}@3:4+1}@1:1+0",
+        );
+        check(
+            "a: {<<: 1}\n",
+            "1:9+1 what `<<` takes over is not a mapping",
+        );
+    }
+
+    #[test]
+    fn tags_and_aliases_do_nothing_odd() {
+        check("a: !!str 1\n", "{a@1:1+1=1@1:10+1}@1:1+0");
+        check(
+            "a: !10.0.0.1 x\n",
+            "1:14+1 a value is marked with a tag; a text with `!` in front needs quotes",
+        );
+        check(
+            "a: &a [*a]\n",
+            "1:8+2 the alias stands inside of what it repeats",
+        );
+        check(
+            "a: *.corp\n",
+            "1:4+6 no anchor is called \".corp\"; a text with `*` in front needs quotes",
+        );
+        let mut keys: Vec<String> = (0..40).map(|key| format!("k{key}: 1\n")).collect();
+        keys.push("k7: 2\n".to_owned());
+        check(
+            &keys.concat(),
+            "41:1+2 the key \"k7\" is given twice; keep one of them",
         );
     }
 

@@ -49,7 +49,7 @@ impl HostIndex {
         for suffix in hosts.names.below() {
             push(self.suffixes.entry(suffix.clone()).or_default(), entry);
         }
-        if hosts.names.has_expressions() {
+        if hosts.names.expressions() > 0 {
             push(&mut self.expressions, entry);
         }
     }

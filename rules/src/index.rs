@@ -28,10 +28,12 @@ pub(crate) struct Index {
     /// Groups of rules by the hosts they have in common.
     common_hosts: HostIndex,
     groups: Vec<Positions>,
-    /// By what is behind the last slash of the binary's path.
-    binaries: HashMap<Vec<u8>, Positions>,
+    /// By the binary's path.
+    paths: HashMap<Vec<u8>, Positions>,
+    /// By what is behind the last slash of it.
+    names: HashMap<Vec<u8>, Positions>,
     unknown: Positions,
-    /// All of `binaries` and `unknown`.
+    /// All of these.
     by_application: Positions,
     ports: HashMap<u16, Positions>,
     any: Positions,
@@ -70,8 +72,9 @@ impl Index {
             for key in keys {
                 push(
                     match key {
-                        Some(binary) => self.binaries.entry(binary).or_default(),
-                        None => &mut self.unknown,
+                        Binary::Path(path) => self.paths.entry(path).or_default(),
+                        Binary::Name(name) => self.names.entry(name).or_default(),
+                        Binary::Unknown => &mut self.unknown,
                     },
                     position,
                 );
@@ -99,8 +102,9 @@ impl Index {
             None => lists.push(&self.by_application),
             Some(Application::Unknown) => lists.push(&self.unknown),
             Some(Application::Known(facts)) => {
-                let binary = base_name(facts.path.as_os_str().as_bytes());
-                lists.extend(self.binaries.get(binary).map(Vec::as_slice));
+                let path = facts.path.as_os_str().as_bytes();
+                lists.extend(self.paths.get(path).map(Vec::as_slice));
+                lists.extend(self.names.get(base_name(path)).map(Vec::as_slice));
             }
         }
         self.hosts.find(destination, |found| lists.push(found));
@@ -122,19 +126,26 @@ fn by_host(rule: &Rule) -> Option<&Arc<Targets>> {
         .filter(|targets| targets.none_of.is_none())
 }
 
-/// The names of the binaries without which a rule does not match, `None` for one that was not found.
-fn by_application(applications: &Applications) -> Option<Vec<Option<Vec<u8>>>> {
+/// A binary by which rules can be found.
+enum Binary {
+    Path(Vec<u8>),
+    Name(Vec<u8>),
+    Unknown,
+}
+
+/// The binaries without which a rule does not match.
+fn by_application(applications: &Applications) -> Option<Vec<Binary>> {
     if applications.none_of.is_some() {
         return None;
     }
     let mut keys = Vec::new();
     for clause in &applications.any {
         match clause {
-            Clause::Unknown => keys.push(None),
-            Clause::Path(pattern) => keys.push(Some(binary(pattern)?)),
+            Clause::Unknown => keys.push(Binary::Unknown),
+            Clause::Path(pattern) => keys.push(binary(pattern)?),
             Clause::Facts(patterns) => {
                 for pattern in patterns.path.as_ref()? {
-                    keys.push(Some(binary(pattern)?));
+                    keys.push(binary(pattern)?);
                 }
             }
         }
@@ -142,10 +153,10 @@ fn by_application(applications: &Applications) -> Option<Vec<Option<Vec<u8>>>> {
     Some(keys)
 }
 
-fn binary(pattern: &PathPattern) -> Option<Vec<u8>> {
+fn binary(pattern: &PathPattern) -> Option<Binary> {
     match pattern {
-        PathPattern::Name(name) => Some(name.as_bytes().to_vec()),
-        PathPattern::Path(path) => Some(base_name(path.as_bytes()).to_vec()),
+        PathPattern::Name(name) => Some(Binary::Name(name.as_bytes().to_vec())),
+        PathPattern::Path(path) => Some(Binary::Path(path.as_bytes().to_vec())),
         PathPattern::NameGlob(_) | PathPattern::PathGlob(_) | PathPattern::Regex(_) => None,
     }
 }

@@ -73,9 +73,14 @@ impl NameSet {
         &self.below
     }
 
-    /// Whether some patterns are neither names nor `*.wildcard`.
-    pub(crate) fn has_expressions(&self) -> bool {
-        !self.expressions.is_empty()
+    /// How many patterns are neither names nor `*.wildcard`.
+    pub(crate) fn expressions(&self) -> usize {
+        self.expressions.len()
+    }
+
+    /// How many patterns there are.
+    pub(crate) fn len(&self) -> usize {
+        self.exact.len() + self.below.len() + self.expressions.len()
     }
 
     fn has_above(&self, name: &str) -> bool {

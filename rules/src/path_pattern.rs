@@ -10,6 +10,9 @@ use crate::diagnostics::Fault;
 use crate::expression;
 use crate::glob::{Glob, is_glob};
 
+/// Bytes of a path that is matched to find out what patterns have in common.
+const LONGEST_ASKED: usize = 256;
+
 /// A pattern of files that are run: binaries and scripts.
 #[derive(Debug, Clone)]
 pub(crate) enum PathPattern {
@@ -62,10 +65,19 @@ impl PathPattern {
         }
     }
 
+    /// How much longer than a plain comparison it can take to match, roughly.
+    pub(crate) fn cost_of_matching(&self) -> usize {
+        match self {
+            Self::Name(_) | Self::Path(_) => 1,
+            Self::NameGlob(glob) | Self::PathGlob(glob) => 4 + glob.as_str().len() / 4,
+            Self::Regex(_) => 100,
+        }
+    }
+
     /// Whether every path that `other` matches is certain to match.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
-            (_, Self::Path(path)) => self.matches(Path::new(path)),
+            (_, Self::Path(path)) => self.can_ask(path) && self.matches(Path::new(path)),
             (Self::Name(own), Self::Name(name)) => own == name,
             (Self::NameGlob(glob), Self::Name(name)) => glob.matches(name.as_bytes()),
             (Self::NameGlob(own), Self::NameGlob(glob))
@@ -82,11 +94,16 @@ impl PathPattern {
         }
     }
 
+    /// Whether comparing is quick enough for asking very often: a long glob on a long path takes the product of both.
+    fn can_ask(&self, path: &str) -> bool {
+        matches!(self, Self::Name(_) | Self::Path(_)) || path.len() <= LONGEST_ASKED
+    }
+
     /// Whether no path can match both. Never a wrong yes.
     pub(crate) fn is_apart_from(&self, other: &Self) -> bool {
         match (self, other) {
-            (own, Self::Path(path)) => !own.matches(Path::new(path)),
-            (Self::Path(path), other) => !other.matches(Path::new(path)),
+            (own, Self::Path(path)) => own.can_ask(path) && !own.matches(Path::new(path)),
+            (Self::Path(path), other) => other.can_ask(path) && !other.matches(Path::new(path)),
             (Self::Name(own), Self::Name(name)) => own != name,
             (Self::NameGlob(glob), Self::Name(name)) | (Self::Name(name), Self::NameGlob(glob)) => {
                 !glob.matches(name.as_bytes())

@@ -190,15 +190,33 @@ impl Rule {
         }
     }
 
-    /// Whether the rule takes every flow that `other` takes, as long as `other` is asked. Never a wrong yes; a no may be one
-    /// of ignorance, where regular expressions or globs meet.
-    pub(crate) fn covers(&self, other: &Self) -> bool {
-        self.covers_all_but_destination(other)
-            && self.covers_targets(other)
-            && self.ports.covers(&other.ports)
+    /// How many comparisons of plain patterns it costs, roughly, to find out whether `other` is covered.
+    pub(crate) fn cost_of_covering(&self, other: &Self) -> usize {
+        let by_application = match (&self.applications, &other.applications) {
+            (Some(own), Some(others)) => {
+                let count = |list: &Applications| {
+                    list.any.len() + list.none_of.as_ref().map_or(0, Vec::len)
+                };
+                let cost = |clause: &Clause| clause.cost_of_matching();
+                let own: usize = own
+                    .any
+                    .iter()
+                    .chain(own.none_of.iter().flatten())
+                    .map(cost)
+                    .sum();
+                own.saturating_mul(count(others))
+            }
+            (_, _) => 1,
+        };
+        let by_host = match (&self.targets, &other.targets) {
+            (Some(own), Some(others)) => own.cost_of_covering(others),
+            (_, _) => 1,
+        };
+        by_application.saturating_add(by_host)
     }
 
-    /// As `covers`, without hosts and ports.
+    /// Whether the rule takes every flow that `other` takes, as long as `other` is asked, hosts and ports aside. Never a wrong
+    /// yes; a no may be one of ignorance, where regular expressions or globs meet.
     pub(crate) fn covers_all_but_destination(&self, other: &Self) -> bool {
         let is_asked_as_long = match (self.validity, other.validity) {
             (Validity::Off, _) => false,
@@ -222,7 +240,7 @@ impl Rule {
         }
     }
 
-    /// As `covers`, of the hosts alone.
+    /// As `covers_all_but_destination`, of the hosts alone.
     pub(crate) fn covers_targets(&self, other: &Self) -> bool {
         match (&self.targets, &other.targets) {
             (None, _) => true,

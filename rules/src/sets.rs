@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::diagnostics::{Fault, Findings, Place};
+use crate::explanation;
 use crate::set_file;
-use crate::suggestion;
 use crate::targets::Targets;
 use crate::written::At;
 use crate::written_pattern::WrittenPattern;
@@ -16,8 +16,8 @@ use crate::written_pattern::WrittenPattern;
 pub(crate) const LARGEST_FILE: usize = 16 * 1024 * 1024;
 /// Files with sets.
 const MOST_FILES: usize = 256;
-/// Entries of sets, counted as often as they are used in a list together with others.
-const MOST_ENTRIES: usize = 2_000_000;
+/// Entries of sets that are read again, because a set is used once more and not as the whole of a `to`: about 100 ms.
+const MOST_AGAIN: usize = 100_000;
 /// Bytes of a set's name.
 const LONGEST_NAME: usize = 64;
 
@@ -59,7 +59,7 @@ pub(crate) enum SetContent {
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
     by_name: HashMap<String, Set>,
-    entries: usize,
+    again: usize,
 }
 
 #[derive(Debug)]
@@ -136,16 +136,20 @@ impl Sets {
         findings: &mut Findings,
     ) -> Option<Arc<[At<WrittenPattern>]>> {
         let Some(set) = self.by_name.get(name) else {
-            findings.error(place, self.unknown(name));
+            let fault = self.unknown(name, findings);
+            findings.error(place, fault);
             return None;
         };
-        set.is_used.set(true);
+        let again = set.is_used.replace(true);
         let entries = set.entries.clone()?;
-        self.entries = self.entries.saturating_add(entries.len());
-        if self.entries > MOST_ENTRIES {
+        if again {
+            self.again = self.again.saturating_add(entries.len());
+        }
+        if self.again > MOST_AGAIN {
             let fault =
                 Fault::new("the sets of this file are too large for how often they are used");
-            findings.error(place, fault.hint(format!("at most {MOST_ENTRIES} entries, each counted wherever its set is used together with others")));
+            let hint = "name a large set alone in `to`: that may be done as often as you like";
+            findings.error(place, fault.hint(hint));
             return None;
         }
         Some(entries)
@@ -176,14 +180,17 @@ impl Sets {
         }
     }
 
-    fn unknown(&self, name: &str) -> Fault {
+    fn unknown(&self, name: &str, findings: &mut Findings) -> Fault {
         let fault = Fault::new(format!("no set is called {name:?}"));
         let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
         names.sort_unstable();
-        match suggestion::nearest(name, names.iter().copied()) {
+        match findings.suggest(name, names.iter().copied()) {
             Some(meant) => fault.hint(format!("did you mean \"@{meant}\"?")),
             None if names.is_empty() => fault.hint("define it under `sets:`"),
-            None => fault.hint(format!("the sets are {}", names.join(", "))),
+            None => {
+                let names = names.iter().map(|name| (*name).to_owned());
+                fault.hint(format!("the sets are {}", explanation::list(names)))
+            }
         }
     }
 }

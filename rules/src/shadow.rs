@@ -18,6 +18,8 @@ pub(crate) struct Search<'a> {
     rules: &'a [Rule],
     index: &'a Index,
     patience: usize,
+    /// For several rules together: when it is over, only single rules are tried.
+    patience_together: usize,
 }
 
 /// A search that was given up.
@@ -25,12 +27,13 @@ pub(crate) struct Search<'a> {
 pub(crate) struct OutOfPatience;
 
 impl<'a> Search<'a> {
-    /// Among the rules of which `index` is. At most `patience` pairs of them are compared.
+    /// Among the rules of which `index` is. At most `patience` pairs of patterns are compared.
     pub(crate) fn new(rules: &'a [Rule], index: &'a Index, patience: usize) -> Self {
         Self {
             rules,
             index,
             patience,
+            patience_together: patience,
         }
     }
 
@@ -43,41 +46,49 @@ impl<'a> Search<'a> {
         if rule.validity == Validity::Off || rule.is_empty() {
             return Ok(Vec::new());
         }
-        let candidates = self.sharing_a_flow_with(position)?;
-        let alone = candidates.iter().find(|&&it| self.rules[it].covers(rule));
-        if let Some(alone) = alone {
-            return Ok(vec![*alone]);
-        }
-        let takes_the_rest = |it: &usize| self.rules[*it].covers_all_but_destination(rule);
-        if !candidates.iter().any(takes_the_rest) {
-            return Ok(Vec::new());
-        }
-        self.patience = self.patience.checked_sub(position).ok_or(OutOfPatience)?;
-        let earlier: Vec<usize> = (0..position)
-            .filter(takes_the_rest)
-            .take(MOST_TOGETHER)
-            .collect();
-        Ok(together_on_ports(self.rules, &earlier, rule)
-            .or_else(|| together_on_addresses(self.rules, &earlier, rule))
-            .unwrap_or_default())
-    }
-
-    /// Earlier rules that may take a certain flow of the rule: what covers all its flows has one of these.
-    fn sharing_a_flow_with(&mut self, position: usize) -> Result<Vec<usize>, OutOfPatience> {
-        let rule = &self.rules[position];
         let destination = sample(rule.targets.as_deref(), rule.ports.first().unwrap_or(1));
         let application = sample_application(rule);
-        let mut found = Vec::new();
+        // What covers all flows of the rule takes this one too.
+        let mut may_be_several = false;
         for earlier in self.index.candidates(&destination, application.as_ref()) {
             if earlier >= position {
                 break;
             }
+            let other = &self.rules[earlier];
             self.patience = self.patience.checked_sub(1).ok_or(OutOfPatience)?;
-            if self.rules[earlier].ports.contains(destination.port) {
-                found.push(earlier);
+            if !other.ports.contains(destination.port) {
+                continue;
+            }
+            let cost = other.cost_of_covering(rule);
+            self.patience = self.patience.checked_sub(cost).ok_or(OutOfPatience)?;
+            if other.covers_all_but_destination(rule) {
+                if other.covers_targets(rule) && other.ports.covers(&rule.ports) {
+                    return Ok(vec![earlier]);
+                }
+                may_be_several = true;
             }
         }
-        Ok(found)
+        let several = may_be_several.then(|| self.several(position)).flatten();
+        Ok(several.unwrap_or_default())
+    }
+
+    fn several(&mut self, position: usize) -> Option<Vec<usize>> {
+        let rule = &self.rules[position];
+        let mut earlier = Vec::new();
+        for (other, it) in self.rules[..position].iter().zip(0..) {
+            let cost = other.cost_of_covering(rule);
+            self.patience_together = self.patience_together.checked_sub(cost)?;
+            if other.covers_all_but_destination(rule) {
+                earlier.push(it);
+            }
+            if earlier.len() == MOST_TOGETHER {
+                break;
+            }
+        }
+        let cost = earlier.len() * earlier.len();
+        self.patience_together = self.patience_together.checked_sub(cost)?;
+        together_on_ports(self.rules, &earlier, rule)
+            .or_else(|| together_on_addresses(self.rules, &earlier, rule))
     }
 }
 
@@ -172,13 +183,16 @@ mod tests {
     #[test]
     fn patience_ends() {
         let rules = [1, 2, 3].map(|port| Rule {
-            ports: PortSet::new(vec![(port, port), (100, 200)]),
+            ports: PortSet::new(vec![(100, 200 + port)]),
             ..Rule::for_everything("any", None, Action::Pass)
         });
         let index = Index::new(&rules);
-        let mut search = Search::new(&rules, &index, 2);
-        assert_eq!(search.shadows_of(0), Ok(Vec::new()));
-        assert_eq!(search.shadows_of(1), Ok(Vec::new()));
-        assert_eq!(search.shadows_of(2), Err(OutOfPatience));
+        let all = |patience| {
+            let mut search = Search::new(&rules, &index, patience);
+            let all = (0..rules.len()).map(|position| search.shadows_of(position));
+            all.collect::<Result<Vec<_>, _>>()
+        };
+        assert_eq!(all(2), Err(OutOfPatience));
+        assert_eq!(all(20), Ok(vec![Vec::new(); 3]));
     }
 }

@@ -2,6 +2,8 @@
 
 /// Longer words are not compared.
 const LONGEST: usize = 64;
+/// Words that one is compared with.
+const MOST_COMPARED: usize = 1000;
 
 /// The one of `known` that `written` is most likely a slip of, if any is near enough: a third of it at most is wrong.
 pub(crate) fn nearest<'a>(
@@ -12,15 +14,15 @@ pub(crate) fn nearest<'a>(
     if length > LONGEST {
         return None;
     }
+    let lower = written.to_lowercase();
+    let most_wrong = |word: &str| length.max(word.chars().count()) / 3;
     known
         .into_iter()
-        .map(|word| {
-            (
-                distance(&written.to_lowercase(), &word.to_lowercase()),
-                word,
-            )
-        })
-        .filter(|(distance, word)| *distance <= length.max(word.chars().count()) / 3)
+        .take(MOST_COMPARED)
+        // Each character more or less is one that is wrong.
+        .filter(|word| word.chars().count().abs_diff(length) <= most_wrong(word))
+        .map(|word| (distance(&lower, &word.to_lowercase()), word))
+        .filter(|(distance, word)| *distance <= most_wrong(word))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
 }

@@ -58,6 +58,12 @@ impl Targets {
         takes_any && takes_rest
     }
 
+    /// How many comparisons of names it costs, roughly, to find out whether `other` is covered.
+    pub(crate) fn cost_of_covering(&self, other: &Self) -> usize {
+        let (own, theirs) = (&self.any.names, &other.any.names);
+        1 + theirs.len().saturating_mul(8 + 100 * own.expressions())
+    }
+
     /// The addresses that could be taken, whatever their names.
     pub(crate) fn possible_addresses(&self) -> AddressSet {
         match &self.none_of {

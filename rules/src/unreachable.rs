@@ -6,12 +6,21 @@ use crate::policy::matches_everything;
 use crate::rule::Rule;
 use crate::shadow;
 
-/// Pairs of rules that are compared for whether one shadows the other: about a second.
-const PATIENCE: usize = 30_000_000;
+/// Patterns that are compared for whether one rule shadows another: about 20 ms, …
+const LEAST_PATIENCE: usize = 500_000;
+/// … and for each byte of the file, which makes 20 ms for a mebibyte.
+const PATIENCE_PER_BYTE: usize = 1;
 
-/// Refuses rules that can never match.
-pub(crate) fn check(rules: &[Rule], index: &Index, places: &[Place], findings: &mut Findings) {
-    let mut search = shadow::Search::new(rules, index, PATIENCE);
+/// Refuses rules that can never match. `bytes`: how long their file is.
+pub(crate) fn check(
+    rules: &[Rule],
+    index: &Index,
+    places: &[Place],
+    bytes: usize,
+    findings: &mut Findings,
+) {
+    let patience = LEAST_PATIENCE + bytes.saturating_mul(PATIENCE_PER_BYTE);
+    let mut search = shadow::Search::new(rules, index, patience);
     for position in 0..rules.len() {
         let Ok(shadows) = search.shadows_of(position) else {
             let fault = Fault::new("from here on, rules that can never match are not found");
