@@ -209,7 +209,11 @@ pub(crate) struct Down {
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     /// The rule file
-    pub(crate) file: PathBuf,
+    #[arg(required_unless_present = "schema")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print a JSON Schema of rule files instead
+    #[arg(long, conflicts_with_all = ["file", "json"])]
+    pub(crate) schema: bool,
     #[command(flatten)]
     pub(crate) form: Form,
 }

@@ -13,6 +13,7 @@ use crate::explanation;
 use crate::index::Index;
 use crate::language;
 use crate::matchers::Matchers;
+use crate::overlap;
 use crate::policy::{Checked, DEFAULT, Policy};
 use crate::rule::{Action, Rule, Validity};
 use crate::sets::{Files, Sets};
@@ -76,6 +77,7 @@ fn compile_into(
     let zones = compiler.zones(&written.zones);
     compiler.matchers.warn_of_unused_sets(compiler.findings);
     let index = Index::new(&rules);
+    overlap::note(&rules, &places, findings);
     unreachable::check(&rules, &index, &places, text.len(), findings);
     let names = written.zones.iter().map(|zone| zone.name.value.as_str());
     let tests = expectation::read(&written.tests, &names.collect(), findings);

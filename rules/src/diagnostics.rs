@@ -75,14 +75,17 @@ pub enum Severity {
     Error,
     /// The file is accepted, but may not do what its author thinks.
     Warning,
+    /// Nothing is wrong; it is good to know.
+    Note,
 }
 
 impl Severity {
-    /// `error` or `warning`.
+    /// `error`, `warning` or `note`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Note => "note",
         }
     }
 }
@@ -100,7 +103,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Whether it is an error or a warning.
+    /// How bad it is.
     pub fn severity(&self) -> Severity {
         self.severity
     }
@@ -162,7 +165,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Errors or warnings of one file, in the order of the file.
+/// Errors, or warnings and notes, of one file and those it names, in the order of the file.
 ///
 /// `Display` renders them for people, each with its source line and a caret; `Serialize` gives a list of
 /// `{severity, file, line, column, message, hint}`.
@@ -269,6 +272,11 @@ impl Findings {
         self.warnings.add(Severity::Warning, place, fault);
     }
 
+    /// Notes what is good to know.
+    pub(crate) fn note(&mut self, place: Place, fault: Fault) {
+        self.warnings.add(Severity::Note, place, fault);
+    }
+
     /// The one of the file's own words that `written` may be a slip of. They can be very many, and nobody reads more suggestions
     /// than findings are shown.
     pub(crate) fn suggest<'a>(
@@ -293,7 +301,7 @@ impl Findings {
         render(self.errors, &self.sources)
     }
 
-    /// The warnings with their source lines.
+    /// The warnings and notes with their source lines.
     pub(crate) fn into_warnings(self) -> Diagnostics {
         render(self.warnings, &self.sources)
     }

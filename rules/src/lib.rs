@@ -29,6 +29,7 @@ mod language;
 mod matchers;
 mod name;
 mod name_set;
+mod overlap;
 mod path_pattern;
 pub mod pattern;
 mod policy;

@@ -47,7 +47,7 @@ struct Compiled {
 pub struct Checked {
     /// The policy, of nobody in particular: see [`Policy::for_user`].
     pub policy: Policy,
-    /// What its author may not have meant.
+    /// What its author may not have meant, and what is good to know.
     pub warnings: Diagnostics,
 }
 

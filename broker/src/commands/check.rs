@@ -13,8 +13,12 @@ use crate::command_line::Check;
 use crate::output;
 
 pub(crate) fn run(options: Check) -> Result<(), Failure> {
-    let text = read(&options.file)?;
-    let (diagnostics, good) = match parse(&options.file, &text)? {
+    let Some(file) = options.file else {
+        output::json(&adit_rules::schema())?;
+        return Ok(());
+    };
+    let text = read(&file)?;
+    let (diagnostics, good) = match parse(&file, &text)? {
         Ok(checked) => (checked.warnings, true),
         Err(errors) => (errors, false),
     };
@@ -24,13 +28,10 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         output::line(format_args!("{diagnostics}"));
     }
     if !good {
-        return Err(Failure::usage(anyhow!(
-            "{} has errors",
-            options.file.display()
-        )));
+        return Err(Failure::usage(anyhow!("{} has errors", file.display())));
     }
     if !options.form.json {
-        output::line(format_args!("{}: ok", options.file.display()));
+        output::line(format_args!("{}: ok", file.display()));
     }
     Ok(())
 }
