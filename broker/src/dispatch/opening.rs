@@ -1,5 +1,6 @@
 //! From a permit to a stream on the zone's link.
 
+use adit_capture::questions::Answer;
 use adit_link::{Host, OpenError, OpenHeader, Stream, StreamError};
 use adit_rules::{Destination, OnDown, TunnelPermit};
 
@@ -43,7 +44,12 @@ impl Dispatcher {
             {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Ended(_) | OpenError::Draining) => {}
-                Err(error @ (OpenError::TooMany | OpenError::Header(_))) => {
+                // There may be room when its SYN is sent again.
+                Err(error @ OpenError::TooMany) => {
+                    let ending = Ending::failed(error.to_string()).answering(Answer::Drop);
+                    return Err(NotOpened::Ended(ending));
+                }
+                Err(error @ OpenError::Header(_)) => {
                     return Err(NotOpened::Ended(Ending::failed(error.to_string())));
                 }
             }
