@@ -70,7 +70,16 @@ impl Glob {
 
     /// Whether the whole of `path` matches.
     pub(crate) fn matches(&self, path: &[u8]) -> bool {
-        let components: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+        self.matches_components(path, b'/')
+    }
+
+    /// Whether the whole of a name of a host matches, whose labels stand for components.
+    pub(crate) fn matches_name(&self, name: &str) -> bool {
+        self.matches_components(name.as_bytes(), b'.')
+    }
+
+    fn matches_components(&self, text: &[u8], separator: u8) -> bool {
+        let components: Vec<&[u8]> = text.split(|&byte| byte == separator).collect();
         matches_greedily(
             &self.parts,
             &components,

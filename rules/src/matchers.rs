@@ -251,7 +251,7 @@ impl Matchers {
     fn host(&mut self, at: &Written, findings: &mut Findings) -> Option<Host> {
         let plain = |text: &str| match address::parse(text) {
             Some(range) => range.map(Host::Range),
-            None => NamePattern::parse(text).map(Host::Name),
+            None => NamePattern::parse_glob(text).map(Host::Name),
         };
         self.leaf(at, findings, plain, |source| {
             NamePattern::regex(source).map(Host::Name)

@@ -6,6 +6,7 @@ use regex::bytes::Regex;
 
 use crate::diagnostics::Fault;
 use crate::expression;
+use crate::glob::Glob;
 
 /// RFC 1035, section 2.3.4, without the root's dot.
 const LONGEST_NAME: usize = 253;
@@ -63,6 +64,13 @@ pub(crate) enum NamePattern {
     Exact(String),
     /// `*.SUFFIX`: any name below it at any depth, not the suffix itself.
     Below(String),
+    /// With `*` inside of labels, each any run of characters but a dot.
+    Glob {
+        /// As written, in lower case.
+        written: String,
+        /// With labels as components.
+        glob: Glob,
+    },
     /// A regular expression, searched in the normalized name.
     Regex(Regex),
 }
@@ -79,6 +87,24 @@ impl NamePattern {
         }
     }
 
+    /// As `parse`; `*` may also stand inside of labels, or for one.
+    pub(crate) fn parse_glob(text: &str) -> Result<Self, Fault> {
+        let bare = text.strip_prefix("*.").unwrap_or(text);
+        if !bare.contains('*') || text == "*" {
+            return Self::parse(text);
+        }
+        let written = normalize(text).into_owned();
+        // As a label each run is as good as any character: what is left to be wrong is wrong.
+        parse(&bare.replace('*', "x"))?;
+        let labels = written.replace('.', "/");
+        let glob = match labels.strip_prefix("*/") {
+            // Any name below, at any depth.
+            Some(rest) => Glob::parse(&format!("*/**/{rest}"))?,
+            None => Glob::parse(&labels)?,
+        };
+        Ok(Self::Glob { written, glob })
+    }
+
     /// Reads a regular expression on names. Names have no case.
     pub(crate) fn regex(source: &str) -> Result<Self, Fault> {
         expression::for_names(source).map(Self::Regex)
@@ -89,6 +115,7 @@ impl NamePattern {
         match self {
             Self::Exact(own) => own == name,
             Self::Below(suffix) => is_below(name, suffix),
+            Self::Glob { glob, .. } => glob.matches_name(name),
             Self::Regex(regex) => regex.is_match(name.as_bytes()),
         }
     }
@@ -98,10 +125,16 @@ impl NamePattern {
         match (self, other) {
             (_, Self::Exact(name)) => self.matches(name),
             (Self::Below(own), Self::Below(suffix)) => own == suffix || is_below(suffix, own),
+            (Self::Below(own), Self::Glob { written, .. }) => {
+                // The last labels of the glob, as far as they have no `*`.
+                written.len() > own.len() && is_below(written, own)
+            }
             (Self::Regex(own), Self::Regex(regex)) => own.as_str() == regex.as_str(),
-            (Self::Exact(_), Self::Below(_) | Self::Regex(_))
+            (Self::Glob { written: own, .. }, Self::Glob { written, .. }) => own == written,
+            (Self::Exact(_), Self::Below(_) | Self::Glob { .. } | Self::Regex(_))
             | (Self::Below(_), Self::Regex(_))
-            | (Self::Regex(_), Self::Below(_)) => false,
+            | (Self::Glob { .. }, Self::Below(_) | Self::Regex(_))
+            | (Self::Regex(_), Self::Below(_) | Self::Glob { .. }) => false,
         }
     }
 }
@@ -119,6 +152,7 @@ impl std::fmt::Display for NamePattern {
         match self {
             Self::Exact(name) => f.write_str(name),
             Self::Below(suffix) => write!(f, "*.{suffix}"),
+            Self::Glob { written, .. } => f.write_str(written),
             Self::Regex(regex) => write!(f, "/{regex}/"),
         }
     }
@@ -189,10 +223,57 @@ mod tests {
     }
 
     #[track_caller]
+    fn globs(pattern: &str, name: &str, expected: bool) {
+        let pattern = NamePattern::parse_glob(pattern).unwrap();
+        assert_eq!(
+            pattern.matches(&normalize(name)),
+            expected,
+            "{pattern} {name}"
+        );
+    }
+
+    #[test]
+    fn a_star_inside_a_label_stays_inside() {
+        globs("*-files.Example.com", "a-files.example.com", true);
+        globs("*-files.example.com", "-files.example.com", true);
+        globs("*-files.example.com", "a.b-files.example.com", false);
+        globs(
+            "autodiscover.*.example.com",
+            "autodiscover.x.example.com",
+            true,
+        );
+        globs(
+            "autodiscover.*.example.com",
+            "autodiscover.x.y.example.com",
+            false,
+        );
+        globs(
+            "autodiscover.*.example.com",
+            "autodiscover.example.com",
+            false,
+        );
+        globs("*.erp*.corp", "a.b.erp7.corp", true);
+        globs("*.erp*.corp", "erp7.corp", false);
+        globs("*cdn*.corp", "cdn.corp", true);
+        globs("*.corp", "a.b.corp", true);
+        globs("erp.corp", "erp.corp", true);
+        for wrong in [
+            "*",
+            "a[b]*.corp",
+            "a*..corp",
+            "-*.corp",
+            "a*?.corp",
+            "https://*.corp/",
+        ] {
+            assert!(NamePattern::parse_glob(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[track_caller]
     fn covers(own: &str, other: &str, expected: bool) {
         let parse = |text: &str| match text.strip_prefix("re:") {
             Some(source) => NamePattern::regex(source).unwrap(),
-            None => NamePattern::parse(text).unwrap(),
+            None => NamePattern::parse_glob(text).unwrap(),
         };
         assert_eq!(parse(own).covers(&parse(other)), expected, "{own} {other}");
     }
@@ -211,5 +292,15 @@ mod tests {
         covers("re:^a", "re:^a", true);
         covers("re:.", "*.corp", false);
         covers("*.corp", "re:^a[.]corp$", false);
+        covers("*.corp", "a*.corp", true);
+        covers("*.corp", "*a.corp", true);
+        covers("*.corp", "a.*.corp", true);
+        covers("*.corp", "*.a*.corp", true);
+        covers("*.a.corp", "a*.a.corp", true);
+        covers("*.a.corp", "*a.corp", false);
+        covers("*.corp", "a*corp", false);
+        covers("a*.corp", "a*.corp", true);
+        covers("a*.corp", "ab.corp", true);
+        covers("a*.corp", "*.corp", false);
     }
 }

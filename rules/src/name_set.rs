@@ -20,7 +20,7 @@ impl FromIterator<NamePattern> for NameSet {
             match pattern {
                 NamePattern::Exact(name) => set.exact.push(name),
                 NamePattern::Below(suffix) => set.below.push(suffix),
-                NamePattern::Regex(_) => set.expressions.push(pattern),
+                NamePattern::Glob { .. } | NamePattern::Regex(_) => set.expressions.push(pattern),
             }
         }
         for names in [&mut set.exact, &mut set.below] {
@@ -46,7 +46,12 @@ impl NameSet {
 
     /// Whether every name that `other` matches is certain to match.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        let has_expression = |theirs| self.expressions.iter().any(|own| own.covers(theirs));
+        let below = |suffix: &String| NamePattern::Below(suffix.clone());
+        let has_expression = |theirs: &NamePattern| {
+            self.expressions.iter().any(|own| own.covers(theirs))
+                || matches!(theirs, NamePattern::Glob { .. })
+                    && self.below.iter().any(|suffix| below(suffix).covers(theirs))
+        };
         other.exact.iter().all(|name| self.matches(name))
             && other
                 .below
@@ -55,11 +60,19 @@ impl NameSet {
             && other.expressions.iter().all(has_expression)
     }
 
-    /// Some name that matches; of an expression, only a guess.
+    /// Some name that matches; of an expression that is no glob, only a guess.
     pub(crate) fn sample(&self) -> Option<String> {
         let exact = self.exact.first().cloned();
         let below = || self.below.first().map(|suffix| format!("x.{suffix}"));
-        let guess = || self.expressions.first().map(|_| "x".to_owned());
+        let guess = || {
+            let first = self.expressions.first()?;
+            Some(match first {
+                NamePattern::Glob { written, .. } => written.replace('*', "x"),
+                NamePattern::Exact(_) | NamePattern::Below(_) | NamePattern::Regex(_) => {
+                    "x".to_owned()
+                }
+            })
+        };
         exact.or_else(below).or_else(guess)
     }
 
@@ -110,13 +123,22 @@ mod tests {
     fn pattern(text: &str) -> NamePattern {
         match text.strip_prefix("re:") {
             Some(source) => NamePattern::regex(source).unwrap(),
-            None => NamePattern::parse(text).unwrap(),
+            None => NamePattern::parse_glob(text).unwrap(),
         }
     }
 
     fn patterns() -> impl Strategy<Value = Vec<&'static str>> {
         let some = [
-            "corp", "a.corp", "b.a.corp", "*.corp", "*.a.corp", "re:^b", "x.org", "*.org",
+            "corp",
+            "a.corp",
+            "b.a.corp",
+            "*.corp",
+            "*.a.corp",
+            "re:^b",
+            "x.org",
+            "*.org",
+            "b*.corp",
+            "*.b*.corp",
         ];
         prop::collection::vec(prop::sample::select(some.to_vec()), 0..5)
     }
@@ -126,7 +148,7 @@ mod tests {
         fn matches_what_one_of_its_patterns_matches(
             own in patterns(),
             others in patterns(),
-            name in "[ab]{1,2}|corp|org|[abx]\\.(corp|org)|b\\.a\\.corp|\\.corp",
+            name in "[ab]{1,2}|corp|org|[abx]\\.(corp|org)|b\\.a\\.corp|a\\.b[ab]?\\.corp|\\.corp",
         ) {
             let all = |texts: &[&str]| texts.iter().map(|text| pattern(text)).collect::<Vec<_>>();
             let (set, other) = (NameSet::from_iter(all(&own)), NameSet::from_iter(all(&others)));

@@ -43,7 +43,7 @@ pub(crate) fn read(
     if !is_json {
         return Some(lines(&text, source));
     }
-    match json(&text, source) {
+    match json(&text, source, findings) {
         Ok(entries) => Some(entries),
         Err((place, fault)) => {
             findings.error(place, fault);
@@ -79,7 +79,11 @@ fn lines(text: &str, source: u16) -> Vec<At<WrittenPattern>> {
 }
 
 /// Every text in the document, keys too, that is an address, a network, a range, a name with a dot or a `*.wildcard`.
-fn json(text: &str, source: u16) -> Result<Vec<At<WrittenPattern>>, (Place, Fault)> {
+fn json(
+    text: &str,
+    source: u16,
+    findings: &mut Findings,
+) -> Result<Vec<At<WrittenPattern>>, (Place, Fault)> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Err(error) = serde_json::from_str::<IgnoredAny>(body) {
         let at = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
@@ -109,15 +113,22 @@ fn json(text: &str, source: u16) -> Result<Vec<At<WrittenPattern>>, (Place, Faul
         let Ok(value) = serde_json::from_str::<String>(quoted) else {
             continue;
         };
+        let place = Place {
+            file: source,
+            line,
+            column: count(&body[line_start..start]) + 2,
+            length: count(quoted).saturating_sub(2),
+        };
         if is_host(&value) {
-            let place = Place {
-                file: source,
-                line,
-                column: count(&body[line_start..start]) + 2,
-                length: count(quoted).saturating_sub(2),
-            };
             let value = WrittenPattern::Text(value);
             entries.push(At { place, value });
+        } else if value.contains('*') && value.contains('.') && !value.contains(char::is_whitespace)
+        {
+            let fault = Fault::new(format!("{value:?} looks like a wildcard, and is left out"));
+            findings.warning(
+                place,
+                fault.hint("write what is meant into a set of your own"),
+            );
         }
     }
     Ok(entries)
@@ -140,7 +151,7 @@ fn end_of_text(rest: &[u8]) -> usize {
 fn is_host(text: &str) -> bool {
     match address::parse(text) {
         Some(range) => range.is_ok(),
-        None => text.trim_end_matches('.').contains('.') && NamePattern::parse(text).is_ok(),
+        None => text.trim_end_matches('.').contains('.') && NamePattern::parse_glob(text).is_ok(),
     }
 }
 

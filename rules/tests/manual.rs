@@ -99,5 +99,5 @@ fn every_pattern_in_the_tables_is_accepted() {
             }
         }
     }
-    assert_eq!(patterns, 22);
+    assert_eq!(patterns, 25);
 }

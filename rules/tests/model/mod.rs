@@ -48,6 +48,8 @@ pub(crate) enum ModelHost {
     Name(&'static str),
     Below(&'static str),
     StartsWith(&'static str),
+    /// One label that starts so, directly below this.
+    Label(&'static str, &'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -215,7 +217,10 @@ impl ModelRule {
 
 impl ModelHost {
     fn is_name(&self) -> bool {
-        matches!(self, Self::Name(_) | Self::Below(_) | Self::StartsWith(_))
+        matches!(
+            self,
+            Self::Name(_) | Self::Below(_) | Self::StartsWith(_) | Self::Label(..)
+        )
     }
 
     /// `None`: it is a name, and the flow has none, or an address likewise.
@@ -235,6 +240,10 @@ impl ModelHost {
             Self::Name(own) => Some(*own == flow.name?),
             Self::Below(suffix) => Some(flow.name?.ends_with(&format!(".{suffix}"))),
             Self::StartsWith(start) => Some(flow.name?.starts_with(start)),
+            Self::Label(start, parent) => {
+                let (label, rest) = flow.name?.split_once('.').unwrap_or_default();
+                Some(label.starts_with(start) && rest == *parent)
+            }
         }
     }
 
@@ -246,6 +255,7 @@ impl ModelHost {
             Self::Name(name) => (*name).to_owned(),
             Self::Below(suffix) => format!("\"*.{suffix}\""),
             Self::StartsWith(start) => format!("{{regex: \"^{start}\"}}"),
+            Self::Label(start, parent) => format!("\"{start}*.{parent}\""),
         }
     }
 }
@@ -317,6 +327,8 @@ fn host() -> impl Strategy<Value = ModelHost> {
         1 => prop::sample::select(&NAMES).prop_map(ModelHost::Name),
         1 => prop::sample::select(&["corp", "a.corp"]).prop_map(ModelHost::Below),
         1 => prop::sample::select(&["a", "x"]).prop_map(ModelHost::StartsWith),
+        1 => prop::sample::select(&[("a", "corp"), ("", "a.corp"), ("ab", "corp")])
+            .prop_map(|(start, parent)| ModelHost::Label(start, parent)),
     ]
 }
 
