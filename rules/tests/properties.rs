@@ -210,6 +210,44 @@ proptest! {
 }
 
 const EXAMPLE: &str = include_str!("example.yaml");
+const EVERYTHING: &str = include_str!("everything.yaml");
+const VENDOR: &str = "{\"a\": [\"192.0.2.0/24\", \"*.vendor.example\"]}";
+const PARTNERS: &str = "203.0.113.0/28 # the office\n";
+
+/// `text` with some characters taken out and others put in.
+fn changed(text: &str, edits: &[(prop::sample::Index, usize, String)]) -> String {
+    let mut characters: Vec<char> = text.chars().collect();
+    for (at, removed, inserted) in edits {
+        let start = at.index(characters.len() + 1);
+        let end = (start + removed).min(characters.len());
+        characters.splice(start..end, inserted.chars());
+    }
+    characters.into_iter().collect()
+}
+
+fn edits() -> impl Strategy<Value = Vec<(prop::sample::Index, usize, String)>> {
+    let inserted = "\\PC{0,3}|\n *|[\\[\\]{}:,*&!|>\"'#-]|not: |@vendor|regex: |unknown|\\{not: ";
+    prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, inserted), 1..6)
+}
+
+fn read_without_a_panic(text: &str, vendor: &str, partners: &str) {
+    let beside = [("vendor.json", vendor), ("partners.txt", partners)];
+    match parse_file(Path::new("rules.yaml"), text, &beside) {
+        Ok(checked) => {
+            let _ = checked.policy.kernel_program();
+            let _ = checked.warnings.to_string();
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            assert!(
+                errors
+                    .iter()
+                    .all(|error| error.line() >= 1 && error.column() >= 1)
+            );
+            let _ = errors.to_string();
+        }
+    }
+}
 
 proptest! {
     #[test]
@@ -219,33 +257,22 @@ proptest! {
 
     #[test]
     fn random_yaml_never_panics(
-        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone|gateways|on_down|connect): |[&*]a |: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
+        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone|gateways|on_down|connect|not|script|path|user|sets|file|expires|enabled|with|regex): |[&*]a |<<: |\"@a\"|: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
     ) {
         let _ = parse_file(Path::new("rules.yaml"), &text, &[]).map_err(|errors| errors.to_string());
     }
 
     #[test]
-    fn mutated_files_never_panic(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "\\PC{0,3}|\n *|[\\[\\]{}:,*&!|>\"'#-]"), 1..6),
-    ) {
-        let mut characters: Vec<char> = EXAMPLE.chars().collect();
-        for (at, removed, inserted) in edits {
-            let start = at.index(characters.len() + 1);
-            let end = (start + removed).min(characters.len());
-            characters.splice(start..end, inserted.chars());
-        }
-        let text: String = characters.into_iter().collect();
-        match parse_file(Path::new("rules.yaml"), &text, &[]) {
-            Ok(checked) => {
-                let _ = checked.policy.kernel_program();
-                let _ = checked.warnings.to_string();
-            }
-            Err(errors) => {
-                prop_assert!(!errors.is_empty());
-                prop_assert!(errors.iter().all(|error| error.line() >= 1 && error.column() >= 1));
-                let _ = errors.to_string();
-            }
-        }
+    fn mutated_files_never_panic(edits in edits(), everything: bool) {
+        let text = if everything { EVERYTHING } else { EXAMPLE };
+        read_without_a_panic(&changed(text, &edits), VENDOR, PARTNERS);
+    }
+
+    #[test]
+    fn mutated_sets_never_panic(edits in edits(), text in any::<String>()) {
+        read_without_a_panic(EVERYTHING, &changed(VENDOR, &edits), &changed(PARTNERS, &edits));
+        read_without_a_panic(EVERYTHING, &text, &text);
+        read_without_a_panic(EVERYTHING, &format!("[{text}"), &text);
     }
 }
 
@@ -254,6 +281,10 @@ fn the_example_is_valid() {
     let checked = parse_file(Path::new("example.yaml"), EXAMPLE, &[]);
     let checked = checked.unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(checked.policy.zones().len(), 1);
+    let beside = [("vendor.json", VENDOR), ("partners.txt", PARTNERS)];
+    let checked = parse_file(Path::new("rules.yaml"), EVERYTHING, &beside);
+    let checked = checked.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(checked.policy.zones().len(), 2);
 }
 
 #[test]

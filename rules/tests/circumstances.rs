@@ -1,0 +1,193 @@
+//! What a policy gives to different users, on different days, and which facts it asks for.
+
+mod reading;
+
+use std::path::Path;
+
+use adit_rules::{
+    Ancestors, Application, Date, Decision, Destination, Fact, Facts, Group, Judgement, Learned,
+    Policy, Refusal, User,
+};
+use reading::parse_file;
+
+fn policy(rules: &str) -> Policy {
+    let text = format!(
+        "version: 1\nzones: {{a: {{gateways: [x]}}, b: {{gateways: [y]}}}}\ndefault: pass\nrules:\n{rules}"
+    );
+    let checked = parse_file(Path::new("rules.yaml"), &text, &[]);
+    checked.unwrap_or_else(|errors| panic!("{errors}")).policy
+}
+
+fn judge(policy: &Policy, to: &str, application: Option<&Application>) -> Judgement {
+    policy.judge(&Destination::parse(to).expect("valid"), application)
+}
+
+#[track_caller]
+fn check(policy: &Policy, to: &str, expected: &str) {
+    let unknown = Application::Unknown;
+    let Judgement::Decided(decision) = judge(policy, to, Some(&unknown)) else {
+        panic!("it is decided");
+    };
+    let zone = decision
+        .zone()
+        .map_or(String::new(), |zone| format!(" {zone}"));
+    assert_eq!(format!("{}{zone}", decision.action()), expected);
+}
+
+fn user(name: &str, uid: u32, group: &str) -> User {
+    User {
+        name: Some(name.to_owned()),
+        uid: Some(uid),
+        groups: Some(vec![Group {
+            name: Some(group.to_owned()),
+            gid: Some(uid),
+        }]),
+    }
+}
+
+#[test]
+fn the_same_destination_goes_through_the_zone_of_its_user() {
+    let policy = policy(
+        "  - {user: alice, to: 10.0.0.0/8, action: tunnel, zone: a}\n  - {group: [staff], to: 10.0.0.0/8, action: tunnel, zone: b}\n  - {user: 7, action: block}\n",
+    );
+    check(&policy, "10.0.0.5:443", "pass");
+    let alice = policy.for_user(user("alice", 1000, "staff"));
+    check(&alice, "10.0.0.5:443", "tunnel a");
+    let bob = policy.for_user(user("bob", 1001, "staff"));
+    check(&bob, "10.0.0.5:443", "tunnel b");
+    let eve = policy.for_user(user("eve", 7, "guests"));
+    check(&eve, "10.0.0.5:443", "block");
+    // A rule of others is not in the kernel's program either.
+    let steps = |policy: &Policy| policy.kernel_program().steps.len();
+    assert_eq!(
+        (steps(&policy), steps(&alice), steps(&bob), steps(&eve)),
+        (0, 1, 1, 0)
+    );
+    // A second user replaces the first.
+    check(
+        &alice.for_user(user("bob", 1001, "staff")),
+        "10.0.0.5:443",
+        "tunnel b",
+    );
+}
+
+#[test]
+fn rules_end_with_their_day() {
+    let day = |month, day| Date::new(2026, month, day).expect("there is such a day");
+    let policy = policy(
+        "  - {to: 10.0.0.1, action: block, expires: 2026-06-30}\n  - {to: 10.0.0.1, action: block, expires: 2026-09-30}\n  - {to: 10.0.0.2, action: block, expires: 2026-12-31}\n",
+    );
+    assert_eq!(policy.last_day(), Some(day(9, 30)));
+    check(&policy.on(day(9, 30)), "10.0.0.1:1", "block");
+    let later = policy.on(day(10, 1));
+    check(&later, "10.0.0.1:1", "pass");
+    check(&later, "10.0.0.2:1", "block");
+    assert_eq!(later.last_day(), Some(day(12, 31)));
+    assert_eq!(later.kernel_program().steps.len(), 1);
+    assert_eq!(
+        policy.on(Date::new(2027, 1, 1).expect("a day")).last_day(),
+        None
+    );
+}
+
+/// The facts that are asked for, in order, when each is given as `facts` has it.
+#[track_caller]
+fn check_questions(rules: &str, facts: &Facts, expected: &[Fact]) {
+    let policy = policy(rules);
+    let (mut asked, mut known) = (Vec::new(), None::<Facts>);
+    loop {
+        let application = known.clone().map(Application::Known);
+        let Judgement::Needs(fact) = judge(&policy, "10.0.0.1:443", application.as_ref()) else {
+            break;
+        };
+        asked.push(fact);
+        let mut more = known
+            .take()
+            .unwrap_or_else(|| Facts::of(facts.path.clone()));
+        match fact {
+            Fact::Path => {}
+            Fact::Cgroup => more.cgroup = facts.cgroup.clone(),
+            Fact::Script => more.script = facts.script.clone(),
+            Fact::Ancestors => more.ancestors = facts.ancestors.clone(),
+            Fact::Sha256 => more.sha256 = facts.sha256.clone(),
+        }
+        known = Some(more);
+    }
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn only_facts_that_matter_are_asked_for() {
+    let python = Facts {
+        script: Learned::Is(Some("/opt/x.py".into())),
+        cgroup: Learned::Is(Some("/user.slice/a.service".to_owned())),
+        sha256: Learned::Is([7; 32]),
+        ancestors: Learned::Is(Ancestors {
+            binaries: vec!["/bin/sh".into()],
+            complete: true,
+        }),
+        ..Facts::of("/usr/bin/python3")
+    };
+    check_questions(
+        "  - {to: 10.0.0.2, app: curl, action: block}\n",
+        &python,
+        &[],
+    );
+    check_questions(
+        "  - {app: {script: /x}, ports: 80, action: block}\n",
+        &python,
+        &[],
+    );
+    // Another binary: its script does not matter.
+    check_questions(
+        "  - {app: {path: perl, script: /x}, action: block}\n",
+        &python,
+        &[Fact::Path],
+    );
+    // Another unit: its hash does not matter.
+    check_questions(
+        &format!(
+            "  - {{app: {{sha256: {}, unit: b.service}}, action: block}}\n",
+            "07".repeat(32)
+        ),
+        &python,
+        &[Fact::Path, Fact::Cgroup],
+    );
+    check_questions(
+        &format!(
+            "  - {{app: {{sha256: {}, unit: a.service, not: {{parent: zsh}}}}, action: block}}\n",
+            "07".repeat(32)
+        ),
+        &python,
+        &[Fact::Path, Fact::Cgroup, Fact::Ancestors, Fact::Sha256],
+    );
+    // The cheap entry suffices.
+    check_questions(
+        "  - {app: [{script: /x}, python3], action: block}\n",
+        &python,
+        &[Fact::Path],
+    );
+    // What is behind the rule that decides is not asked for.
+    check_questions(
+        "  - {app: python3, action: block}\n  - {app: {script: /x}, action: pass}\n",
+        &python,
+        &[Fact::Path],
+    );
+}
+
+#[test]
+fn what_is_given_up_is_not_asked_for_again() {
+    let policy = policy("  - {app: {not: {script: /opt/evil.py}}, action: tunnel, zone: a}\n");
+    let mut application = Application::of("/usr/bin/python3");
+    assert_eq!(
+        judge(&policy, "10.0.0.1:1", Some(&application)),
+        Judgement::Needs(Fact::Script)
+    );
+    application.give_up(Fact::Script);
+    let Judgement::Decided(Decision::Block(block)) =
+        judge(&policy, "10.0.0.1:1", Some(&application))
+    else {
+        panic!("nobody knows whether it is the evil one");
+    };
+    assert_eq!((block.rule(), block.refusal()), ("rule 1", Refusal::Reset));
+}
