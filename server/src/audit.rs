@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use adit_link::{Counters, Refusal, RelayEnd};
 
+use crate::credential::Credential;
 use crate::log_queue;
+use crate::permissions::Permissions;
 use crate::user_name::UserName;
 
 /// Target of all audit events: filters can pick them by it.
@@ -23,9 +25,17 @@ pub struct Who {
     pub user: UserName,
     /// Where from, as far as we know.
     pub from: String,
-    /// Fingerprint of the key that was used, as `ssh-keygen -l` writes it; `-` where another
-    /// program authenticated.
-    pub key: String,
+    /// What the user was authenticated by.
+    pub credential: Credential,
+    /// What that leaves of what the policy allows.
+    pub permissions: Permissions,
+}
+
+impl Who {
+    /// The certificate, for a line; nothing where there was none.
+    pub(crate) fn certificate(&self) -> Option<String> {
+        self.credential.certificate().map(ToString::to_string)
+    }
 }
 
 /// A stream that was asked for and not answered yet. Dropped without an answer, it says that.
@@ -52,7 +62,8 @@ pub(crate) fn refused_by_link(who: &Who, streams: u64) {
             event = "surplus",
             user = who.user.as_str(),
             from = who.from.as_str(),
-            key = who.key.as_str(),
+            key = who.credential.key(),
+            certificate = who.certificate(),
             streams,
             "refused by the link"
         );
@@ -122,7 +133,8 @@ impl Record {
             stream = self.id,
             user = self.who.user.as_str(),
             from = self.who.from.as_str(),
-            key = self.who.key.as_str(),
+            key = self.who.credential.key(),
+            certificate = self.who.certificate(),
             asked = self.asked.as_str(),
             application = self.application.as_str(),
             reason,
@@ -138,7 +150,8 @@ impl Record {
             stream = self.id,
             user = self.who.user.as_str(),
             from = self.who.from.as_str(),
-            key = self.who.key.as_str(),
+            key = self.who.credential.key(),
+            certificate = self.who.certificate(),
             asked = self.asked.as_str(),
             application = self.application.as_str(),
             dialled,

@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use crate::authorized_keys::KeysPath;
 use crate::config_error::ConfigError;
+use crate::login::LoginFiles;
 use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
@@ -45,8 +46,8 @@ pub struct Serving {
     pub listen: Vec<SocketAddr>,
     /// OpenSSH private key files.
     pub host_keys: Vec<PathBuf>,
-    /// Where a user's keys are.
-    pub authorized_keys: KeysPath,
+    /// Who may log in.
+    pub login: LoginFiles,
     /// Threads that serve connections.
     pub threads: usize,
 }
@@ -187,11 +188,7 @@ impl Meaning<'_> {
             .iter()
             .map(|at| self.listen(at))
             .collect::<Result<Vec<_>, _>>()?;
-        let keys = written
-            .authorized_keys
-            .as_ref()
-            .map(|path| self.keys_path(path))
-            .transpose()?;
+        let login = self.login(written)?;
         let threads = self.within("threads", written.threads.as_ref(), 1..=64, 1)?;
         let missing = |key: &str, hint| {
             ConfigError::whole(self.file, format!("`{key}` is missing"), Some(hint))
@@ -208,16 +205,16 @@ impl Meaning<'_> {
                 "for example  host_keys: [/etc/adit/host_ed25519]",
             )));
         }
-        let Some(authorized_keys) = keys else {
+        if login.authorized_keys.is_none() && login.user_ca.is_empty() {
             return Ok(Err(missing(
                 "authorized_keys",
-                "for example  authorized_keys: /etc/adit/keys/%u",
+                "for example  authorized_keys: /etc/adit/keys/%u, or user_ca: [/etc/adit/user_ca.pub]",
             )));
-        };
+        }
         Ok(Ok(Serving {
             listen,
             host_keys: written.host_keys.clone(),
-            authorized_keys,
+            login,
             threads,
         }))
     }
@@ -231,6 +228,29 @@ impl Meaning<'_> {
                 Some(hint),
             )
         })
+    }
+
+    fn login(&self, written: &Written) -> Result<LoginFiles, ConfigError> {
+        let keys = written.authorized_keys.as_ref();
+        let absolute = |files: &[Spanned<PathBuf>]| {
+            files
+                .iter()
+                .map(|file| self.absolute(file))
+                .collect::<Result<_, _>>()
+        };
+        Ok(LoginFiles {
+            authorized_keys: keys.map(|path| self.keys_path(path)).transpose()?,
+            user_ca: absolute(&written.user_ca)?,
+            revoked_keys: absolute(&written.revoked_keys)?,
+        })
+    }
+
+    /// Another path would depend on the directory the server is started in.
+    fn absolute(&self, file: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+        match file.value.is_absolute() {
+            true => Ok(file.value.clone()),
+            false => Err(self.error(file, "the path is not absolute", None)),
+        }
     }
 
     fn keys_path(&self, path: &Spanned<String>) -> Result<KeysPath, ConfigError> {

@@ -48,6 +48,8 @@ enum NotOpened {
     NoAudit,
     #[error("too many streams: {0}")]
     TooMany(#[from] Full),
+    #[error("the key or certificate does not permit {0}")]
+    NotPermitted(Asked),
     #[error(transparent)]
     Denied(#[from] Denial),
     #[error(transparent)]
@@ -70,6 +72,7 @@ impl NotOpened {
             Self::NoAudit | Self::TooMany(_) | Self::Unresolved(ResolveError::Busy(_)) => {
                 (RefusalReason::Busy, self.to_string())
             }
+            Self::NotPermitted(_) => (RefusalReason::Denied, self.to_string()),
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
             Self::Unresolved(ResolveError::TimedOut { .. }) => {
                 (RefusalReason::TimedOut, self.to_string())
@@ -166,6 +169,9 @@ impl Gateway {
         asked: Result<Asked, NotADestination>,
     ) -> Result<(TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
+        if !who.permissions.opens(&asked) {
+            return Err(NotOpened::NotPermitted(asked));
+        }
         let deadline = Instant::now() + self.limits.dial_timeout;
         let place = self.streams.take(&who.user)?;
         let policy = self.policy();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_link::ssh::{Backlog, SUBSYSTEM};
-use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
+use jiff::Timestamp;
+use russh::keys::Certificate;
+use russh::keys::ssh_key::public::KeyData;
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
@@ -14,14 +16,15 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::audit::Who;
+use crate::authorized_keys::Attempt;
+use crate::credential::fingerprint;
 use crate::gateway::Gateway;
 use crate::in_use::{InUse, Use};
 use crate::link_channel::LinkChannel;
-use crate::login::Logins;
+use crate::login::{Login, Logins, NotAuthorized};
 use crate::quota::{Place, Quota};
 use crate::throttle::{seldom, shown};
 use crate::unauthenticated::Guest;
-use crate::user_name::UserName;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
 pub(crate) const MAX_CHANNELS: u32 = 4;
@@ -114,27 +117,46 @@ impl Client {
         }
     }
 
-    /// The user, when this key logs it in.
-    async fn authorize(
-        &mut self,
-        user: &str,
-        key: &PublicKey,
-        algorithm: &Algorithm,
-    ) -> Result<Option<UserName>, ConversationError> {
+    /// To be called for each key that is offered or signed with, before anything else.
+    fn count_offer(&mut self) -> Result<Attempt, ConversationError> {
         self.offers += 1;
         if self.offers > MAX_OFFERS {
             return Err(ConversationError::TooManyOffers);
         }
-        match self.logins.authorize(user, key, algorithm).await {
-            Ok(user) => Ok(Some(user)),
+        Ok(Attempt {
+            from: self.peer.ip(),
+            now: Timestamp::now(),
+        })
+    }
+
+    fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
+        let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
+        // As text, which is escaped.
+        let why = why.to_string();
+        seldom!(info, %peer, user, key, why, "login refused");
+    }
+
+    /// What becomes of a key that was signed with.
+    async fn answer(
+        &mut self,
+        user: &str,
+        key: &KeyData,
+        login: Result<Login, NotAuthorized>,
+    ) -> Auth {
+        let login = match login {
+            Ok(login) => login,
             Err(why) => {
-                let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
-                // As text, which is escaped.
-                let why = why.to_string();
-                seldom!(info, %peer, user, key, why, "login refused");
-                Ok(None)
+                self.log_unauthorized(user, key, &why);
+                return reject_slowly().await;
             }
-        }
+        };
+        self.who = Some(Arc::new(Who {
+            user: login.user,
+            from: self.peer.to_string(),
+            credential: login.credential,
+            permissions: login.permissions,
+        }));
+        Auth::Accept
     }
 
     /// To be called for each channel that is asked for, before anything else.
@@ -179,10 +201,6 @@ impl Client {
     }
 }
 
-fn fingerprint(key: &PublicKey) -> String {
-    key.fingerprint(HashAlg::Sha256).to_string()
-}
-
 async fn reject_slowly() -> Auth {
     sleep(REJECTION).await;
     Auth::reject()
@@ -206,10 +224,12 @@ impl Handler for Client {
 
     async fn auth_openssh_certificate(
         &mut self,
-        _user: &str,
-        _certificate: &Certificate,
+        user: &str,
+        certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        Ok(reject_slowly().await)
+        let attempt = self.count_offer()?;
+        let login = self.logins.certificate(user, certificate, attempt).await;
+        Ok(self.answer(user, certificate.public_key(), login).await)
     }
 
     async fn auth_publickey_offered(
@@ -217,10 +237,14 @@ impl Handler for Client {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        let authorized = self.authorize(user, offer.public_key, offer.algorithm);
-        match authorized.await? {
-            Some(_) => Ok(Auth::Accept),
-            None => Ok(Auth::reject()),
+        let attempt = self.count_offer()?;
+        let (key, algorithm) = (offer.public_key, offer.algorithm);
+        match self.logins.offer(user, key, algorithm, attempt).await {
+            Ok(()) => Ok(Auth::Accept),
+            Err(why) => {
+                self.log_unauthorized(user, key.key_data(), &why);
+                Ok(Auth::reject())
+            }
         }
     }
 
@@ -231,17 +255,10 @@ impl Handler for Client {
     ) -> Result<Auth, Self::Error> {
         // Asked again, not remembered: the file may have changed, or the offer been of another
         // user.
-        let authorized = self.authorize(user, key.public_key, key.algorithm);
-        let Some(user) = authorized.await? else {
-            return Ok(reject_slowly().await);
-        };
-        let key = fingerprint(key.public_key);
-        self.who = Some(Arc::new(Who {
-            user,
-            from: self.peer.to_string(),
-            key,
-        }));
-        Ok(Auth::Accept)
+        let attempt = self.count_offer()?;
+        let (key, algorithm) = (key.public_key, key.algorithm);
+        let login = self.logins.key(user, key, algorithm, attempt).await;
+        Ok(self.answer(user, key.key_data(), login).await)
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
@@ -259,7 +276,7 @@ impl Handler for Client {
             }
         }
         self.guest = None;
-        tracing::info!(peer = %self.peer, user, key = who.key.as_str(), "logged in");
+        tracing::info!(peer = %self.peer, user, key = who.credential.key(), certificate = who.certificate(), "logged in");
         Ok(())
     }
 

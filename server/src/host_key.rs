@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::PrivateKey;
 
-use crate::{authorized_keys, bounded_file};
+use crate::{bounded_file, key_strength};
 
 /// Longest file, in bytes; a 16384-bit RSA key has 12 KiB.
 const MAX_FILE: u64 = 64 * 1024;
@@ -74,7 +74,7 @@ pub fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {
     if key.is_encrypted() {
         return Err(HostKeyError::Encrypted(path.to_owned()));
     }
-    if !authorized_keys::is_strong(key.public_key().key_data()) {
+    if key_strength::check(key.public_key().key_data()).is_err() {
         return Err(HostKeyError::Weak(path.to_owned()));
     }
     Ok(key)

@@ -13,12 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::authorized_keys::KeysPath;
 use crate::config::Limits;
 use crate::gateway::Gateway;
 use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::in_use::InUse;
-use crate::login::Logins;
+use crate::login::{LoginFiles, Logins};
 use crate::quota::Quota;
 use crate::throttle::{seldom, shown};
 use crate::unauthenticated::{Guest, Unauthenticated, shut_down};
@@ -101,7 +100,7 @@ impl Server {
     /// A server with these host keys.
     pub fn new(
         gateway: Arc<Gateway>,
-        keys: KeysPath,
+        files: LoginFiles,
         host_keys: Vec<PrivateKey>,
     ) -> (Self, Drained) {
         let limits = *gateway.limits();
@@ -111,7 +110,7 @@ impl Server {
             connections: Quota::new(limits.max_connections_per_user, limits.max_connections),
             unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
             alive: alive.downgrade(),
-            logins: Logins::new(Arc::clone(&gateway), keys),
+            logins: Logins::new(Arc::clone(&gateway), files),
             gateway,
         };
         (server, Drained { alive, ended })

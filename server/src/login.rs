@@ -1,16 +1,47 @@
-//! Who may log in: a user that the policy knows, with a key of its file.
+//! Who may log in: a user that the policy knows, with a key of its file, or a certificate by somebody
+//! whose certificates are accepted; neither of them revoked.
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use russh::keys::{Algorithm, PublicKey};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, Certificate, PublicKey};
 use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
-use crate::authorized_keys::{self, KeysError, KeysPath};
+use crate::authorized_keys::{Attempt, AuthorizedKeys, BadLine, KeysPath};
+use crate::certificate::{self, BadCertificate};
+use crate::credential::{CertificateId, Credential, fingerprint};
 use crate::gateway::Gateway;
+use crate::key_strength;
+use crate::permissions::Permissions;
+use crate::revocation::{Revocation, Revoked};
+use crate::throttle::seldom;
+use crate::trusted_file::{self, Untrusted};
 use crate::user_name::{BadUserName, UserName};
 
 /// Files of keys that are read at a time: they can lie on a file system that does not answer.
 const READERS: usize = 16;
+/// Longest file of an authority's keys, in bytes.
+const MAX_AUTHORITIES: usize = 1 << 16;
+
+/// Where it is written who may log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginFiles {
+    /// A user's keys.
+    pub authorized_keys: Option<KeysPath>,
+    /// Keys that sign certificates of any user, one a line.
+    pub user_ca: Vec<PathBuf>,
+    /// See [`Revocation`].
+    pub revoked_keys: Vec<PathBuf>,
+}
+
+/// A login that was proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: UserName,
+    pub(crate) credential: Credential,
+    pub(crate) permissions: Permissions,
+}
 
 /// Why a key does not log a user in.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +54,14 @@ pub(crate) enum NotAuthorized {
     Weak,
     #[error("not a key of this user")]
     OtherKey,
+    #[error("nobody whose certificates are accepted signed this one")]
+    OtherAuthority,
+    #[error(transparent)]
+    Certificate(#[from] BadCertificate),
+    #[error(transparent)]
+    Revoked(#[from] Revoked),
     #[error("no usable authorized keys: {0}")]
-    Keys(#[from] KeysError),
+    Keys(#[from] Untrusted),
     #[error("the authorized keys could not be read in time")]
     Late(#[from] Elapsed),
     #[error("the authorized keys could not be read")]
@@ -35,50 +72,200 @@ pub(crate) enum NotAuthorized {
 #[derive(Debug, Clone)]
 pub(crate) struct Logins {
     gateway: Arc<Gateway>,
-    path: KeysPath,
     readers: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    files: LoginFiles,
+    revocation: Revocation,
 }
 
 impl Logins {
-    pub(crate) fn new(gateway: Arc<Gateway>, path: KeysPath) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, files: LoginFiles) -> Self {
+        let revocation = Revocation::new(&files.revoked_keys);
         Self {
             gateway,
-            path,
             readers: Arc::new(Semaphore::new(READERS)),
+            shared: Arc::new(Shared { files, revocation }),
         }
     }
 
-    /// May whoever has `key` log in as `user`?
-    pub(crate) async fn authorize(
+    /// Is it worth a signature? Of a certificate that is offered, russh shows nothing but its key, so
+    /// where there can be certificates every key may be one's.
+    pub(crate) async fn offer(
         &self,
         user: &str,
         key: &PublicKey,
         algorithm: &Algorithm,
-    ) -> Result<UserName, NotAuthorized> {
+        attempt: Attempt,
+    ) -> Result<(), NotAuthorized> {
+        let user = self.known(user)?;
+        strong(key.key_data(), Some(algorithm))?;
+        let key = key.key_data().clone();
+        self.read(move |shared| shared.offer(&user, &key, attempt))
+            .await
+    }
+
+    /// May whoever has `key` log in as `user`?
+    pub(crate) async fn key(
+        &self,
+        user: &str,
+        key: &PublicKey,
+        algorithm: &Algorithm,
+        attempt: Attempt,
+    ) -> Result<Login, NotAuthorized> {
+        let user = self.known(user)?;
+        strong(key.key_data(), Some(algorithm))?;
+        let key = key.key_data().clone();
+        self.read(move |shared| shared.key(user, &key, attempt))
+            .await
+    }
+
+    /// May whoever has the certificate's key log in as `user`? The algorithm of its signature has been
+    /// looked at when the key was offered.
+    pub(crate) async fn certificate(
+        &self,
+        user: &str,
+        certificate: &Certificate,
+        attempt: Attempt,
+    ) -> Result<Login, NotAuthorized> {
+        let user = self.known(user)?;
+        let certificate = certificate.clone();
+        self.read(move |shared| shared.certificate(user, &certificate, attempt))
+            .await
+    }
+
+    fn known(&self, user: &str) -> Result<UserName, NotAuthorized> {
         let user: UserName = user.parse()?;
-        if !self.gateway.knows(&user) {
-            return Err(NotAuthorized::Unknown);
-        }
-        // SHA-1 (RFC 8332 section 1) and keys that are too weak are nobody's.
-        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
-        if sha1 || !authorized_keys::is_strong(key.key_data()) {
-            return Err(NotAuthorized::Weak);
-        }
-        let patience = self.gateway.limits().login_grace;
-        match timeout(patience, self.is_listed(user.clone(), key.clone())).await?? {
+        match self.gateway.knows(&user) {
             true => Ok(user),
+            false => Err(NotAuthorized::Unknown),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, NotAuthorized> + Send + 'static,
+    ) -> Result<T, NotAuthorized> {
+        let patience = self.gateway.limits().login_grace;
+        let reading = async {
+            let reader = Arc::clone(&self.readers).acquire_owned().await;
+            let shared = Arc::clone(&self.shared);
+            let read = tokio::task::spawn_blocking(move || {
+                // Held until the file is read, also when nobody waits for it any more.
+                let _reader = reader;
+                read(&shared)
+            });
+            read.await.map_err(|_| NotAuthorized::Broken)?
+        };
+        timeout(patience, reading).await?
+    }
+}
+
+/// SHA-1 (RFC 8332 section 1) and keys that are too weak are nobody's.
+fn strong(key: &KeyData, algorithm: Option<&Algorithm>) -> Result<(), NotAuthorized> {
+    let sha1 = matches!(algorithm, Some(Algorithm::Rsa { hash: None }));
+    if sha1 || key_strength::check(key).is_err() {
+        return Err(NotAuthorized::Weak);
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn offer(&self, user: &UserName, key: &KeyData, attempt: Attempt) -> Result<(), NotAuthorized> {
+        self.revocation.check_key(key)?;
+        if !self.files.user_ca.is_empty() {
+            return Ok(());
+        }
+        let keys = self.keys_of(user)?;
+        let listed = || keys.key(key, attempt, |line, why| unused(&keys, line, &why));
+        match keys.may_have_authorities() || listed().is_some() {
+            true => Ok(()),
             false => Err(NotAuthorized::OtherKey),
         }
     }
 
-    async fn is_listed(&self, user: UserName, key: PublicKey) -> Result<bool, NotAuthorized> {
-        let reader = Arc::clone(&self.readers).acquire_owned().await;
-        let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            // Held until the file is read, also when nobody waits for it any more.
-            let _reader = reader;
-            authorized_keys::is_authorized(&path, &user, &key)
-        });
-        Ok(read.await.map_err(|_| NotAuthorized::Broken)??)
+    fn key(&self, user: UserName, key: &KeyData, attempt: Attempt) -> Result<Login, NotAuthorized> {
+        self.revocation.check_key(key)?;
+        let keys = self.keys_of(&user)?;
+        let listed = keys.key(key, attempt, |line, why| unused(&keys, line, &why));
+        let options = listed.ok_or(NotAuthorized::OtherKey)?;
+        Ok(Login {
+            user,
+            credential: Credential::Key {
+                fingerprint: fingerprint(key),
+            },
+            permissions: options.permissions,
+        })
     }
+
+    /// An authority of the user's own file gives what its line says; one of the server's gives the
+    /// certificate to the user whose name is in it.
+    fn certificate(
+        &self,
+        user: UserName,
+        certificate: &Certificate,
+        attempt: Attempt,
+    ) -> Result<Login, NotAuthorized> {
+        self.revocation.check_certificate(certificate)?;
+        let permissions = match self.is_authority(certificate.signature_key()) {
+            true => certificate::judge(certificate, &[user.as_str()], attempt)?,
+            false => self.by_authority_of(&user, certificate, attempt)?,
+        };
+        Ok(Login {
+            user,
+            credential: Credential::Certificate(CertificateId::of(certificate)),
+            permissions,
+        })
+    }
+
+    fn by_authority_of(
+        &self,
+        user: &UserName,
+        certificate: &Certificate,
+        attempt: Attempt,
+    ) -> Result<Permissions, NotAuthorized> {
+        let keys = self.keys_of(user)?;
+        let authority = certificate.signature_key();
+        let listed = keys.authority(authority, attempt, |line, why| unused(&keys, line, &why));
+        let options = listed.ok_or(NotAuthorized::OtherAuthority)?;
+        let principals = match &options.principals {
+            Some(principals) => principals.iter().map(String::as_str).collect(),
+            None => vec![user.as_str()],
+        };
+        let left = certificate::judge(certificate, &principals, attempt)?;
+        Ok(Permissions {
+            forwarding: left.forwarding && options.permissions.forwarding,
+            ..options.permissions
+        })
+    }
+
+    fn is_authority(&self, key: &KeyData) -> bool {
+        self.files.user_ca.iter().any(|file| {
+            let found = trusted_file::read(file, MAX_AUTHORITIES).map(|(content, _)| {
+                let text = String::from_utf8_lossy(&content);
+                text.lines()
+                    .filter_map(|line| PublicKey::from_openssh(line.trim()).ok())
+                    .any(|listed| listed.key_data() == key)
+            });
+            found.unwrap_or_else(|error| {
+                seldom!(error, %error, "nobody's certificates are accepted by this file");
+                false
+            })
+        })
+    }
+
+    fn keys_of(&self, user: &UserName) -> Result<AuthorizedKeys, NotAuthorized> {
+        let path = self.files.authorized_keys.as_ref();
+        Ok(AuthorizedKeys::read(
+            path.ok_or(NotAuthorized::OtherKey)?,
+            user,
+        )?)
+    }
+}
+
+fn unused(keys: &AuthorizedKeys, line: usize, why: &BadLine) {
+    seldom!(warn, file = %keys.file().display(), line, %why, "authorized key not used");
 }

@@ -152,11 +152,7 @@ async fn serve(
         tracing::info!(kind = public.algorithm().as_str(), fingerprint, "host key");
     }
     let gateway = Gateway::new(config.policy, config.limits);
-    let (server, drained) = Server::new(
-        Arc::clone(&gateway),
-        serving.authorized_keys.clone(),
-        host_keys,
-    );
+    let (server, drained) = Server::new(Arc::clone(&gateway), serving.login.clone(), host_keys);
     for address in &serving.listen {
         let listener = listen(*address)?;
         tracing::info!(address = %listener.local_addr()?, "listening");

@@ -13,8 +13,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use crate::audit::Who;
+use crate::credential::Credential;
 use crate::gateway::Gateway;
 use crate::link_session::{self, LinkError};
+use crate::permissions::Permissions;
 use crate::user_name::{BadUserName, UserName};
 
 /// Why there is no link on stdin and stdout.
@@ -66,7 +68,8 @@ pub fn who() -> Result<Who, StdioError> {
     Ok(Who {
         user,
         from,
-        key: "-".to_owned(),
+        credential: Credential::Elsewhere,
+        permissions: Permissions::all(),
     })
 }
 

@@ -78,6 +78,11 @@ fn errors_say_where_and_what() {
     );
     check("%u", "keys", ":4:18", "%u");
     check("/etc/adit/keys/%u", "keys/%u", ":4:18", "not absolute");
+    let relative = "revoked_keys: [keys/revoked]";
+    check("max_connections: 10", relative, ":10:16", "not absolute");
+    let no_one = "user_ca: []";
+    let no_keys = "authorized_keys: /etc/adit/keys/%u";
+    check(no_keys, no_one, "", "`authorized_keys` is missing");
     check("carol", "../etc", ":8:13", "no user name");
     check(
         "@finance",

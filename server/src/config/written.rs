@@ -18,6 +18,10 @@ pub(super) struct Written {
     pub(super) host_keys: Vec<PathBuf>,
     pub(super) authorized_keys: Option<Spanned<String>>,
     #[serde(default)]
+    pub(super) user_ca: Vec<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) revoked_keys: Vec<Spanned<PathBuf>>,
+    #[serde(default)]
     pub(super) groups: BTreeMap<String, Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) policy: Vec<Spanned<WrittenEntry>>,

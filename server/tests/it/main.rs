@@ -6,6 +6,7 @@ mod destinations;
 mod flows;
 mod guests;
 mod links;
+mod logins;
 mod service;
 mod site;
 mod ssh_command;

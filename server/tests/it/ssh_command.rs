@@ -31,7 +31,7 @@ fn only_an_authorized_key_of_that_user_logs_in() {
     let site = Site::new();
     site.authorize(
         "bob",
-        &format!("from=\"127.0.0.1\" {}", site.public_key("alice")),
+        &format!("command=\"true\" {}", site.public_key("alice")),
     );
     site.authorize("carol", &site.public_key("mallory"));
     let policy = r#"[{name: loopback, users: [alice, bob, carol], allow: ["127.0.0.1:*"]}]"#;
