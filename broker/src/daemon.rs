@@ -19,6 +19,7 @@ use crate::dispatch::Dispatcher;
 use crate::flow_table::FlowTable;
 use crate::intake::Intake;
 use crate::listeners::{ListenError, Listeners};
+use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
 use crate::signals::Signals;
 use crate::user::User;
@@ -111,7 +112,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
     let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
     let ended = broker.clone();
     let outcome = tokio::select! {
-        () = control.serve(move |request| ended.answer(request)) => Ok(()),
+        () = control.serve(move |request| ended.clone().answer(request)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
         () = broker.asked_down.notified() => Ok(()),
         // They run for ever, unless one panics.
@@ -160,8 +161,10 @@ impl Broker {
             zones.insert(zone.name.clone(), Arc::new(kept));
         }
         let dispatcher = Arc::new(Dispatcher {
-            policy: Arc::new(settings.policy.clone()),
-            zones,
+            rules: RulesInForce::new(InForce {
+                policy: settings.policy.clone(),
+                zones,
+            }),
             sockets: session.sockets.clone(),
             attribution,
             flows: Arc::new(FlowTable::default()),
@@ -192,7 +195,7 @@ impl Broker {
     /// Then the flows, then the links, all at once.
     async fn farewell(&self) {
         self.dispatcher.flows.close_all();
-        let zones: Vec<_> = self.dispatcher.zones.values().cloned().collect();
+        let zones: Vec<_> = self.zones().into_values().collect();
         let mut closing: tokio::task::JoinSet<()> = zones
             .into_iter()
             .map(|zone| async move { zone.close().await })
@@ -208,7 +211,7 @@ impl Broker {
         if attended {
             self.gateways_let_us_in().await?;
         }
-        let program = self.settings.policy.kernel_program();
+        let program = self.dispatcher.rules.now().policy.kernel_program();
         self.session
             .claim(claim_of(program, self.settings.on_broker_gone));
         self.watch_helper(ready, attended).await
@@ -216,7 +219,7 @@ impl Broker {
 
     /// Waits for the first link of every zone; a failure that lasts is ours.
     async fn gateways_let_us_in(&self) -> Result<(), DaemonError> {
-        for zone in self.dispatcher.zones.values() {
+        for zone in self.zones().values() {
             let mut state = zone.state();
             let decided = state
                 .wait_for(|state| match state {
@@ -262,7 +265,7 @@ impl Broker {
         }
     }
 
-    fn answer(&self, request: Request) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request) -> Answer {
         match request {
             Request::Status {} => Answer::Status(Box::new(self.status())),
             Request::Flows {} => Answer::Flows(self.dispatcher.flows.views()),
@@ -273,6 +276,10 @@ impl Broker {
                 Answer::Done
             }
         }
+    }
+
+    fn zones(&self) -> HashMap<String, Arc<Zone>> {
+        self.dispatcher.rules.now().zones.clone()
     }
 
     fn before_capturing(&self) -> &'static str {
@@ -309,8 +316,7 @@ impl Broker {
             }
         };
         let mut zones: Vec<_> = self
-            .dispatcher
-            .zones
+            .zones()
             .values()
             .map(|zone| zone_status(zone))
             .collect();
@@ -347,9 +353,9 @@ fn zone_status(zone: &Zone) -> ZoneStatus {
     };
     match &*zone.state().borrow() {
         ZoneState::Connecting { last } => status.reason.clone_from(last),
-        ZoneState::Up { link, gateway } => {
+        ZoneState::Up { link, target } => {
             status.state = "up".to_owned();
-            status.gateway = Some(gateway.to_string());
+            status.gateway = Some(target.gateway.to_string());
             status.streams = link.streams();
         }
         ZoneState::Down {

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use adit_link::Counters;
+use adit_rules::{Application, Decision, Destination};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::gateway::Target;
 use crate::original_destination::{ClientAddress, OriginalDestination};
 
 /// How many ended flows are remembered.
@@ -72,6 +74,17 @@ impl std::fmt::Display for State {
     }
 }
 
+/// Where a flow stands, for whoever wants it to go another way.
+#[derive(Debug, Default)]
+struct Course {
+    judged: Option<Judged>,
+    through: Option<Arc<Target>>,
+    /// Its program is held and has heard nothing yet.
+    is_held: bool,
+    is_to_be_judged_again: bool,
+    closed_because: Option<String>,
+}
+
 /// What is learnt of a flow on its way.
 #[derive(Debug, Clone)]
 struct Details {
@@ -83,6 +96,17 @@ struct Details {
     state: State,
     reason: Option<String>,
     ended: Option<Instant>,
+}
+
+/// What the rules gave for a flow, and for what: so they, or others, can be asked again.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// Where it wants to go.
+    pub destination: Destination,
+    /// What is known of who opened it; `None`: the rules did not need to know.
+    pub application: Option<Application>,
+    /// What they gave.
+    pub decision: Decision,
 }
 
 /// One flow, shared between the task that carries it and whoever asks about it.
@@ -97,6 +121,8 @@ pub struct Flow {
     opened_at: jiff::Timestamp,
     started: Instant,
     closing: Notify,
+    judging: Notify,
+    course: Mutex<Course>,
     details: Mutex<Details>,
 }
 
@@ -152,7 +178,76 @@ impl Flow {
         self.details().pid.is_some()
     }
 
-    /// Notes what the rules gave.
+    /// Notes what was asked of the rules, and what they gave.
+    pub fn judged(
+        &self,
+        destination: &Destination,
+        application: Option<&Application>,
+        decision: &Decision,
+    ) {
+        let judged = Judged {
+            destination: destination.clone(),
+            application: application.cloned(),
+            decision: decision.clone(),
+        };
+        self.course().judged = Some(judged);
+    }
+
+    /// What was last asked of the rules, and what they gave.
+    pub fn judgement(&self) -> Option<Judged> {
+        self.course().judged.clone()
+    }
+
+    /// Notes by which gateway it goes.
+    pub fn leads_through(&self, target: Arc<Target>) {
+        self.course().through = Some(target);
+    }
+
+    /// By which gateway it goes.
+    pub fn through(&self) -> Option<Arc<Target>> {
+        self.course().through.clone()
+    }
+
+    /// Whether the rules said tunnel, and it goes direct because no gateway answered.
+    pub fn is_passed_when_down(&self) -> bool {
+        let details = self.details();
+        details.action == Some(Action::Pass) && details.zone.is_some()
+    }
+
+    /// Notes that its program is held: as long as it has heard nothing, the rules can be asked anew.
+    pub fn held(&self) {
+        self.course().is_held = true;
+    }
+
+    /// Whether its program is to hear what was found; else the rules are to be asked again first.
+    pub fn settle(&self) -> bool {
+        let mut course = self.course();
+        if std::mem::take(&mut course.is_to_be_judged_again) {
+            return false;
+        }
+        course.is_held = false;
+        true
+    }
+
+    /// Asks for the rules to be asked again; whether there still is time for that.
+    pub fn judge_again(&self) -> bool {
+        let mut course = self.course();
+        course.is_to_be_judged_again = course.is_held;
+        self.judging.notify_one();
+        course.is_held
+    }
+
+    /// Resolves when the rules are to be asked again.
+    pub async fn judging_again(&self) {
+        loop {
+            self.judging.notified().await;
+            if std::mem::take(&mut self.course().is_to_be_judged_again) {
+                return;
+            }
+        }
+    }
+
+    /// Notes what became of it.
     pub fn decided(&self, action: Action, rule: &str, zone: Option<&str>) {
         let mut details = self.details();
         details.action = Some(action);
@@ -172,14 +267,16 @@ impl Flow {
     }
 
     /// Asks the task that carries it to stop.
-    pub fn close(&self) {
+    pub fn close(&self, because: &str) {
+        self.course().closed_because = Some(because.to_owned());
         // One permit is kept: the task hears of it also when it asks later.
         self.closing.notify_one();
     }
 
-    /// Resolves when someone asked to close it.
-    pub async fn closing(&self) {
+    /// Resolves when someone asked to close it: why.
+    pub async fn closing(&self) -> Option<String> {
         self.closing.notified().await;
+        self.course().closed_because.clone()
     }
 
     /// As shown to people and programs.
@@ -214,6 +311,10 @@ impl Flow {
         details.ended = Some(Instant::now());
     }
 
+    fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn details(&self) -> MutexGuard<'_, Details> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -245,6 +346,8 @@ impl FlowTable {
             opened_at: jiff::Timestamp::now(),
             started: Instant::now(),
             closing: Notify::new(),
+            judging: Notify::new(),
+            course: Mutex::default(),
             details: Mutex::new(Details {
                 application: None,
                 pid: None,
@@ -275,14 +378,22 @@ impl FlowTable {
     /// Asks a live flow to close; whether there is one.
     pub fn close(&self, id: u64) -> bool {
         let flow = self.flows().live.get(&id).cloned();
-        flow.inspect(|flow| flow.close()).is_some()
+        flow.inspect(|flow| flow.close("closed by adit close"))
+            .is_some()
     }
 
     /// Asks every live flow to close.
     pub fn close_all(&self) {
         for flow in self.flows().live.values() {
-            flow.close();
+            flow.close("the broker ends");
         }
+    }
+
+    /// Those that are not over, oldest first.
+    pub fn live(&self) -> Vec<Arc<Flow>> {
+        let mut live: Vec<_> = self.flows().live.values().cloned().collect();
+        live.sort_by_key(|flow| flow.id);
+        live
     }
 
     /// All that is remembered, oldest first.

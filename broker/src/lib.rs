@@ -15,6 +15,7 @@ pub mod intake;
 pub mod listeners;
 pub mod original_destination;
 pub mod original_sources;
+pub mod rules_in_force;
 pub mod session_note;
 mod signals;
 pub mod user;

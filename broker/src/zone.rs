@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_link::Link;
-use adit_rules::Gateway;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -19,6 +18,8 @@ const STABLE: Duration = Duration::from_secs(10);
 const NUDGE_SPACING: Duration = Duration::from_millis(500);
 /// How long a flow waits for an attempt that is under way.
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(20);
+/// Why a link is given up that works.
+const OTHER_GATEWAYS: &str = "the zone has other gateways now";
 /// How long a flow of a zone with `on_down: hold` waits for a gateway.
 const HOLD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,7 +36,7 @@ pub enum ZoneState {
         /// Opens them.
         link: Link,
         /// Through which gateway.
-        gateway: Gateway,
+        target: Arc<Target>,
     },
     /// No gateway answered.
     Down {
@@ -50,9 +51,12 @@ pub enum ZoneState {
 
 impl ZoneState {
     /// The link, as long as it takes new streams.
-    fn open_link(&self) -> Option<Link> {
+    fn open_link(&self) -> Option<OpenLink> {
         match self {
-            Self::Up { link, .. } if !link.is_closing() => Some(link.clone()),
+            Self::Up { link, target } if !link.is_closing() => Some(OpenLink {
+                link: link.clone(),
+                target: target.clone(),
+            }),
             Self::Up { .. } | Self::Connecting { .. } | Self::Down { .. } => None,
         }
     }
@@ -62,10 +66,19 @@ impl std::fmt::Debug for ZoneState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Connecting { last } => write!(f, "Connecting({last:?})"),
-            Self::Up { gateway, .. } => write!(f, "Up({gateway})"),
+            Self::Up { target, .. } => write!(f, "Up({})", target.gateway),
             Self::Down { reason, .. } => write!(f, "Down({reason})"),
         }
     }
+}
+
+/// A link that takes new streams, and where it leads through.
+#[derive(Clone)]
+pub struct OpenLink {
+    /// Opens them.
+    pub link: Link,
+    /// The gateway at its end.
+    pub target: Arc<Target>,
 }
 
 /// No gateway of the zone answers.
@@ -88,6 +101,7 @@ pub struct Zone {
     state: watch::Receiver<ZoneState>,
     nudge: Arc<Notify>,
     ending: watch::Sender<bool>,
+    targets: watch::Sender<Arc<[Arc<Target>]>>,
 }
 
 impl Zone {
@@ -96,9 +110,10 @@ impl Zone {
         let (sender, state) = watch::channel(ZoneState::Connecting { last: None });
         let nudge = Arc::new(Notify::new());
         let (ending, ends) = watch::channel(false);
+        let (targets, wanted) = watch::channel(shared(targets));
         let keeper = Keeper {
             zone: name.clone(),
-            targets,
+            targets: wanted,
             sockets,
             state: sender,
             nudge: nudge.clone(),
@@ -110,7 +125,19 @@ impl Zone {
             state,
             nudge,
             ending,
+            targets,
         }
+    }
+
+    /// From now on these are its gateways. A link through one that still is goes on; any other takes no new streams, and the next
+    /// one is made at once. Who waits for a link waits for that.
+    pub fn lead_to(&self, targets: Vec<Target>) {
+        self.targets.send_replace(shared(targets));
+    }
+
+    /// Its gateways.
+    pub fn targets(&self) -> Arc<[Arc<Target>]> {
+        self.targets.borrow().clone()
     }
 
     /// Says goodbye to the gateway once the zone's flows are gone. Resolves when that is done.
@@ -126,7 +153,7 @@ impl Zone {
     }
 
     /// The link; waits for an attempt that is under way, and fails at once when the last one failed.
-    pub async fn link(&self) -> Result<Link, ZoneDown> {
+    pub async fn link(&self) -> Result<OpenLink, ZoneDown> {
         self.settled(ATTEMPT_PATIENCE, |state| {
             matches!(state, ZoneState::Down { .. })
         })
@@ -134,7 +161,7 @@ impl Zone {
     }
 
     /// The link; waits for a gateway to come back (`on_down: hold`).
-    pub async fn link_held(&self) -> Result<Link, ZoneDown> {
+    pub async fn link_held(&self) -> Result<OpenLink, ZoneDown> {
         self.settled(HOLD_PATIENCE, |_| false).await
     }
 
@@ -142,7 +169,7 @@ impl Zone {
         &self,
         patience: Duration,
         gives_up: impl Fn(&ZoneState) -> bool,
-    ) -> Result<Link, ZoneDown> {
+    ) -> Result<OpenLink, ZoneDown> {
         let mut state = self.state.clone();
         // The common case takes no timer.
         if let Some(link) = state.borrow().open_link() {
@@ -185,9 +212,15 @@ impl Zone {
     }
 }
 
+fn shared(targets: Vec<Target>) -> Arc<[Arc<Target>]> {
+    targets.into_iter().map(Arc::new).collect()
+}
+
+type Targets = watch::Receiver<Arc<[Arc<Target>]>>;
+
 struct Keeper {
     zone: String,
-    targets: Vec<Target>,
+    targets: Targets,
     sockets: MarkedSockets,
     state: watch::Sender<ZoneState>,
     nudge: Arc<Notify>,
@@ -212,25 +245,40 @@ impl Keeper {
 
     async fn keep_up(&self) {
         let mut backoff = FIRST_BACKOFF;
+        let mut targets = self.targets.clone();
         loop {
-            let last = match self.attempt().await {
-                Ok((connection, gateway)) => {
+            let now = targets.borrow_and_update().clone();
+            let attempted = tokio::select! {
+                attempted = self.attempt(&now) => Some(attempted),
+                () = changed(&mut targets) => None,
+            };
+            let last = match attempted {
+                Some(Ok((connection, target))) => {
                     let since = Instant::now();
-                    let reason = self.carry(connection, gateway).await;
+                    let reason = self.carry(connection, target, &mut targets).await;
                     if since.elapsed() > STABLE {
                         backoff = FIRST_BACKOFF;
                     }
                     self.connecting(Some(reason.clone()));
                     // A gateway that lets us in and then hangs up must not make us spin.
-                    sleep(backoff).await;
+                    self.rest(backoff, &mut targets).await;
                     reason
                 }
-                Err(unreached) => {
+                Some(Err(unreached)) => {
                     tracing::warn!(zone = self.zone, "no gateway answers: {}", unreached.reason);
-                    self.wait(&unreached, backoff).await;
+                    self.wait(&unreached, backoff, &mut targets).await;
                     unreached.reason
                 }
+                None => {
+                    targets.mark_changed();
+                    OTHER_GATEWAYS.to_owned()
+                }
             };
+            if targets.has_changed().unwrap_or(false) {
+                backoff = FIRST_BACKOFF;
+                self.connecting(Some(last));
+                continue;
+            }
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
             self.connecting(Some(last));
         }
@@ -245,20 +293,23 @@ impl Keeper {
         let mut ends = self.ends.clone();
         // An error says that the zone itself is gone.
         let _ = ends.wait_for(|ends| *ends).await;
-        let link = self.state.borrow().open_link();
-        if let Some(link) = link {
+        let open = self.state.borrow().open_link();
+        if let Some(OpenLink { link, .. }) = open {
             link.close();
             link.ended().await;
         }
     }
 
     /// Tries each gateway once, in order.
-    async fn attempt(&self) -> Result<(Connection, Gateway), Unreached> {
+    async fn attempt(
+        &self,
+        targets: &[Arc<Target>],
+    ) -> Result<(Connection, Arc<Target>), Unreached> {
         let mut reasons = Vec::new();
         let (mut lasting, mut untrusted) = (true, false);
-        for target in &self.targets {
+        for target in targets {
             let error = match connect(target, &self.sockets).await {
-                Ok(connection) => return Ok((connection, target.gateway.clone())),
+                Ok(connection) => return Ok((connection, target.clone())),
                 Err(error) => error,
             };
             lasting &= error.is_lasting();
@@ -276,12 +327,18 @@ impl Keeper {
     }
 
     /// Carries a link until it ends, or takes no new streams; says why.
-    async fn carry(&self, connection: Connection, gateway: Gateway) -> String {
+    async fn carry(
+        &self,
+        connection: Connection,
+        target: Arc<Target>,
+        targets: &mut Targets,
+    ) -> String {
+        let gateway = &target.gateway;
         tracing::info!(zone = self.zone, %gateway, "link up");
         let link = connection.link.clone();
         self.state.send_replace(ZoneState::Up {
             link: link.clone(),
-            gateway: gateway.clone(),
+            target: target.clone(),
         });
         // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
         let mut running = tokio::spawn(connection.run());
@@ -299,12 +356,27 @@ impl Keeper {
                         return end.to_owned();
                     }
                 }
+                () = changed(targets) => {
+                    if !targets.borrow_and_update().contains(&target) {
+                        tracing::info!(zone = self.zone, %gateway, "{OTHER_GATEWAYS}");
+                        targets.mark_changed();
+                        link.close();
+                        return OTHER_GATEWAYS.to_owned();
+                    }
+                }
             }
         }
     }
 
+    async fn rest(&self, backoff: Duration, targets: &mut Targets) {
+        tokio::select! {
+            () = sleep(backoff) => {}
+            () = changed(targets) => targets.mark_changed(),
+        }
+    }
+
     /// Waits until it is time to try again: a while, or until a flow asks. What lasts is not asked again for flows.
-    async fn wait(&self, unreached: &Unreached, backoff: Duration) {
+    async fn wait(&self, unreached: &Unreached, backoff: Duration, targets: &mut Targets) {
         let failed_at = Instant::now();
         let retry_at = failed_at
             + if unreached.lasting {
@@ -326,6 +398,15 @@ impl Keeper {
         tokio::select! {
             () = sleep_until(retry_at) => {}
             () = nudged, if !unreached.lasting => {}
+            () = changed(targets) => targets.mark_changed(),
         }
+    }
+}
+
+/// Resolves when there are other gateways. They are seen then.
+async fn changed(targets: &mut Targets) {
+    if targets.changed().await.is_err() {
+        // The zone is ending, which is heard of elsewhere.
+        std::future::pending().await
     }
 }

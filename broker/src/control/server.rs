@@ -82,7 +82,10 @@ impl ControlSocket {
     }
 
     /// Answers requests until dropped.
-    pub async fn serve(&self, answer: impl Fn(Request) -> Answer + Clone + Send + 'static) {
+    pub async fn serve<A>(&self, answer: impl Fn(Request) -> A + Clone + Send + 'static)
+    where
+        A: Future<Output = Answer> + Send,
+    {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else {
@@ -123,7 +126,10 @@ fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
     locked.map_err(|_| ControlError::InUse(path.to_owned()))
 }
 
-async fn converse(stream: UnixStream, answer: impl Fn(Request) -> Answer) -> std::io::Result<()> {
+async fn converse<A: Future<Output = Answer>>(
+    stream: UnixStream,
+    answer: impl Fn(Request) -> A,
+) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = nix::unistd::geteuid().as_raw();
     if peer != own && peer != 0 {
@@ -135,7 +141,7 @@ async fn converse(stream: UnixStream, answer: impl Fn(Request) -> Answer) -> std
     let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64 + 1));
     timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
     let answered = match parse_request(&line) {
-        Ok(request) => answer(request),
+        Ok(request) => answer(request).await,
         Err(error) => Answer::Error(error),
     };
     let mut text = serde_json::to_vec(&answered)?;

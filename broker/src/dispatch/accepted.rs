@@ -34,7 +34,7 @@ impl Dispatcher {
             }
             Ok(application)
         };
-        let decision = match self.decide(destination, attribute).await {
+        let decision = match self.decide(flow, destination, attribute).await {
             Ok(decision) => decision,
             Err(ending) => return ending,
         };

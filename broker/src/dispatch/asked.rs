@@ -50,11 +50,25 @@ impl Dispatcher {
         held: Held,
         flow: &Arc<Flow>,
     ) -> Result<(Captured, Answered), Ending> {
-        match self.answered(&held, flow).await {
+        match self.settled(&held, flow).await {
             Ok(answered) => Ok((arrived(held.redirect()).await?, answered)),
             Err(ending) => {
                 held.answer(ending.answer);
                 Err(ending)
+            }
+        }
+    }
+
+    /// What the program hears. Other rules that come into force before it hears anything are asked as if they had been there.
+    async fn settled(&self, held: &Held, flow: &Arc<Flow>) -> Result<Answered, Ending> {
+        loop {
+            let answered = tokio::select! {
+                biased;
+                () = flow.judging_again() => continue,
+                answered = self.answered(held, flow) => answered,
+            };
+            if flow.settle() {
+                return answered;
             }
         }
     }
@@ -69,7 +83,7 @@ impl Dispatcher {
             super::application(asked.await, flow)
         };
         let destination = OriginalDestination::of(&question);
-        match self.decide(destination, attribute).await? {
+        match self.decide(flow, destination, attribute).await? {
             Decision::Tunnel(permit) => match permit.connect() {
                 Connect::Honest => self.opened_for(held, &permit, flow).await,
                 // The kernel had to ask because of a rule before this one.

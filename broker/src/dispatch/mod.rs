@@ -9,10 +9,9 @@ mod asked;
 mod ending;
 mod opening;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use adit_rules::{Application, Decision, Destination, Judgement, PassPermit, Policy, TunnelPermit};
+use adit_rules::{Application, Decision, Destination, Fact, Judgement, PassPermit, TunnelPermit};
 
 use self::ending::{Ending, report};
 use crate::attribution::{Attributed, Attribution};
@@ -20,15 +19,14 @@ use crate::capture_session::MarkedSockets;
 use crate::flow_table::{Action, Flow, FlowTable};
 use crate::held::Held;
 use crate::original_destination::{Captured, ClientAddress, OriginalDestination};
-use crate::zone::{Zone, ZoneDown};
+use crate::rules_in_force::RulesInForce;
+use crate::zone::ZoneDown;
 
 /// What every flow's way needs.
 #[derive(Debug)]
 pub struct Dispatcher {
-    /// The rules.
-    pub policy: Arc<Policy>,
-    /// The zones they name.
-    pub zones: HashMap<String, Arc<Zone>>,
+    /// The rules, and the zones they name.
+    pub rules: RulesInForce,
     /// Sockets for passed flows.
     pub sockets: MarkedSockets,
     /// Who opened what.
@@ -52,6 +50,7 @@ impl Dispatcher {
             OriginalDestination::of(&held.question),
         );
         let flow = self.flows.begin(source, destination);
+        flow.held();
         self.see_through(&flow, self.asked_way(held, &flow)).await;
     }
 
@@ -59,15 +58,16 @@ impl Dispatcher {
         // Dropping the way drops its socket and stream, or the held connection: both sides see a reset.
         let ending = tokio::select! {
             ending = way => ending,
-            () = flow.closing() => Ending::closed(Some("closed by adit close".into())),
+            because = flow.closing() => Ending::closed(because),
         };
         report(flow, &ending);
         self.flows.end(flow, ending.state, ending.reason);
     }
 
-    /// Asks the rules; the application is looked up only if they need it.
+    /// Asks the rules; the application is looked up only if they need it. What they gave, and for what, is noted in the flow.
     async fn decide(
         &self,
+        flow: &Flow,
         asked: OriginalDestination,
         attribute: impl AsyncFnOnce() -> Result<Application, Ending>,
     ) -> Result<Decision, Ending> {
@@ -77,15 +77,36 @@ impl Dispatcher {
             name: None,
             port: asked.port(),
         };
-        if let Judgement::Decided(decision) = self.policy.judge(&destination, None) {
-            return Ok(decision);
-        }
-        let mut application = attribute().await?;
+        let mut application = match self.ask(flow, &destination, None) {
+            Ok(decision) => return Ok(decision),
+            Err(_fact) => attribute().await?,
+        };
         loop {
-            match self.policy.judge(&destination, Some(&application)) {
-                Judgement::Decided(decision) => return Ok(decision),
+            match self.ask(flow, &destination, Some(&application)) {
+                Ok(decision) => return Ok(decision),
                 // Nothing but the path is looked up; no fact is asked for twice.
-                Judgement::Needs(fact) => application.give_up(fact),
+                Err(fact) => application.give_up(fact),
+            }
+        }
+    }
+
+    /// Asks the rules that are in force, and notes what they gave; or says what they need to know.
+    fn ask(
+        &self,
+        flow: &Flow,
+        destination: &Destination,
+        application: Option<&Application>,
+    ) -> Result<Decision, Fact> {
+        loop {
+            let rules = self.rules.now();
+            let decision = match rules.policy.judge(destination, application) {
+                Judgement::Decided(decision) => decision,
+                Judgement::Needs(fact) => return Err(fact),
+            };
+            flow.judged(destination, application, &decision);
+            // A reload judges again what it finds noted; one that came before that has not found it.
+            if self.rules.are_still(&rules) {
+                return Ok(decision);
             }
         }
     }

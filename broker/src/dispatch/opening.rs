@@ -7,7 +7,7 @@ use adit_rules::{Destination, OnDown, TunnelPermit};
 use super::Dispatcher;
 use super::ending::Ending;
 use crate::flow_table::{Action, Flow};
-use crate::zone::ZoneDown;
+use crate::zone::{OpenLink, ZoneDown};
 
 /// How many links a flow is tried on.
 const LINKS_TRIED: usize = 3;
@@ -28,21 +28,23 @@ impl Dispatcher {
         flow: &Flow,
     ) -> Result<Stream, NotOpened> {
         flow.decided(Action::Tunnel, permit.rule(), Some(permit.zone()));
-        let Some(zone) = self.zones.get(permit.zone()) else {
+        let zone = self.rules.now().zones.get(permit.zone()).cloned();
+        let Some(zone) = zone else {
             let text = format!("zone {} is not there", permit.zone());
             return Err(NotOpened::Ended(Ending::failed(text)));
         };
         // A link may end between being handed out and being used; the next one is waited for.
         for _ in 0..LINKS_TRIED {
-            let link = match permit.on_down() {
+            let open = match permit.on_down() {
                 OnDown::Hold => zone.link_held().await,
                 OnDown::Reject | OnDown::Pass => zone.link().await,
             };
-            match link
-                .map_err(NotOpened::Down)?
-                .open(&header_of(permit, flow))
-            {
-                Ok(stream) => return Ok(stream),
+            let OpenLink { link, target } = open.map_err(NotOpened::Down)?;
+            match link.open(&header_of(permit, flow)) {
+                Ok(stream) => {
+                    flow.leads_through(target);
+                    return Ok(stream);
+                }
                 Err(OpenError::Ended(_) | OpenError::Draining) => {}
                 // There may be room when its SYN is sent again.
                 Err(error @ OpenError::TooMany) => {
