@@ -222,7 +222,7 @@ fn owner(
 
 fn named(process: Option<Process>) -> Attributed {
     match process {
-        Some(Process { pid, path }) => Attributed::Process { pid, path },
+        Some(Process { pid, path, .. }) => Attributed::Process { pid, path },
         None => Attributed::Unknown,
     }
 }

@@ -1,8 +1,16 @@
 //! From a captured connection to the application that opened it: the kernel says which socket and user it is, `/proc` which
-//! process of that user holds the socket.
+//! process of that user holds the socket, and what more rules may ask of that process.
 
+mod ancestors;
+mod cgroup;
+mod hashes;
+mod interpreter;
 mod memory;
+mod newest;
 mod process;
+mod script;
+mod shebang;
+mod status;
 
 use std::fs;
 use std::io;
@@ -10,18 +18,33 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ancestors::Parent;
 use memory::{Holder, Memory};
-use process::Handle;
+use process::{Binary, File, Handle};
+
+pub use ancestors::Ancestors;
+pub use hashes::Hashes;
 
 use crate::sock_diag::{Diag, DiagError};
 
+/// How far up a socket is followed that was handed down from parent to child.
+const GENERATIONS: usize = 16;
+
+/// It cannot be found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it cannot be found out")]
+pub struct Unknowable;
+
 /// The process that holds a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Process {
     /// Its id.
     pub pid: u32,
     /// The path of its binary, here as well as for the process itself.
     pub path: PathBuf,
+    handle: Arc<Handle>,
+    /// The file at that path when it was found.
+    runs: File,
 }
 
 /// Whose a connection is.
@@ -75,41 +98,147 @@ impl Attributor {
     /// Which process of that user holds the socket, if it is where the last ones were: some microseconds. `None` says nothing.
     pub fn process_at_hand(&mut self, owner: &Owner) -> Option<Process> {
         let holder = self.processes.recall(owner)?;
-        self.named(holder)
+        let is_its_own = holder.process.got_later(owner.inode);
+        is_its_own.then(|| self.named(holder)).flatten()
     }
 
-    /// Which process of that user holds the socket. `None`: not found or not readable, or in a mount namespace of its own where
-    /// the path of its binary is another file.
+    /// Which process of that user made the connection: the one that holds the socket. `None`: not found or not readable; in a
+    /// mount namespace of its own where the path of its binary is another file; or shared by processes of different binaries.
     pub fn process(&mut self, owner: &Owner) -> Option<Process> {
         let holder = self
             .processes
             .recall(owner)
+            .or_else(|| self.newest(owner))
             .or_else(|| self.processes.look_through(owner))
-            .or_else(|| search(owner, &mut self.processes))?;
-        self.named(holder)
+            .or_else(|| self.search(owner, |_| true))?;
+        let maker = self.maker(holder, owner)?;
+        self.named(maker)
     }
 
     fn named(&mut self, holder: Holder) -> Option<Process> {
+        let Binary { file, path } = holder.process.binary()?;
         let process = Process {
             pid: holder.process.pid,
-            path: holder.process.binary()?,
+            path,
+            handle: Arc::clone(&holder.process),
+            runs: file,
         };
         self.processes.keep(holder);
         Some(process)
     }
+
+    fn newest(&mut self, owner: &Owner) -> Option<Holder> {
+        newest::of_user(owner.uid)
+            .find_map(|process| self.processes.scan(&Arc::new(process), owner.inode))
+    }
+
+    /// The processes of `owner`'s user, newest first.
+    fn search(&mut self, owner: &Owner, wanted: impl Fn(u32) -> bool) -> Option<Holder> {
+        let mut pids: Vec<u32> = fs::read_dir("/proc")
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        pids.sort_unstable_by(|a, b| b.cmp(a));
+        pids.into_iter().filter(|pid| wanted(*pid)).find_map(|pid| {
+            let process = Handle::open(pid).filter(|process| process.uid == owner.uid)?;
+            self.processes.scan(&Arc::new(process), owner.inode)
+        })
+    }
+
+    /// A socket is handed down to whoever its process starts. So a parent that holds it too has made it; and if parent and child
+    /// are not the same program, nobody can say which of them connects it: `None`.
+    fn maker(&mut self, holder: Holder, owner: &Owner) -> Option<Holder> {
+        if holder.process.got_later(owner.inode) {
+            return Some(holder);
+        }
+        let mut maker = holder.clone();
+        for _ in 0..GENERATIONS {
+            let status = maker.process.status()?;
+            let (parent, is_certain) = match ancestors::parent(&maker.process, &status) {
+                Parent::Is(parent, its) => (Some(parent), status.is_born_to(&its)),
+                Parent::Nobody | Parent::Unknown => (None, false),
+            };
+            // Its true parent may have ended, and have left others that hold it.
+            if !is_certain && !self.is_alone(&maker, owner)? {
+                return None;
+            }
+            let Some(above) = parent.and_then(|parent| self.also_held_by(parent, owner)) else {
+                break;
+            };
+            is_same_program(&above, &maker)?;
+            maker = above;
+        }
+        for child in maker.process.children() {
+            if let Some(below) = Handle::open(child).and_then(|it| self.also_held_by(it, owner)) {
+                is_same_program(&below, &maker)?;
+            }
+        }
+        // Once is enough for a program that opens one connection.
+        if self.processes.knows(&holder.process) {
+            holder.process.note_sockets();
+        }
+        Some(maker)
+    }
+
+    fn also_held_by(&mut self, process: Handle, owner: &Owner) -> Option<Holder> {
+        let process = Some(process).filter(|process| process.uid == owner.uid)?;
+        self.processes.scan(&Arc::new(process), owner.inode)
+    }
+
+    /// Whether all that hold the socket run the same binary.
+    fn is_alone(&mut self, holder: &Holder, owner: &Owner) -> Option<bool> {
+        let binary = holder.process.binary()?;
+        let mut met = vec![holder.process.pid];
+        loop {
+            let Some(other) = self.search(owner, |pid| !met.contains(&pid)) else {
+                return Some(true);
+            };
+            if other.process.binary().as_ref() != Some(&binary) {
+                return Some(false);
+            }
+            met.push(other.process.pid);
+        }
+    }
 }
 
-/// The processes of `owner`'s user, newest first: most connections are those of a program that was just started.
-fn search(owner: &Owner, memory: &mut Memory) -> Option<Holder> {
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable_by(|a, b| b.cmp(a));
-    pids.into_iter().find_map(|pid| {
-        let process = Handle::open(pid).filter(|process| process.uid == owner.uid)?;
-        memory.scan(&Arc::new(process), owner.inode)
-    })
+impl Process {
+    /// Its control group in the unified hierarchy, from the root. `Ok(None)`: this kernel has none.
+    ///
+    /// # Errors
+    /// When it cannot be found out, or the process runs something else by now.
+    pub fn cgroup(&self) -> Result<Option<String>, Unknowable> {
+        self.still(cgroup::of(&self.handle))
+    }
+
+    /// The script that it runs, when it is an interpreter, with all links resolved. `Ok(None)`: it runs none. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be found out, or the process runs something else by now.
+    pub fn script(&self) -> Result<Option<PathBuf>, Unknowable> {
+        let binary = Binary {
+            file: self.runs,
+            path: self.path.clone(),
+        };
+        self.still(script::of(&self.handle, &binary))
+    }
+
+    /// The processes from which it descends. Blocking.
+    pub fn ancestors(&self) -> Ancestors {
+        ancestors::of(&self.handle)
+    }
+
+    /// Whether it lives, and runs the binary that it ran when it was found.
+    fn is_unchanged(&self) -> bool {
+        self.handle.file("exe") == Some(self.runs)
+    }
+
+    fn still<T>(&self, fact: Result<T, Unknowable>) -> Result<T, Unknowable> {
+        fact.and_then(|fact| self.is_unchanged().then_some(fact).ok_or(Unknowable))
+    }
+}
+
+fn is_same_program(one: &Holder, another: &Holder) -> Option<()> {
+    (one.process.binary()? == another.process.binary()?).then_some(())
 }
 
 fn io_error(error: DiagError) -> io::Error {

@@ -3,9 +3,8 @@
 //! What is remembered is only a hint where to look. An answer is what the descriptor shows now, in a process that is still
 //! the one it was.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::Owner;
 use super::process::Handle;
@@ -28,10 +27,10 @@ pub(super) struct Holder {
     descriptor: u32,
 }
 
-/// Where a socket was seen, as long as its process is remembered.
-#[derive(Debug)]
+/// Where a socket was seen.
+#[derive(Debug, Clone, Copy)]
 struct Sight {
-    process: Weak<Handle>,
+    pid: u32,
     descriptor: u32,
 }
 
@@ -46,12 +45,15 @@ pub(super) struct Memory {
 impl Memory {
     /// Looks where the socket was seen, then at what the last processes opened since: some microseconds.
     pub(super) fn recall(&mut self, owner: &Owner) -> Option<Holder> {
-        let seen = self.sockets.get(&owner.inode).and_then(Sight::holder);
-        if let Some(holder) = seen
-            && holder.process.uid == owner.uid
-            && holder.process.socket_at(holder.descriptor) == Some(owner.inode)
+        if let Some(sight) = self.sockets.get(&owner.inode).copied()
+            && let Some(process) = self.process(sight.pid)
+            && process.uid == owner.uid
+            && process.socket_at(sight.descriptor) == Some(owner.inode)
         {
-            return Some(holder);
+            return Some(Holder {
+                process,
+                descriptor: sight.descriptor,
+            });
         }
         self.known(owner.uid, RECENT)
             .iter()
@@ -73,21 +75,44 @@ impl Memory {
         self.processes.truncate(PROCESSES);
     }
 
-    /// Looks through all descriptors of a process, and remembers its sockets. One that is gone is forgotten.
+    /// Looks through the descriptors of a process for a socket, and remembers those it comes by. One that is gone is forgotten.
     pub(super) fn scan(&mut self, process: &Arc<Handle>, inode: u64) -> Option<Holder> {
-        let Ok(descriptors) = process.descriptors() else {
-            self.processes
-                .retain(|known| !Arc::ptr_eq(&known.process, process));
-            return None;
-        };
-        let mut found = None;
-        for descriptor in descriptors {
-            if let Some(seen) = process.socket_at(descriptor) {
-                let holder = self.see(process, descriptor, seen);
-                found = found.or((seen == inode).then_some(holder));
-            }
+        let descriptors = process.descriptors().unwrap_or_default();
+        if !descriptors.is_empty() {
+            return self.look_at(process, descriptors, inode);
         }
-        found
+        self.processes
+            .retain(|known| !Arc::ptr_eq(&known.process, process));
+        let process = Arc::new(process.by_another_thread()?);
+        let descriptors = process.descriptors().ok()?;
+        self.look_at(&process, descriptors, inode)
+    }
+
+    fn look_at(
+        &mut self,
+        process: &Arc<Handle>,
+        descriptors: Vec<u32>,
+        inode: u64,
+    ) -> Option<Holder> {
+        descriptors.into_iter().find_map(|descriptor| {
+            let seen = process.socket_at(descriptor)?;
+            let holder = self.see(process, descriptor, seen);
+            (seen == inode).then_some(holder)
+        })
+    }
+
+    /// Whether this very process was found before.
+    pub(super) fn knows(&self, process: &Arc<Handle>) -> bool {
+        let mut known = self.processes.iter();
+        known.any(|known| Arc::ptr_eq(&known.process, process))
+    }
+
+    /// The process of that number, if there is one: as it is remembered.
+    fn process(&self, pid: u32) -> Option<Arc<Handle>> {
+        let known = self.processes.iter().find(|known| known.process.pid == pid);
+        known
+            .map(|known| Arc::clone(&known.process))
+            .or_else(|| Handle::open(pid).map(Arc::new))
     }
 
     fn known(&self, uid: u32, most: usize) -> Vec<Holder> {
@@ -122,24 +147,13 @@ impl Memory {
         if self.sockets.len() >= SOCKETS {
             self.sockets.clear();
         }
-        let sight = Sight {
-            process: Arc::downgrade(process),
-            descriptor,
-        };
+        let pid = process.pid;
+        let sight = Sight { pid, descriptor };
         self.sockets.insert(inode, sight);
         Holder {
             process: Arc::clone(process),
             descriptor,
         }
-    }
-}
-
-impl Sight {
-    fn holder(&self) -> Option<Holder> {
-        Some(Holder {
-            process: self.process.upgrade()?,
-            descriptor: self.descriptor,
-        })
     }
 }
 
@@ -181,7 +195,7 @@ mod tests {
         };
         assert!(memory.recall(&other).is_none(), "another user's");
         drop((found, own));
-        assert!(memory.recall(&owner).is_none(), "nobody kept the process");
+        assert!(memory.recall(&owner).is_some(), "the sight remains");
     }
 
     #[test]

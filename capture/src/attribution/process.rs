@@ -2,17 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io;
 
-/// What the kernel appends to the path of a binary that was replaced while it runs.
+/// What the kernel appends to the path of what was removed and is still in use.
 const DELETED: &[u8] = b" (deleted)";
+/// What is read of a list of children.
+const MOST_CHILDREN: usize = 64 << 10;
+/// More sockets than this are not remembered of a process when it was first seen.
+const MOST_FIRST_SOCKETS: usize = 4096;
 
 /// A process, and no other that is given its pid later: once it has ended, nothing is found through its handle.
 #[derive(Debug)]
@@ -20,14 +25,24 @@ pub(super) struct Handle {
     pub(super) pid: u32,
     /// The user that its directory belonged to.
     pub(super) uid: u32,
+    /// Of the process, or of a thread that outlived its first one.
     directory: OwnedFd,
     /// The path of its binary when last asked, and of which file.
-    binary: Mutex<Option<(File, PathBuf)>>,
+    binary: Mutex<Option<Binary>>,
+    /// The sockets that it had when these were first noted.
+    first_sockets: OnceLock<Vec<u64>>,
+}
+
+/// What a process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Binary {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
 }
 
 /// A file, and no other that is given its number later: what is created sets the time of its change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct File {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct File {
     device: u64,
     inode: u64,
     changed: (i64, i64),
@@ -46,8 +61,18 @@ impl From<Stat> for File {
     }
 }
 
+impl From<&fs::Metadata> for File {
+    fn from(found: &fs::Metadata) -> File {
+        File {
+            device: found.dev(),
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+}
+
 impl File {
-    fn is_same_as(self, other: File) -> bool {
+    pub(super) fn is_same_as(self, other: File) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
@@ -55,15 +80,48 @@ impl File {
 impl Handle {
     /// `None`: there is none, or no longer.
     pub(super) fn open(pid: u32) -> Option<Handle> {
+        Handle::at(pid, &format!("/proc/{pid}"))
+    }
+
+    fn at(pid: u32, path: &str) -> Option<Handle> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()).ok()?;
+        let directory = openat(CWD, path, flags, Mode::empty()).ok()?;
         let uid = statat(&directory, "", AtFlags::EMPTY_PATH).ok()?.st_uid;
         Some(Handle {
             pid,
             uid,
             directory,
             binary: Mutex::new(None),
+            first_sockets: OnceLock::new(),
         })
+    }
+
+    /// A process whose first thread has ended shows nothing in its own directory, but in those of its other threads.
+    pub(super) fn by_another_thread(&self) -> Option<Handle> {
+        let threads = self.numbers("task").ok()?;
+        let others = threads.into_iter().filter(|thread| *thread != self.pid);
+        let mut handles = others.filter_map(|thread| {
+            let path = format!("/proc/{}/task/{thread}", self.pid);
+            Handle::at(self.pid, &path).filter(|it| it.file("exe").is_some())
+        });
+        handles.next()
+    }
+
+    /// Whether it has more than one thread: each is a directory there, beside the two of every directory.
+    pub(super) fn has_threads(&self) -> bool {
+        statat(&self.directory, "task", AtFlags::empty()).is_ok_and(|stat| stat.st_nlink > 3)
+    }
+
+    /// The processes that its threads started and that have not ended (proc(5), `children`).
+    pub(super) fn children(&self) -> Vec<u32> {
+        let threads = self.numbers("task").unwrap_or_default();
+        let children = threads.into_iter().flat_map(|thread| {
+            let list = self.read(&format!("task/{thread}/children"), MOST_CHILDREN);
+            let list = String::from_utf8(list.unwrap_or_default()).unwrap_or_default();
+            let numbers = list.split_whitespace().filter_map(|it| it.parse().ok());
+            numbers.collect::<Vec<u32>>()
+        });
+        children.collect()
     }
 
     /// The inode of the socket behind a descriptor: the link reads `socket:[INODE]`.
@@ -74,14 +132,41 @@ impl Handle {
         inode.parse().ok()
     }
 
-    /// Its descriptors. An error says that they cannot be read, or that it is gone.
+    /// Its descriptors, the highest first: it is the newest mostly. An error says that they cannot be read, or that it is gone.
     pub(super) fn descriptors(&self) -> io::Result<Vec<u32>> {
+        let mut descriptors = self.numbers("fd")?;
+        descriptors.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(descriptors)
+    }
+
+    fn numbers(&self, name: &str) -> io::Result<Vec<u32>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(&self.directory, "fd", flags, Mode::empty())?;
+        let directory = openat(&self.directory, name, flags, Mode::empty())?;
         let number = |entry: io::Result<rustix::fs::DirEntry>| {
             entry.ok()?.file_name().to_str().ok()?.parse().ok()
         };
         Ok(Dir::new(directory)?.filter_map(number).collect())
+    }
+
+    /// Notes the sockets that it has, the first time.
+    pub(super) fn note_sockets(&self) {
+        if self.first_sockets.get().is_some() {
+            return;
+        }
+        let Ok(descriptors) = self.numbers("fd") else {
+            return;
+        };
+        let sockets = descriptors.into_iter().filter_map(|it| self.socket_at(it));
+        let sockets: Vec<u64> = sockets.take(MOST_FIRST_SOCKETS + 1).collect();
+        if sockets.len() <= MOST_FIRST_SOCKETS {
+            self.first_sockets.get_or_init(|| sockets);
+        }
+    }
+
+    /// Whether it has got this socket while we knew it: then it does not have it from its parent.
+    pub(super) fn got_later(&self, socket: u64) -> bool {
+        let first = self.first_sockets.get();
+        first.is_some_and(|sockets| !sockets.contains(&socket))
     }
 
     /// The path of its binary, when that path leads to that binary for us as well.
@@ -90,12 +175,12 @@ impl Handle {
     /// the file that it runs has to be the one that we find there, by device and inode; both are asked of the same file system, so
     /// that overlays and subvolumes that give numbers of their own give the same ones. A binary that was replaced while it runs is
     /// not there any more to be compared: its path is believed of processes that share our mount namespace.
-    pub(super) fn binary(&self) -> Option<PathBuf> {
+    pub(super) fn binary(&self) -> Option<Binary> {
         let runs = self.file("exe")?;
-        if let Some((file, path)) = &*self.last_binary()
-            && *file == runs
+        if let Some(last) = &*self.last_binary()
+            && last.file == runs
         {
-            return Some(path.clone());
+            return Some(last.clone());
         }
         let link = readlinkat(&self.directory, "exe", Vec::new()).ok()?;
         let path = match link.as_bytes().strip_suffix(DELETED) {
@@ -104,31 +189,65 @@ impl Handle {
                 file_at(&path)?.is_same_as(runs).then_some(path)?
             }
             Some(before) => {
-                let ours = file_at(Path::new("/proc/self/ns/mnt"))?;
-                let shared = self.file("ns/mnt")?.is_same_as(ours);
-                shared.then(|| PathBuf::from(OsString::from_vec(before.to_vec())))?
+                let path = PathBuf::from(OsString::from_vec(before.to_vec()));
+                self.is_same_here("ns/mnt").then_some(path)?
             }
         };
         // It may have started another program in between.
         (self.file("exe")? == runs).then_some(())?;
-        *self.last_binary() = Some((runs, path.clone()));
-        Some(path)
+        let binary = Binary { file: runs, path };
+        *self.last_binary() = Some(binary.clone());
+        Some(binary)
     }
 
-    fn last_binary(&self) -> MutexGuard<'_, Option<(File, PathBuf)>> {
+    fn last_binary(&self) -> MutexGuard<'_, Option<Binary>> {
         self.binary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, name: &str) -> Option<File> {
-        Some(statat(&self.directory, name, AtFlags::empty()).ok()?.into())
+    /// Whether it sees the same files at the same paths as we do.
+    pub(super) fn sees_our_files(&self) -> bool {
+        self.is_same_here("ns/mnt") && self.is_same_here("root")
+    }
+
+    fn is_same_here(&self, name: &str) -> bool {
+        let ours = file_at(&Path::new("/proc/self").join(name));
+        ours.zip(self.file(name))
+            .is_some_and(|(ours, theirs)| ours.is_same_as(theirs))
+    }
+
+    /// What a link in its directory leads to.
+    pub(super) fn file(&self, name: &str) -> Option<File> {
+        Some(self.stat(name)?.into())
+    }
+
+    pub(super) fn stat(&self, name: &str) -> Option<Stat> {
+        statat(&self.directory, name, AtFlags::empty()).ok()
+    }
+
+    /// What a link in its directory reads. `None` also for what was removed.
+    pub(super) fn link(&self, name: &str) -> Option<PathBuf> {
+        let link = readlinkat(&self.directory, name, Vec::new()).ok()?;
+        let is_there = !link.as_bytes().ends_with(DELETED);
+        is_there.then(|| PathBuf::from(OsString::from_vec(link.into_bytes())))
+    }
+
+    pub(super) fn open_file(&self, name: &str) -> Option<fs::File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.directory, name, flags, Mode::empty()).ok()?;
+        Some(fs::File::from(file))
+    }
+
+    /// A file of its directory. `None`: not readable, or longer than this.
+    pub(super) fn read(&self, name: &str, most: usize) -> Option<Vec<u8>> {
+        let mut contents = Vec::new();
+        let most = u64::try_from(most).ok()?;
+        let mut file = self.open_file(name)?.take(most + 1);
+        let length = file.read_to_end(&mut contents).ok()?;
+        (u64::try_from(length).ok()? <= most).then_some(contents)
     }
 }
 
-fn file_at(path: &Path) -> Option<File> {
-    let found = fs::metadata(path).ok()?;
-    Some(File {
-        device: found.dev(),
-        inode: found.ino(),
-        changed: (found.ctime(), found.ctime_nsec()),
-    })
+/// The file that a path leads to, for us.
+pub(super) fn file_at(path: &Path) -> Option<File> {
+    Some(File::from(&fs::metadata(path).ok()?))
 }

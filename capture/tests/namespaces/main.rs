@@ -16,12 +16,16 @@ mod attribution;
 mod capture;
 mod confinement;
 mod crowd;
+mod facts;
 mod held;
 mod held_endings;
+mod holders;
 mod lab;
 mod life;
+mod looker;
 mod original_source;
 mod peers;
+mod program;
 mod puppet;
 mod runner;
 
@@ -33,8 +37,10 @@ fn cases() -> Vec<Case> {
         attribution::CASES,
         capture::CASES,
         confinement::CASES,
+        facts::CASES,
         held::CASES,
         held_endings::CASES,
+        holders::CASES,
         life::CASES,
         original_source::CASES,
         peers::CASES,

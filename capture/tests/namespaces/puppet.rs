@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adit_capture::attribution::Attributor;
 use adit_capture::wire::Redirected;
 use adit_capture::{Claim, Client, ClientError, Family};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -18,6 +17,7 @@ use tokio::runtime::Runtime;
 use crate::asker::Asker;
 use crate::crowd::Crowd;
 use crate::lab::SOCKET;
+use crate::looker::Looker;
 
 const CONNECT: Duration = Duration::from_secs(2);
 const ACCEPT: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ struct Puppet {
     listeners: Vec<TcpListener>,
     /// Connections stay open.
     streams: VecDeque<TcpStream>,
-    attributor: Attributor,
+    looker: Looker,
     asker: Asker,
     crowd: Crowd,
 }
@@ -44,7 +44,7 @@ pub(crate) fn run() -> ExitCode {
         client: None,
         listeners: Vec::new(),
         streams: VecDeque::new(),
-        attributor: Attributor::new().unwrap(),
+        looker: Looker::default(),
         asker: Asker::default(),
         crowd: Crowd::default(),
     };
@@ -60,6 +60,9 @@ pub(crate) fn run() -> ExitCode {
 impl Puppet {
     fn obey(&mut self, order: &str, rest: &str) -> String {
         if let Some(said) = self.crowd.obey(order, rest) {
+            return said;
+        }
+        if let Some(said) = self.looker.obey(order, rest) {
             return said;
         }
         let client = self.client.as_ref();
@@ -111,8 +114,6 @@ impl Puppet {
             "mark" => self.mark(rest),
             "rebind_listener" => self.rebind_listener(rest),
             "rebind_accepted" => self.rebind_accepted(rest),
-            "owner" => self.owner(rest),
-            "bench" => self.bench(rest),
             other => panic!("no such order: {other}"),
         }
     }
@@ -303,20 +304,6 @@ impl Puppet {
         }
     }
 
-    fn owner(&mut self, rest: &str) -> String {
-        let (source, destination) = rest.split_once(' ').unwrap();
-        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        match self.attributor.owner(source, destination).unwrap() {
-            None => "none".into(),
-            Some(owner) => match self.attributor.process(&owner) {
-                None => format!("{} unknown", owner.uid),
-                Some(process) => {
-                    format!("{} {} {}", owner.uid, process.pid, process.path.display())
-                }
-            },
-        }
-    }
-
     /// `SO_MARK` of the listener of that number.
     fn mark(&self, number: &str) -> String {
         let listener = &self.listeners[number.parse::<usize>().unwrap()];
@@ -336,31 +323,6 @@ impl Puppet {
         let answer = rebind(&socket, address);
         self.listeners.push(socket.into());
         answer
-    }
-
-    /// Microseconds for one lookup of owner, and of process.
-    fn bench(&mut self, rest: &str) -> String {
-        const ROUNDS: u32 = 2000;
-        let (source, destination) = rest.split_once(' ').unwrap();
-        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        let owner = self.attributor.owner(source, destination).unwrap().unwrap();
-        let start = std::time::Instant::now();
-        (0..ROUNDS).for_each(|_| {
-            assert!(
-                self.attributor
-                    .owner(source, destination)
-                    .unwrap()
-                    .is_some()
-            )
-        });
-        let owners = start.elapsed() / ROUNDS;
-        let start = std::time::Instant::now();
-        (0..ROUNDS).for_each(|_| assert!(self.attributor.process(&owner).is_some()));
-        format!(
-            "{} {}",
-            owners.as_micros(),
-            (start.elapsed() / ROUNDS).as_micros()
-        )
     }
 }
 
