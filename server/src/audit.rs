@@ -12,7 +12,6 @@ use adit_link::{Counters, Refusal, RelayEnd};
 
 use crate::credential::Credential;
 use crate::log_queue;
-use crate::permissions::Permissions;
 use crate::user_name::UserName;
 
 /// Target of all audit events: filters can pick them by it.
@@ -27,8 +26,6 @@ pub struct Who {
     pub from: String,
     /// What the user was authenticated by.
     pub credential: Credential,
-    /// What that leaves of what the policy allows.
-    pub permissions: Permissions,
 }
 
 impl Who {
@@ -98,6 +95,12 @@ impl Question {
         log_queue::lose(1);
     }
 
+    /// The number of its lines, and the application as they have it.
+    pub(crate) fn subject(&self) -> (u64, String) {
+        let subject = |record: &Record| (record.id, record.application.clone());
+        self.record.as_ref().map(subject).unwrap_or_default()
+    }
+
     pub(crate) fn opened(mut self, dialled: SocketAddr, entry: &str) -> Open {
         let dialled = dialled.to_string();
         let record = self.record.take();
@@ -108,7 +111,7 @@ impl Question {
             record,
             dialled,
             since: Instant::now(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             end: None,
         }
     }
@@ -185,13 +188,24 @@ pub(crate) struct Open {
     dialled: String,
     since: Instant,
     /// What was relayed so far.
-    pub(crate) counters: Counters,
-    end: Option<RelayEnd>,
+    pub(crate) counters: Arc<Counters>,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+enum End {
+    Relay(RelayEnd),
+    Closed(Arc<str>),
 }
 
 impl Open {
     pub(crate) fn ended(mut self, end: RelayEnd) {
-        self.end = Some(end);
+        self.end = Some(End::Relay(end));
+    }
+
+    /// By somebody's word.
+    pub(crate) fn closed(mut self, why: Arc<str>) {
+        self.end = Some(End::Closed(why));
     }
 }
 
@@ -199,11 +213,14 @@ impl Drop for Open {
     fn drop(&mut self) {
         let end = match &self.end {
             None => "stopped by the gateway".to_owned(),
-            Some(RelayEnd::Finished) => "finished".to_owned(),
-            Some(RelayEnd::ResetHere(error)) => format!("reset by the destination: {error}"),
-            Some(RelayEnd::ResetThere) => "reset by the application".to_owned(),
-            Some(RelayEnd::Refused(refusal)) => format!("refused: {refusal}"),
-            Some(RelayEnd::LinkEnded(end)) => format!("link ended: {end}"),
+            Some(End::Closed(why)) => format!("closed: {why}"),
+            Some(End::Relay(RelayEnd::Finished)) => "finished".to_owned(),
+            Some(End::Relay(RelayEnd::ResetHere(error))) => {
+                format!("reset by the destination: {error}")
+            }
+            Some(End::Relay(RelayEnd::ResetThere)) => "reset by the application".to_owned(),
+            Some(End::Relay(RelayEnd::Refused(refusal))) => format!("refused: {refusal}"),
+            Some(End::Relay(RelayEnd::LinkEnded(end))) => format!("link ended: {end}"),
         };
         if let Some(record) = &self.record {
             record.ended(self, &end);

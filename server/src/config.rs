@@ -50,6 +50,8 @@ pub struct Serving {
     pub login: LoginFiles,
     /// Threads that serve connections.
     pub threads: usize,
+    /// The control socket, where it is said.
+    pub control: Option<PathBuf>,
 }
 
 /// Bounds, all with a default.
@@ -96,6 +98,23 @@ pub struct Log {
     pub to: LogTo,
     /// How much; the audit is always written.
     pub level: LogLevel,
+}
+
+/// What the command line says about the log, whatever the file does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogOverrides {
+    /// Form of lines on stderr.
+    pub format: Option<LogFormat>,
+    /// Journal or stderr.
+    pub to: Option<LogTo>,
+}
+
+impl LogOverrides {
+    /// Has the last word.
+    pub fn apply(&self, log: &mut Log) {
+        log.format = self.format.unwrap_or(log.format);
+        log.to = self.to.unwrap_or(log.to);
+    }
 }
 
 impl Config {
@@ -190,6 +209,7 @@ impl Meaning<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let login = self.login(written)?;
         let threads = self.within("threads", written.threads.as_ref(), 1..=64, 1)?;
+        let control = written.control.as_ref();
         let missing = |key: &str, hint| {
             ConfigError::whole(self.file, format!("`{key}` is missing"), Some(hint))
         };
@@ -216,6 +236,7 @@ impl Meaning<'_> {
             host_keys: written.host_keys.clone(),
             login,
             threads,
+            control: control.map(|path| self.absolute(path)).transpose()?,
         }))
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The steps know nothing of links or channels, so that whatever asks (a stream of a link today)
 //! goes the same way.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use adit_link::{Refusal, RefusalReason};
@@ -10,15 +11,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::asked::{Asked, NotADestination};
-use crate::audit::{Open, Question, Who};
+use crate::audit::{Open, Question};
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::log_queue;
+use crate::permissions::Permissions;
 use crate::policy::{Authorized, Denial, Judgement, Policy};
 use crate::quota::{Full, Place, Quota};
+use crate::rejudge;
 use crate::resolve::{ResolveError, Resolver};
 use crate::service;
+use crate::sessions::{Ending, Entered, Flow, Session, Sessions};
 use crate::user_name::UserName;
+
+const DRAINING: &str = "the gateway takes nothing new";
+const STOPPING: &str = "the gateway is stopping";
 
 /// The part of the gateway that decides and dials.
 #[derive(Debug)]
@@ -27,6 +34,9 @@ pub struct Gateway {
     limits: Limits,
     streams: Arc<Quota>,
     resolver: Resolver,
+    sessions: Arc<Sessions>,
+    changes: AtomicU64,
+    drain: Ending,
     stop: watch::Sender<bool>,
 }
 
@@ -35,8 +45,16 @@ pub struct Gateway {
 pub(crate) struct Dialled {
     pub(crate) connected: TcpStream,
     pub(crate) open: Open,
+    pub(crate) entered: Entered,
     /// Held as long as the stream lives.
     pub(crate) place: Place,
+}
+
+/// What a stream was judged by.
+struct Reached {
+    asked: Asked,
+    policy: Arc<Policy>,
+    permissions: Arc<Permissions>,
 }
 
 /// Why a stream is not opened: the step that said no.
@@ -46,6 +64,8 @@ enum NotOpened {
     NoDestination(#[from] NotADestination),
     #[error("the audit cannot be written for now")]
     NoAudit,
+    #[error("{DRAINING}")]
+    Draining,
     #[error("too many streams: {0}")]
     TooMany(#[from] Full),
     #[error("the key or certificate does not permit {0}")]
@@ -69,9 +89,10 @@ impl NotOpened {
             Self::NoDestination(NotADestination::PortZero) => {
                 (RefusalReason::Failed, self.to_string())
             }
-            Self::NoAudit | Self::TooMany(_) | Self::Unresolved(ResolveError::Busy(_)) => {
-                (RefusalReason::Busy, self.to_string())
-            }
+            Self::NoAudit
+            | Self::Draining
+            | Self::TooMany(_)
+            | Self::Unresolved(ResolveError::Busy(_)) => (RefusalReason::Busy, self.to_string()),
             Self::NotPermitted(_) => (RefusalReason::Denied, self.to_string()),
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
             Self::Unresolved(ResolveError::TimedOut { .. }) => {
@@ -98,6 +119,9 @@ impl Gateway {
                 service::descriptors_for_streams(),
             ),
             resolver: Resolver::new(),
+            sessions: Arc::default(),
+            changes: AtomicU64::new(0),
+            drain: Ending::new(),
             stop: watch::Sender::new(false),
         })
     }
@@ -112,18 +136,56 @@ impl Gateway {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
+    /// To be called after a change of who may log in, before what is live is judged again.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many such changes there were.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
     /// See [`Policy::knows`].
     pub(crate) fn knows(&self, user: &UserName) -> bool {
         self.policy().knows(user)
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    /// Who is logged in.
+    pub(crate) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes nothing new from now on; what is open goes on.
+    pub fn drain(&self) {
+        self.drain.end(DRAINING);
+    }
+
+    /// Resolves when [`Gateway::drain`] was called.
+    pub(crate) async fn draining(&self) {
+        self.drain.said().await;
+    }
+
+    /// Was it?
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_said()
     }
 
     /// Says goodbye on all links and ends them.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Resolves when the session has to end, because of its own or because the gateway stops.
+    pub(crate) async fn over(&self, session: &Session) -> Arc<str> {
+        tokio::select! {
+            why = session.ending.said() => why,
+            () = self.stopped() => STOPPING.into(),
+        }
     }
 
     /// Resolves when [`Gateway::stop`] was called.
@@ -139,19 +201,37 @@ impl Gateway {
     pub(crate) async fn open(
         &self,
         question: Question,
-        who: &Who,
+        session: &Arc<Session>,
         asked: Result<Asked, NotADestination>,
     ) -> Result<Dialled, Refusal> {
         if !log_queue::has_room() {
             question.unwritten();
             return Err(NotOpened::NoAudit.refusal());
         }
-        match self.reach(who, asked).await {
-            Ok((connected, permit, place)) => {
+        match self.reach(session, asked).await {
+            Ok((reached, connected, permit, place)) => {
+                let (id, application) = question.subject();
                 let open = question.opened(permit.address(), permit.entry());
+                let entered = session.enter(Flow {
+                    id,
+                    asked: reached.asked,
+                    dialled: permit.address(),
+                    entry: permit.entry().to_owned(),
+                    application,
+                    since: Instant::now().into_std(),
+                    counters: Arc::clone(&open.counters),
+                    ending: Ending::new(),
+                });
+                // A reload that came in between has judged what was listed then.
+                if !Arc::ptr_eq(&reached.policy, &self.policy())
+                    || !Arc::ptr_eq(&reached.permissions, &session.permissions())
+                {
+                    rejudge::flow(self, session, entered.flow());
+                }
                 Ok(Dialled {
                     connected,
                     open,
+                    entered,
                     place,
                 })
             }
@@ -165,17 +245,22 @@ impl Gateway {
 
     async fn reach(
         &self,
-        who: &Who,
+        session: &Session,
         asked: Result<Asked, NotADestination>,
-    ) -> Result<(TcpStream, Authorized, Place), NotOpened> {
+    ) -> Result<(Reached, TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
-        if !who.permissions.opens(&asked) {
+        if self.is_draining() {
+            return Err(NotOpened::Draining);
+        }
+        let user = &session.who.user;
+        let permissions = session.permissions();
+        if !permissions.opens(&asked) {
             return Err(NotOpened::NotPermitted(asked));
         }
         let deadline = Instant::now() + self.limits.dial_timeout;
-        let place = self.streams.take(&who.user)?;
+        let place = self.streams.take(user)?;
         let policy = self.policy();
-        let authorized = match policy.judge(&who.user, &asked)? {
+        let authorized = match policy.judge(user, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],
             Judgement::Resolve(resolvable) => {
                 let addresses = self
@@ -190,6 +275,12 @@ impl Gateway {
             deadline.saturating_duration_since(Instant::now()),
         )
         .await?;
-        Ok((connected, permit.clone(), place))
+        let permit = permit.clone();
+        let reached = Reached {
+            asked,
+            policy,
+            permissions,
+        };
+        Ok((reached, connected, permit, place))
     }
 }

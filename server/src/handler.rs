@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use russh::keys::Certificate;
 use russh::keys::ssh_key::public::KeyData;
 use russh::server::{
-    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Ssh,
+    VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use tokio::sync::Semaphore;
@@ -23,6 +24,7 @@ use crate::in_use::{InUse, Use};
 use crate::link_channel::LinkChannel;
 use crate::login::{Login, Logins, NotAuthorized};
 use crate::quota::{Place, Quota};
+use crate::sessions::{Ending, Present, Session};
 use crate::throttle::{seldom, shown};
 use crate::unauthenticated::Guest;
 
@@ -64,6 +66,8 @@ pub(crate) struct Arrival {
     /// Places for this client's channels, [`MAX_CHANNELS`].
     pub(crate) channels: Arc<Semaphore>,
     pub(crate) in_use: Arc<InUse>,
+    /// The word that it has to end.
+    pub(crate) ending: Arc<Ending>,
 }
 
 /// One connection's side of the conversation.
@@ -78,8 +82,11 @@ pub(crate) struct Client {
     /// Until the client has authenticated.
     guest: Option<(Arc<Guest>, Use)>,
     /// From then on.
-    place: Option<Place>,
-    who: Option<Arc<Who>>,
+    place: Option<(Place, Present)>,
+    /// And how many changes of who may log in there had been before.
+    login: Option<(Login, u64)>,
+    session: Option<Arc<Session>>,
+    ending: Arc<Ending>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     begun: Vec<ChannelId>,
     /// Keys that were offered or signed with.
@@ -99,6 +106,7 @@ impl Client {
             connections,
             channels,
             in_use,
+            ending,
         } = arrival;
         Self {
             gateway,
@@ -110,7 +118,9 @@ impl Client {
             guest: Some((guest, in_use.begin())),
             in_use,
             place: None,
-            who: None,
+            login: None,
+            session: None,
+            ending,
             begun: Vec::new(),
             offers: 0,
             opens: 0,
@@ -142,6 +152,7 @@ impl Client {
         user: &str,
         key: &KeyData,
         login: Result<Login, NotAuthorized>,
+        changes: u64,
     ) -> Auth {
         let login = match login {
             Ok(login) => login,
@@ -150,12 +161,7 @@ impl Client {
                 return reject_slowly().await;
             }
         };
-        self.who = Some(Arc::new(Who {
-            user: login.user,
-            from: self.peer.to_string(),
-            credential: login.credential,
-            permissions: login.permissions,
-        }));
+        self.login = Some((login, changes));
         Auth::Accept
     }
 
@@ -185,17 +191,16 @@ impl Client {
         &self,
         channel: ChannelId,
         what: &str,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), ConversationError> {
         self.log_refused(what);
-        Ok(session.channel_failure(channel)?)
+        Ok(ssh.channel_failure(channel)?)
     }
 
     fn log_refused(&self, what: &str) {
-        let user = self
-            .who
-            .as_ref()
-            .map(|who| who.user.as_str())
+        let session = self.session.as_ref();
+        let user = session
+            .map(|session| session.who.user.as_str())
             .unwrap_or_default();
         seldom!(info, peer = %self.peer, user, what = shown(what), "refused: only links are served");
     }
@@ -228,8 +233,10 @@ impl Handler for Client {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         let attempt = self.count_offer()?;
+        let changes = self.gateway.changes();
         let login = self.logins.certificate(user, certificate, attempt).await;
-        Ok(self.answer(user, certificate.public_key(), login).await)
+        let key = certificate.public_key();
+        Ok(self.answer(user, key, login, changes).await)
     }
 
     async fn auth_publickey_offered(
@@ -257,26 +264,52 @@ impl Handler for Client {
         // user.
         let attempt = self.count_offer()?;
         let (key, algorithm) = (key.public_key, key.algorithm);
+        let changes = self.gateway.changes();
         let login = self.logins.key(user, key, algorithm, attempt).await;
-        Ok(self.answer(user, key.key_data(), login).await)
+        Ok(self.answer(user, key.key_data(), login, changes).await)
     }
 
-    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
-        let Some(who) = &self.who else {
+    async fn auth_succeeded(&mut self, ssh: &mut Ssh) -> Result<(), Self::Error> {
+        let Some((login, changes)) = self.login.take() else {
             return Err(russh::Error::NotAuthenticated.into());
         };
-        let user = who.user.as_str();
-        match self.connections.take(&who.user) {
-            Ok(place) => self.place = Some(place),
+        if self.gateway.is_draining() {
+            let words = "the gateway takes no new connections";
+            return Ok(ssh.disconnect(Disconnect::ByApplication, words, "")?);
+        }
+        let user = login.user.clone();
+        let place = match self.connections.take(&user) {
+            Ok(place) => place,
             Err(full) => {
-                let why = full.to_string();
+                let (user, why) = (user.as_str(), full.to_string());
                 seldom!(warn, peer = %self.peer, user, why, "refused: too many connections");
                 let words = format!("too many connections: {why}");
-                return Ok(session.disconnect(Disconnect::TooManyConnections, &words, "")?);
+                return Ok(ssh.disconnect(Disconnect::TooManyConnections, &words, "")?);
             }
-        }
+        };
         self.guest = None;
-        tracing::info!(peer = %self.peer, user, key = who.credential.key(), certificate = who.certificate(), "logged in");
+        let who = Who {
+            user,
+            from: self.peer.to_string(),
+            credential: login.credential,
+        };
+        let ending = Arc::clone(&self.ending);
+        let session = Session::new(who, login.permissions, Some(login.proof), ending);
+        let who = &session.who;
+        tracing::info!(
+            session = session.id,
+            peer = %self.peer,
+            user = who.user.as_str(),
+            key = who.credential.key(),
+            certificate = who.certificate(),
+            "logged in"
+        );
+        self.place = Some((place, self.gateway.sessions().enter(&session)));
+        self.session = Some(session);
+        // What was judged again in between did not know of this one.
+        if self.gateway.changes() != changes {
+            self.ending.end("who may log in has just changed");
+        }
         Ok(())
     }
 
@@ -284,18 +317,18 @@ impl Handler for Client {
         &mut self,
         channel: Channel<Msg>,
         reply: ChannelOpenHandle,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.count_open()?;
         let channel_place = Arc::clone(&self.channels).try_acquire_owned();
-        let (Some(who), Some(_), Ok(place)) = (&self.who, &self.place, channel_place) else {
+        let (Some(session), Ok(place)) = (&self.session, channel_place) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
         let link = LinkChannel {
             gateway: Arc::clone(&self.gateway),
-            who: Arc::clone(who),
-            handle: session.handle(),
+            session: Arc::clone(session),
+            handle: ssh.handle(),
             backlog: self.backlog.clone(),
             _place: place,
             _use: self.in_use.begin(),
@@ -310,19 +343,19 @@ impl Handler for Client {
         &mut self,
         channel: ChannelId,
         name: &str,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         if name != SUBSYSTEM || self.begun.contains(&channel) {
-            return self.refuse(channel, &format!("subsystem {name}"), session);
+            return self.refuse(channel, &format!("subsystem {name}"), ssh);
         }
         self.begun.push(channel);
-        Ok(session.channel_success(channel)?)
+        Ok(ssh.channel_success(channel)?)
     }
 
     async fn channel_close(
         &mut self,
         channel: ChannelId,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.begun.retain(|begun| *begun != channel);
         Ok(())
@@ -331,18 +364,18 @@ impl Handler for Client {
     async fn shell_request(
         &mut self,
         channel: ChannelId,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse(channel, "shell", session)
+        self.refuse(channel, "shell", ssh)
     }
 
     async fn exec_request(
         &mut self,
         channel: ChannelId,
         _command: &[u8],
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse(channel, "exec", session)
+        self.refuse(channel, "exec", ssh)
     }
 
     async fn pty_request(
@@ -354,9 +387,9 @@ impl Handler for Client {
         _width: u32,
         _height: u32,
         _modes: &[(Pty, u32)],
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse(channel, "pty", session)
+        self.refuse(channel, "pty", ssh)
     }
 
     async fn x11_request(
@@ -366,9 +399,9 @@ impl Handler for Client {
         _protocol: &str,
         _cookie: &str,
         _screen: u32,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse(channel, "x11", session)
+        self.refuse(channel, "x11", ssh)
     }
 
     async fn env_request(
@@ -376,10 +409,10 @@ impl Handler for Client {
         channel: ChannelId,
         _name: &str,
         _value: &str,
-        session: &mut Session,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         // Clients send their locale with every session: refused without a word.
-        Ok(session.channel_failure(channel)?)
+        Ok(ssh.channel_failure(channel)?)
     }
 
     async fn channel_open_direct_tcpip(
@@ -390,7 +423,7 @@ impl Handler for Client {
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.refuse_open("direct-tcpip", reply).await
     }
@@ -400,7 +433,7 @@ impl Handler for Client {
         _channel: Channel<Msg>,
         _path: &str,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.refuse_open("direct-streamlocal", reply).await
     }
@@ -413,7 +446,7 @@ impl Handler for Client {
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.refuse_open("forwarded-tcpip", reply).await
     }
@@ -424,7 +457,7 @@ impl Handler for Client {
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
         self.refuse_open("x11", reply).await
     }
@@ -433,7 +466,7 @@ impl Handler for Client {
         &mut self,
         _address: &str,
         _port: &mut u32,
-        _session: &mut Session,
+        _ssh: &mut Ssh,
     ) -> Result<bool, Self::Error> {
         self.log_refused("tcpip-forward");
         Ok(false)

@@ -9,10 +9,10 @@ use russh::{Channel, ChannelMsg};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::audit::Who;
 use crate::gateway::Gateway;
 use crate::in_use::Use;
 use crate::link_session;
+use crate::sessions::Session;
 
 /// Time for the session to take our word that a channel is closed. It takes none while the client
 /// lets a key exchange stand still.
@@ -20,7 +20,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 
 pub(crate) struct LinkChannel {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) who: Arc<Who>,
+    pub(crate) session: Arc<Session>,
     pub(crate) handle: Handle,
     /// What the connection's socket has yet to send.
     pub(crate) backlog: Backlog,
@@ -34,7 +34,7 @@ impl LinkChannel {
         let id = channel.id();
         let asked = tokio::select! {
             asked = timeout(self.gateway.limits().login_grace, asks_for_link(&mut channel)) => asked,
-            () = self.gateway.stopped() => Ok(false),
+            _ = self.gateway.over(&self.session) => Ok(false),
         };
         match asked {
             Ok(true) => self.serve_link(channel).await,
@@ -47,11 +47,14 @@ impl LinkChannel {
     }
 
     async fn serve_link(&self, channel: Channel<Msg>) {
-        let (user, from) = (self.who.user.as_str(), self.who.from.as_str());
+        let (user, from) = (
+            self.session.who.user.as_str(),
+            self.session.who.from.as_str(),
+        );
         tracing::info!(user, from, "link begins");
         let (read, write) = adit_link::ssh::split(channel);
         let write = write.paced_by(self.backlog.clone());
-        match link_session::serve(&self.gateway, &self.who, read, write).await {
+        match link_session::serve(&self.gateway, &self.session, read, write).await {
             // As text, which is escaped: both can hold words of the peer's.
             Ok(end) => tracing::info!(user, from, end = end.to_string(), "link ended"),
             Err(error) => tracing::warn!(user, from, error = error.to_string(), "no link"),

@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::asked::Asked;
-use crate::audit::{self, Question, Who};
+use crate::audit::{self, Question};
 use crate::gateway::Gateway;
+use crate::sessions::Session;
 
 /// Time for a goodbye to be sent when the gateway stops.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -33,18 +34,18 @@ pub enum LinkError {
 /// It never began.
 pub async fn serve<R: ReadChunks, W: WriteChunks>(
     gateway: &Arc<Gateway>,
-    who: &Arc<Who>,
+    session: &Arc<Session>,
     read: R,
     write: W,
 ) -> Result<LinkEnd, LinkError> {
     let hello = adit_link::accept(read, write, adit_link::Limits::default());
     let (mut incoming, driver) = tokio::select! {
         begun = timeout(gateway.limits().login_grace, hello) => begun??,
-        () = gateway.stopped() => return Ok(LinkEnd::Closed),
+        _ = gateway.over(session) => return Ok(LinkEnd::Closed),
     };
     let mut driver = tokio::spawn(driver.run());
     let mut flows = JoinSet::new();
-    take_streams(gateway, who, &mut incoming, &mut flows).await;
+    take_streams(gateway, session, &mut incoming, &mut flows).await;
     let ended = timeout(GOODBYE, &mut driver).await;
     // Relays see the end of their link by themselves and say so in the audit; a dial that still
     // waits is cut off.
@@ -53,7 +54,7 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
     })
     .await;
     flows.shutdown().await;
-    audit::refused_by_link(who, incoming.refused_in_core());
+    audit::refused_by_link(&session.who, incoming.refused_in_core());
     driver.abort();
     Ok(ended.ok().and_then(Result::ok).unwrap_or(LinkEnd::Closed))
 }
@@ -61,32 +62,37 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
 /// Returns when the link takes no more streams.
 async fn take_streams(
     gateway: &Arc<Gateway>,
-    who: &Arc<Who>,
+    session: &Arc<Session>,
     incoming: &mut Incoming,
     flows: &mut JoinSet<()>,
 ) {
-    let stopped = gateway.stopped();
-    tokio::pin!(stopped);
+    let (over, draining) = (gateway.over(session), gateway.draining());
+    tokio::pin!(over, draining);
+    let mut drains = false;
     loop {
         tokio::select! {
             request = incoming.next() => match request {
                 Some(request) => {
-                    flows.spawn(flow(Arc::clone(gateway), Arc::clone(who), request));
+                    flows.spawn(flow(Arc::clone(gateway), Arc::clone(session), request));
                 }
                 None => return,
             },
             // Only collects what has finished: a JoinSet keeps results until they are taken.
             Some(_) = flows.join_next() => {}
-            () = &mut stopped => {
+            _ = &mut over => {
                 incoming.close();
                 return;
+            }
+            () = &mut draining, if !drains => {
+                drains = true;
+                incoming.drain();
             }
         }
     }
 }
 
 /// One stream, from its header to its end.
-async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
+async fn flow(gateway: Arc<Gateway>, session: Arc<Session>, request: Request) {
     let header = request.header();
     let asked = Asked::from_header(header);
     let shown = match &asked {
@@ -94,8 +100,12 @@ async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
         Err(_) => as_written(header),
     };
     // Made before anything can be given up, so that no stream goes without a line.
-    let question = Question::new(Arc::clone(&who), shown, header.application.as_deref());
-    let opening = gateway.open(question, &who, asked);
+    let question = Question::new(
+        Arc::clone(&session.who),
+        shown,
+        header.application.as_deref(),
+    );
+    let opening = gateway.open(question, &session, asked);
     // What was given up already is not dialled, nor called open when both are so at once.
     let opened = tokio::select! {
         biased;
@@ -106,9 +116,15 @@ async fn flow(gateway: Arc<Gateway>, who: Arc<Who>, request: Request) {
         Err(refusal) => request.refuse(refusal),
         Ok(dialled) => {
             let stream = request.accept();
-            let end = adit_link::relay(dialled.connected, stream, &dialled.open.counters).await;
-            dialled.open.ended(end);
-            drop(dialled.place);
+            let counters = Arc::clone(&dialled.open.counters);
+            tokio::select! {
+                end = adit_link::relay(dialled.connected, stream, &counters) => {
+                    dialled.open.ended(end);
+                }
+                // Dropping the relay resets both sides.
+                why = dialled.entered.ended() => dialled.open.closed(why),
+            }
+            drop((dialled.entered, dialled.place));
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::in_use::InUse;
 use crate::login::{LoginFiles, Logins};
 use crate::quota::Quota;
+use crate::sessions::Ending;
 use crate::throttle::{seldom, shown};
 use crate::unauthenticated::{Guest, Unauthenticated, shut_down};
 
@@ -94,6 +95,18 @@ impl Drained {
         // Nothing is ever sent: this is the end of the last sender.
         while self.ended.recv().await.is_some() {}
     }
+
+    /// The same, or `else_` before; then what is left to wait for.
+    pub(crate) async fn over_or(self, else_: impl Future<Output = ()>) -> Option<Self> {
+        // Whatever is accepted until it is dropped counts as well.
+        let Self { alive, mut ended } = self;
+        let weak = alive.downgrade();
+        drop(alive);
+        tokio::select! {
+            _ = ended.recv() => None,
+            () = else_ => weak.upgrade().map(|alive| Self { alive, ended }),
+        }
+    }
 }
 
 impl Server {
@@ -118,12 +131,13 @@ impl Server {
 
     /// Accepts until the gateway stops. An error of accept(2) never ends this.
     pub async fn accept_all(self, listener: TcpListener) {
-        let stopped = self.gateway.stopped();
-        tokio::pin!(stopped);
+        let (stopped, draining) = (self.gateway.stopped(), self.gateway.draining());
+        tokio::pin!(stopped, draining);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut stopped => return,
+                () = &mut draining => return,
             };
             match accepted {
                 Ok((socket, peer)) => self.welcome(socket, peer),
@@ -172,6 +186,7 @@ impl Server {
             connections: Arc::clone(&self.connections),
             channels: Arc::new(Semaphore::new(MAX_CHANNELS as usize)),
             in_use: InUse::new(),
+            ending: Arc::new(Ending::new()),
         };
         let conversation = self.session_of(socket, arrival);
         tokio::pin!(patience, conversation);
@@ -182,6 +197,17 @@ impl Server {
         // A session that took no goodbye goes on by itself, until its socket is gone.
         shut_down(&second);
         ended
+    }
+
+    /// Resolves when nothing new is taken and the connection has nothing open.
+    async fn drained(&self, in_use: &InUse) {
+        self.gateway.draining().await;
+        in_use.idle_for(Duration::ZERO).await;
+    }
+
+    /// The files that say who may log in.
+    pub(crate) fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// Turns a connection out that has not authenticated in time.
@@ -203,20 +229,22 @@ impl Server {
         arrival: Arrival,
     ) -> Result<(), ConversationError> {
         let (peer, channels) = (arrival.peer, Arc::clone(&arrival.channels));
-        let in_use = Arc::clone(&arrival.in_use);
+        let (in_use, ending) = (Arc::clone(&arrival.in_use), Arc::clone(&arrival.ending));
         let client = Client::new(arrival);
         let running = russh::server::run_stream(Arc::clone(&self.session), socket, client);
         let mut session = tokio::select! {
             running = running => running?,
             () = self.gateway.stopped() => return Ok(()),
         };
-        let words = tokio::select! {
+        let words: Arc<str> = tokio::select! {
             ended = &mut session => return ended,
             () = in_use.idle_for(self.gateway.limits().login_grace) => {
                 tracing::info!(%peer, "closed: no link on it");
-                "no link was begun in time"
+                "no link was begun in time".into()
             }
-            () = self.gateway.stopped() => "the gateway is stopping",
+            () = self.drained(&in_use) => "the gateway takes nothing new".into(),
+            why = ending.said() => why,
+            () = self.gateway.stopped() => "the gateway is stopping".into(),
         };
         // First the links say their goodbye, each within its own limit; what waits for a client
         // that takes nothing has to be left.
@@ -225,7 +253,7 @@ impl Server {
         let farewell = async {
             let reason = Disconnect::ByApplication;
             handle
-                .disconnect(reason, words.into(), String::new())
+                .disconnect(reason, words.to_string(), String::new())
                 .await
                 .ok();
             session.await

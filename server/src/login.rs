@@ -1,8 +1,10 @@
 //! Who may log in: a user that the policy knows, with a key of its file, or a certificate by somebody
 //! whose certificates are accepted; neither of them revoked.
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use jiff::Timestamp;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, Certificate, PublicKey};
 use tokio::sync::Semaphore;
@@ -41,6 +43,20 @@ pub(crate) struct Login {
     pub(crate) user: UserName,
     pub(crate) credential: Credential,
     pub(crate) permissions: Permissions,
+    pub(crate) proof: Proof,
+}
+
+/// What a login can be judged by again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proof {
+    shown: Shown,
+    from: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shown {
+    Key(KeyData),
+    Certificate(Box<Certificate>),
 }
 
 /// Why a key does not log a user in.
@@ -73,7 +89,7 @@ pub(crate) enum NotAuthorized {
 pub(crate) struct Logins {
     gateway: Arc<Gateway>,
     readers: Arc<Semaphore>,
-    shared: Arc<Shared>,
+    shared: Arc<RwLock<Arc<Shared>>>,
 }
 
 #[derive(Debug)]
@@ -84,12 +100,37 @@ struct Shared {
 
 impl Logins {
     pub(crate) fn new(gateway: Arc<Gateway>, files: LoginFiles) -> Self {
-        let revocation = Revocation::new(&files.revoked_keys);
         Self {
             gateway,
             readers: Arc::new(Semaphore::new(READERS)),
-            shared: Arc::new(Shared { files, revocation }),
+            shared: Arc::new(RwLock::new(Shared::new(files))),
         }
+    }
+
+    /// Looks into other files from now on.
+    pub(crate) fn replace_files(&self, files: LoginFiles) {
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = Shared::new(files);
+    }
+
+    /// Would it be accepted now as well?
+    pub(crate) async fn again(
+        &self,
+        user: &UserName,
+        proof: &Proof,
+    ) -> Result<Login, NotAuthorized> {
+        if !self.gateway.knows(user) {
+            return Err(NotAuthorized::Unknown);
+        }
+        let attempt = Attempt {
+            from: proof.from,
+            now: Timestamp::now(),
+        };
+        let (user, shown) = (user.clone(), proof.shown.clone());
+        self.read(move |shared| match shown {
+            Shown::Key(key) => shared.key(user, &key, attempt),
+            Shown::Certificate(certificate) => shared.certificate(user, &certificate, attempt),
+        })
+        .await
     }
 
     /// Is it worth a signature? Of a certificate that is offered, russh shows nothing but its key, so
@@ -137,6 +178,10 @@ impl Logins {
             .await
     }
 
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn known(&self, user: &str) -> Result<UserName, NotAuthorized> {
         let user: UserName = user.parse()?;
         match self.gateway.knows(&user) {
@@ -152,7 +197,7 @@ impl Logins {
         let patience = self.gateway.limits().login_grace;
         let reading = async {
             let reader = Arc::clone(&self.readers).acquire_owned().await;
-            let shared = Arc::clone(&self.shared);
+            let shared = self.shared();
             let read = tokio::task::spawn_blocking(move || {
                 // Held until the file is read, also when nobody waits for it any more.
                 let _reader = reader;
@@ -174,6 +219,11 @@ fn strong(key: &KeyData, algorithm: Option<&Algorithm>) -> Result<(), NotAuthori
 }
 
 impl Shared {
+    fn new(files: LoginFiles) -> Arc<Self> {
+        let revocation = Revocation::new(&files.revoked_keys);
+        Arc::new(Self { files, revocation })
+    }
+
     fn offer(&self, user: &UserName, key: &KeyData, attempt: Attempt) -> Result<(), NotAuthorized> {
         self.revocation.check_key(key)?;
         if !self.files.user_ca.is_empty() {
@@ -198,6 +248,10 @@ impl Shared {
                 fingerprint: fingerprint(key),
             },
             permissions: options.permissions,
+            proof: Proof {
+                shown: Shown::Key(key.clone()),
+                from: attempt.from,
+            },
         })
     }
 
@@ -218,6 +272,10 @@ impl Shared {
             user,
             credential: Credential::Certificate(CertificateId::of(certificate)),
             permissions,
+            proof: Proof {
+                shown: Shown::Certificate(Box::new(certificate.clone())),
+                from: attempt.from,
+            },
         })
     }
 

@@ -6,29 +6,34 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use adit_server::config::{Config, Log, LogFormat, LogTo, Serving, parse_allow};
+use adit_server::config::{Config, LogFormat, LogOverrides, LogTo, parse_allow};
+use adit_server::control::protocol::Request;
+use adit_server::daemon::{self, DaemonError};
 use adit_server::gateway::Gateway;
-use adit_server::listener::{Server, listen};
 use adit_server::logging::{self, Stderr};
 use adit_server::policy::{Entry, Policy};
 use adit_server::user_name::UserName;
-use adit_server::{host_key, service, stdio};
+use adit_server::{service, stdio};
 use anyhow::Context;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
 
-/// Time for all connections to end after the word to stop; each has its own limits within it.
-const STOPPING: Duration = Duration::from_secs(6);
+mod asking;
 
 /// The gateway of Adit: a Secure Shell server that relays what its policy allows, and does nothing
 /// else.
 #[derive(Debug, Parser)]
-#[command(name = "adit-server", version)]
+#[command(
+    name = "adit-server",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    ask: Option<Ask>,
     /// The gateway's file: where to listen, host keys, who may reach what
     #[arg(long, value_name = "FILE", required_unless_present = "stdio")]
     config: Option<PathBuf>,
@@ -53,6 +58,54 @@ struct Arguments {
     /// Where log and audit go, whatever the file says
     #[arg(long, value_name = "WHERE")]
     log_to: Option<LogTo>,
+}
+
+/// What is asked of a gateway that runs.
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// List who is logged in, and what is open
+    Sessions {
+        #[command(flatten)]
+        whose: Whose,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End one session, and all that is open on it
+    Kill {
+        /// Its number in the list
+        id: u64,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Take nothing new, let the old finish, then end
+    Drain {
+        /// Seconds after which it ends all the same
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        deadline: u64,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Read the file again; close what it does not allow any more
+    Reload {
+        #[command(flatten)]
+        whose: Whose,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which gateway.
+#[derive(Debug, clap::Args)]
+struct Whose {
+    /// Its control socket
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/adit-server/control.sock"
+    )]
+    control: PathBuf,
 }
 
 /// What ends the program, by exit code.
@@ -82,9 +135,27 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if arguments.stdio {
-        return relay_stdio(arguments);
+    match &arguments.ask {
+        Some(ask) => question(ask),
+        None if arguments.stdio => relay_stdio(arguments),
+        None => serve(arguments),
     }
+}
+
+fn question(ask: &Ask) -> Result<(), Failure> {
+    let (whose, request, json) = match ask {
+        Ask::Sessions { whose, json } => (whose, Request::Sessions {}, *json),
+        Ask::Kill { id, whose } => (whose, Request::Kill { id: *id }, false),
+        Ask::Drain { deadline, whose } => {
+            let deadline = *deadline;
+            (whose, Request::Drain { deadline }, false)
+        }
+        Ask::Reload { whose, json } => (whose, Request::Reload {}, *json),
+    };
+    Ok(asking::run(&whose.control, &request, json)?)
+}
+
+fn serve(arguments: &Arguments) -> Result<(), Failure> {
     let Some(file) = arguments.config.as_deref() else {
         return Err(Failure::Use(
             Arguments::command().render_usage().to_string(),
@@ -105,21 +176,28 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         tracing::warn!("running as root, which this server has no use for");
     }
     let runtime = runtime(serving.threads)?;
-    let served = runtime.block_on(serve(file, arguments, config, serving));
+    let served = runtime.block_on(daemon::run(file, overrides(arguments), config, serving));
     // A lookup that does not come back is waited for by nobody.
     runtime.shutdown_background();
-    served
+    served.map_err(|error| match error {
+        DaemonError::HostKey(error) => Failure::Use(error.to_string()),
+        other @ (DaemonError::Listen(_) | DaemonError::Control(_) | DaemonError::System(_)) => {
+            other.into()
+        }
+    })
 }
 
 fn load(file: &Path, arguments: &Arguments) -> Result<Config, Failure> {
     let mut config = Config::load(file).map_err(|error| Failure::Use(error.to_string()))?;
-    override_log(&mut config.log, arguments);
+    overrides(arguments).apply(&mut config.log);
     Ok(config)
 }
 
-fn override_log(log: &mut Log, arguments: &Arguments) {
-    log.format = arguments.log_format.unwrap_or(log.format);
-    log.to = arguments.log_to.unwrap_or(log.to);
+fn overrides(arguments: &Arguments) -> LogOverrides {
+    LogOverrides {
+        format: arguments.log_format,
+        to: arguments.log_to,
+    }
 }
 
 /// One thread unless the administrator wants more: handing a packet from thread to thread costs
@@ -134,89 +212,13 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
     }
 }
 
-async fn serve(
-    file: &Path,
-    arguments: &Arguments,
-    config: Config,
-    serving: Serving,
-) -> Result<(), Failure> {
-    let host_keys = serving
-        .host_keys
-        .iter()
-        .map(|path| host_key::load(path))
-        .collect::<Result<Vec<_>, _>>();
-    let host_keys = host_keys.map_err(|error| Failure::Use(error.to_string()))?;
-    for key in &host_keys {
-        let public = key.public_key();
-        let fingerprint = public.fingerprint(Default::default()).to_string();
-        tracing::info!(kind = public.algorithm().as_str(), fingerprint, "host key");
-    }
-    let gateway = Gateway::new(config.policy, config.limits);
-    let (server, drained) = Server::new(Arc::clone(&gateway), serving.login.clone(), host_keys);
-    for address in &serving.listen {
-        let listener = listen(*address)?;
-        tracing::info!(address = %listener.local_addr()?, "listening");
-        tokio::spawn(server.clone().accept_all(listener));
-    }
-    drop(server);
-    service::notify("READY=1");
-    until_stopped(file, arguments, &gateway, &serving).await?;
-    service::notify("STOPPING=1");
-    gateway.stop();
-    if timeout(STOPPING, drained.wait()).await.is_err() {
-        tracing::warn!("connections that did not end in time are cut off");
-    }
-    Ok(())
-}
-
-/// Returns at SIGTERM or SIGINT; a SIGHUP in between reads the policy again.
-async fn until_stopped(
-    file: &Path,
-    arguments: &Arguments,
-    gateway: &Gateway,
-    serving: &Serving,
-) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(file, arguments, gateway, serving),
-        }
-    }
-    tracing::info!("stopping");
-    Ok(())
-}
-
-fn reload(file: &Path, arguments: &Arguments, gateway: &Gateway, serving: &Serving) {
-    match load(file, arguments) {
-        Ok(config) => {
-            if config.for_server().ok() != Some(serving) || config.limits != *gateway.limits() {
-                tracing::warn!(
-                    "changes of addresses, keys and limits take effect at the next start"
-                );
-            }
-            gateway.replace_policy(config.policy);
-            tracing::info!(file = %file.display(), "policy read again");
-        }
-        Err(Failure::Use(error)) => {
-            tracing::error!(%error, "the file is not used, the old policy stays")
-        }
-        Err(Failure::Work(error)) => {
-            tracing::error!(%error, "the file is not used, the old policy stays")
-        }
-    }
-}
-
 fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
     let who = stdio::who()?;
     let config = match &arguments.config {
         Some(file) => load(file, arguments)?,
         None => {
             let mut config = Config::without_file(policy_of(&who.user, &arguments.allow)?);
-            override_log(&mut config.log, arguments);
+            overrides(arguments).apply(&mut config.log);
             config
         }
     };

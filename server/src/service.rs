@@ -4,6 +4,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -24,6 +25,14 @@ pub(crate) fn descriptors_for_streams() -> usize {
     // Without an answer, what every Linux gives.
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(limit - limit / 10).unwrap_or(usize::MAX)
+}
+
+/// Where the control socket is when the file does not say: in the directory that systemd made for us
+/// (systemd.exec(5), `RuntimeDirectory=`), the first one if there are several.
+pub(crate) fn control_socket() -> Option<PathBuf> {
+    let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
+    let first = directories.as_bytes().split(|b| *b == b':').next()?;
+    Some(Path::new(OsStr::from_bytes(first)).join("control.sock"))
 }
 
 /// Tells systemd a state, such as `READY=1` (sd_notify(3)). Without systemd this does nothing.

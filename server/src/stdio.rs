@@ -17,6 +17,7 @@ use crate::credential::Credential;
 use crate::gateway::Gateway;
 use crate::link_session::{self, LinkError};
 use crate::permissions::Permissions;
+use crate::sessions::{Ending, Session};
 use crate::user_name::{BadUserName, UserName};
 
 /// Why there is no link on stdin and stdout.
@@ -69,7 +70,6 @@ pub fn who() -> Result<Who, StdioError> {
         user,
         from,
         credential: Credential::Elsewhere,
-        permissions: Permissions::all(),
     })
 }
 
@@ -84,7 +84,9 @@ pub async fn serve(gateway: &Arc<Gateway>, who: Who) -> Result<LinkEnd, StdioErr
     let input = reader(io::stdin().as_fd().try_clone_to_owned()?)?;
     let output = writer(io::stdout().as_fd().try_clone_to_owned()?)?;
     let (read, write) = adit_link::pipe::split(input, output);
-    Ok(link_session::serve(gateway, &Arc::new(who), read, write).await?)
+    let ending = Arc::new(Ending::new());
+    let session = Session::new(who, Permissions::all(), None, ending);
+    Ok(link_session::serve(gateway, &session, read, write).await?)
 }
 
 /// sshd gives a socket for both or a pipe for each; those are polled like any other. Other files

@@ -33,6 +33,7 @@ pub(super) struct Written {
     pub(super) dial_timeout_seconds: Option<Spanned<u64>>,
     pub(super) rekey_bytes: Option<Spanned<u64>>,
     pub(super) threads: Option<Spanned<u64>>,
+    pub(super) control: Option<Spanned<PathBuf>>,
     pub(super) log: Option<WrittenLog>,
 }
 

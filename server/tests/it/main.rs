@@ -8,6 +8,7 @@ mod guests;
 mod links;
 mod logins;
 mod service;
+mod sessions;
 mod site;
 mod ssh_command;
 mod stdio;

@@ -1,0 +1,249 @@
+//! The control socket: who is logged in, ending sessions, draining, and what a reload closes.
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use adit_link::RefusalReason;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::destinations::echo;
+use crate::flows::{Broker, flow, try_log_in};
+use crate::site::{PATIENCE, Running, Site, output};
+
+const POLICY: &str =
+    r#"[{name: loopback, users: [alice, bob], allow: ["127.0.0.1:*", "*.zone.test:*"]}]"#;
+
+fn start(site: &Site, policy: &str) -> Running {
+    site.start(policy, &extra(site))
+}
+
+fn extra(site: &Site) -> String {
+    format!("control: {}", site.path("control.sock").display())
+}
+
+fn ask(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
+    command
+        .args(arguments)
+        .arg("--control")
+        .arg(site.path("control.sock"));
+    output(command)
+}
+
+/// Asks off the thread that the test's sockets live on.
+async fn done(site: &Site, arguments: &[&str]) -> String {
+    let output = tokio::task::block_in_place(|| ask(site, arguments));
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+async fn sessions(site: &Site) -> Vec<Value> {
+    let text = done(site, &["sessions", "--json"]).await;
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    answer["sessions"].as_array().expect("a list").clone()
+}
+
+async fn is_reset(program: &mut TcpStream) -> bool {
+    let read = timeout(PATIENCE, program.read_u8()).await.expect("in time");
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+async fn echoes(program: &mut TcpStream) {
+    program.write_all(b"seven b").await.expect("write");
+    let mut back = [0; 7];
+    let read = timeout(PATIENCE, program.read_exact(&mut back)).await;
+    read.expect("in time").expect("read");
+    assert_eq!(&back, b"seven b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_listed_with_their_flows_and_can_be_ended() {
+    let site = Site::new();
+    let gateway = start(&site, POLICY);
+    assert!(sessions(&site).await.is_empty());
+    let broker = Broker::connect(&site, gateway.address).await;
+    let other = Broker::connect(&site, gateway.address).await;
+    let at = echo().await;
+    let mut program = flow(&broker.link, "db.zone.test", at.port()).await;
+    echoes(&mut program).await;
+
+    let listed = sessions(&site).await;
+    assert_eq!(listed.len(), 2, "{listed:#?}");
+    let login = gateway.wait_log(|line| line["message"] == "logged in");
+    let session = &listed[0];
+    assert_eq!(
+        (&session["user"], &session["proof"]),
+        (&"alice".into(), &"publickey".into())
+    );
+    assert_eq!(
+        (&session["id"], &session["key"], &session["from"]),
+        (&login["session"], &login["key"], &login["peer"])
+    );
+    assert_eq!(
+        (&session["sent"], &session["received"]),
+        (&7.into(), &7.into())
+    );
+    let open = gateway.wait_log(|line| line["event"] == "open");
+    let listed_flow = &session["flows"][0];
+    assert_eq!(listed_flow["id"], open["stream"]);
+    assert_eq!(listed_flow["asked"], format!("db.zone.test:{}", at.port()));
+    assert_eq!(listed_flow["dialled"], at.to_string());
+    assert_eq!(
+        (&listed_flow["entry"], &listed_flow["application"]),
+        (&"loopback".into(), &"/usr/bin/test".into())
+    );
+    let table = done(&site, &["sessions"]).await;
+    assert!(
+        table.starts_with("ID") && table.contains("alice") && table.contains("db.zone.test"),
+        "{table}"
+    );
+
+    let id = session["id"].to_string();
+    done(&site, &["kill", &id]).await;
+    assert!(is_reset(&mut program).await);
+    let end = timeout(PATIENCE, broker.link.ended())
+        .await
+        .expect("in time");
+    assert!(format!("{end:?}").contains("Closed"), "no goodbye: {end:?}");
+    other.flow(at).await;
+    let gone = async { while sessions(&site).await.len() != 1 {} };
+    timeout(PATIENCE, gone).await.expect("the session is gone");
+    let again = tokio::task::block_in_place(|| ask(&site, &["kill", &id]));
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there is no session"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_closes_the_flows_that_are_not_allowed_any_more_and_no_others() {
+    let site = Site::new();
+    let gateway = start(&site, POLICY);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let (one, other) = (echo().await, echo().await);
+    let mut denied = broker.flow(one).await;
+    let mut allowed = broker.flow(other).await;
+    // The same under a name: the address that was dialled counts.
+    let mut denied_name = flow(&broker.link, "db.zone.test", one.port()).await;
+    let mut allowed_name = flow(&broker.link, "db.zone.test", other.port()).await;
+    echoes(&mut denied).await;
+    let narrower = format!("[{{name: one, users: [alice], allow: [\"{other}\"]}}]");
+    site.config(&narrower, &extra(&site));
+    let closed: Value =
+        serde_json::from_str(&done(&site, &["reload", "--json"]).await).expect("JSON");
+    assert_eq!(
+        closed["reloaded"],
+        serde_json::json!({"sessions": 0, "flows": 2})
+    );
+    assert!(is_reset(&mut denied).await && is_reset(&mut denied_name).await);
+    echoes(&mut allowed).await;
+    echoes(&mut allowed_name).await;
+    let end = gateway.wait_log(|line| line["event"] == "end");
+    assert_eq!(end["end"], "closed: not allowed any more");
+    let refusal = broker.refusal("127.0.0.1", one.port()).await;
+    assert_eq!(refusal.reason, RefusalReason::Denied);
+
+    // A bad file changes nothing, and says why.
+    site.config("[{name: nonsense}]", &extra(&site));
+    let bad = tokio::task::block_in_place(|| ask(&site, &["reload"]));
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&bad.stderr).contains("gateway.yaml:5"),
+        "{bad:?}"
+    );
+    echoes(&mut allowed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_closes_the_sessions_whose_login_would_be_refused_now() {
+    let site = Site::new();
+    site.authorize("bob", &site.public_key("alice"));
+    let gateway = start(&site, POLICY);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let (bob, success) = try_log_in(&site, gateway.address, "bob").await;
+    assert!(success);
+    let at = echo().await;
+    let mut program = broker.flow(at).await;
+    // Her key goes, his stays. Until the reload both may go on.
+    site.authorize("alice", "");
+    echoes(&mut program).await;
+    let closed = done(&site, &["reload"]).await;
+    assert!(closed.contains("1 sessions, 0 flows"), "{closed}");
+    assert!(is_reset(&mut program).await);
+    timeout(PATIENCE, broker.link.ended())
+        .await
+        .expect("in time");
+    assert!(!bob.is_closed() && bob.channel_open_session().await.is_ok());
+    // Now both are revoked: the list is asked again as well, though the file of keys is the same.
+    let revoked = site.write("revoked", &site.public_key("alice"));
+    site.config(
+        POLICY,
+        &format!("{}\nrevoked_keys: [{}]", extra(&site), revoked.display()),
+    );
+    let closed = done(&site, &["reload"]).await;
+    assert!(closed.contains("1 sessions"), "{closed}");
+    let ended = async {
+        while !bob.is_closed() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("closed");
+    // And nobody comes back in.
+    assert!(!try_log_in(&site, gateway.address, "bob").await.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_narrows_what_a_key_permits() {
+    let site = Site::new();
+    let gateway = start(&site, POLICY);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let (one, other) = (echo().await, echo().await);
+    let (mut kept, mut closed) = (broker.flow(one).await, broker.flow(other).await);
+    let key = site.public_key("alice");
+    site.authorize("alice", &format!("permitopen=\"{one}\" {key}"));
+    done(&site, &["reload"]).await;
+    assert!(is_reset(&mut closed).await);
+    echoes(&mut kept).await;
+    let refusal = broker.refusal("127.0.0.1", other.port()).await;
+    assert!(refusal.detail.contains("does not permit"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_the_old_finish_and_takes_nothing_new() {
+    let site = Site::new();
+    let gateway = start(&site, POLICY);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let at = echo().await;
+    let mut program = broker.flow(at).await;
+    done(&site, &["drain", "--deadline", "600"]).await;
+    // The broker is told, and takes no more streams for this link.
+    let told = async {
+        while !broker.link.is_closing() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("told");
+    assert!(
+        TcpStream::connect(gateway.address).await.is_err(),
+        "a new connection"
+    );
+    echoes(&mut program).await;
+    program.shutdown().await.expect("shutdown");
+    assert_eq!(program.read(&mut [0]).await.expect("read"), 0);
+    let ended = tokio::task::spawn_blocking(move || gateway.ended());
+    assert!(ended.await.expect("ended").success());
+    assert!(!site.path("control.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_at_its_deadline() {
+    let site = Site::new();
+    let gateway = start(&site, POLICY);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let mut program = broker.flow(echo().await).await;
+    done(&site, &["drain", "--deadline", "1"]).await;
+    echoes(&mut program).await;
+    assert!(is_reset(&mut program).await);
+    let ended = tokio::task::spawn_blocking(move || gateway.ended());
+    assert!(ended.await.expect("ended").success());
+}
