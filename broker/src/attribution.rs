@@ -9,7 +9,7 @@ use adit_capture::attribution::{Attributor, Owner, Process};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::original_destination::Ends;
-use crate::original_sources::OriginalSources;
+use crate::original_sources::{NoSource, OriginalSources};
 
 /// Questions that wait in the queue; flows, which are bounded, wait for a place in it.
 const QUEUE: usize = 1024;
@@ -110,6 +110,11 @@ impl Attribution {
                 }
             }
         }
+    }
+
+    /// The address of the client's own socket, before any redirect.
+    pub async fn source(&self, ends: Ends) -> Result<SocketAddr, NoSource> {
+        self.sources.of(ends.listener, ends.source).await
     }
 
     /// Who opened it, by the addresses that its own socket has: those of a connection that is held before any redirect.

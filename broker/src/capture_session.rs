@@ -256,6 +256,9 @@ impl Keeper {
                 Err(error) => error.to_string(),
             };
             self.client.send_replace(None);
+            self.meeting.send_replace(Meeting::Early {
+                reason: "the capture helper does not answer".to_owned(),
+            });
             self.report(CaptureState::Waiting { reason: error });
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -300,32 +303,35 @@ impl Keeper {
         }
     }
 
-    /// `queued`: whether this session has a queue; not known before the first claim that asks.
+    /// `queued`: what came of this session's queue; nothing before the first claim that asks.
     async fn put(
         &self,
         client: &Client,
         claim: &Claim,
-        queued: &mut Option<bool>,
+        queued: &mut Option<Meeting>,
     ) -> Result<(), ClientError> {
         let listeners: Vec<_> = self.listeners.sockets().map(AsFd::as_fd).collect();
         let asks = claim.steps.iter().any(|step| step.verdict == Verdict::Ask)
             || claim.default == Verdict::Ask;
-        let queued = match (asks, *queued) {
-            (false, _) => false,
-            (true, Some(known)) => known,
-            (true, None) => *queued.insert(self.queue(client).await?),
+        let meeting = match (asks, &queued) {
+            (false, _) => Meeting::Early {
+                reason: "no rule wants connections held".to_owned(),
+            },
+            (true, Some(known)) => known.clone(),
+            (true, None) => queued.insert(self.queue(client).await?).clone(),
         };
         self.claimed.store(true, Ordering::Relaxed);
-        match queued || !asks {
-            true => client.claim(claim, &listeners).await?,
-            false => client.claim(&handed_over(claim), &listeners).await?,
+        match (asks, &meeting) {
+            (true, Meeting::Early { .. }) => client.claim(&handed_over(claim), &listeners).await?,
+            (_, Meeting::Honest(_)) | (false, _) => client.claim(claim, &listeners).await?,
         }
+        self.meeting.send_replace(meeting);
         self.report(CaptureState::Capturing);
         Ok(())
     }
 
-    /// Whether there is a queue from now on.
-    async fn queue(&self, client: &Client) -> Result<bool, ClientError> {
+    /// How connections are met from now on that a rule asks about.
+    async fn queue(&self, client: &Client) -> Result<Meeting, ClientError> {
         let queue = match client.queue().await {
             Ok(queue) => queue,
             Err(ClientError::Refused {
@@ -333,12 +339,10 @@ impl Keeper {
                 text,
             }) => {
                 tracing::warn!("connections are accepted before anything is known: {text}");
-                self.meeting.send_replace(Meeting::Early { reason: text });
-                return Ok(false);
+                return Ok(Meeting::Early { reason: text });
             }
             Err(error) => return Err(error),
         };
-        self.meeting.send_replace(Meeting::Honest(queue.by));
         let questioning = Questioning {
             questions: queue.questions,
             answers: queue.answers,
@@ -346,7 +350,7 @@ impl Keeper {
         };
         // Who is ending takes no more.
         let _ = self.questioning.send(questioning).await;
-        Ok(true)
+        Ok(Meeting::Honest(queue.by))
     }
 
     fn report(&self, state: CaptureState) {

@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_capture::questions::{Answer, Answers, Question};
@@ -44,10 +43,16 @@ struct Places {
     by_syn: HashMap<Syn, Place>,
     /// What each pair of addresses is asked for now.
     by_ends: HashMap<(SocketAddr, SocketAddr), Syn>,
+    /// Of the last place.
+    last: u64,
 }
 
 #[derive(Debug)]
 struct Place {
+    /// No two places have the same: the same SYN may come to be held anew when all was given up.
+    number: u64,
+    /// The kernel's number for it, and where the answer goes.
+    asked: (u32, Answers),
     source: SocketAddr,
     gone: Gone,
     stage: Stage,
@@ -72,37 +77,55 @@ enum Stage {
     Expected(oneshot::Sender<Captured>),
 }
 
-/// Tells that the program that is held has given up: it closed its socket, or opened another with the same addresses.
+/// Why a connection is held no longer, though nobody answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its program closed the socket, or opened another with the same addresses.
+    GivenUp,
+    /// The kernel gave up all that was held, as the helper is gone.
+    HelperGone,
+}
+
+/// Tells that a connection is held no longer.
 #[derive(Debug, Clone, Default)]
 pub struct Gone {
-    shared: Arc<(AtomicBool, Notify)>,
+    shared: Arc<(OnceLock<Cause>, Notify)>,
 }
 
 impl Gone {
     /// Resolves when it is so.
-    pub async fn wait(&self) {
-        // One permit is kept: whoever asks later hears of it too.
-        self.shared.1.notified().await;
+    pub async fn wait(&self) -> Cause {
+        loop {
+            // One permit is kept: whoever asks later hears of it too.
+            self.shared.1.notified().await;
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+        }
     }
 
-    /// Notes it.
-    pub fn note(&self) {
-        self.shared.0.store(true, Ordering::Relaxed);
+    /// Notes it. The first cause is kept.
+    pub fn note(&self, cause: Cause) {
+        let _ = self.shared.0.set(cause);
         self.shared.1.notify_one();
     }
 
+    fn cause(&self) -> Option<Cause> {
+        self.shared.0.get().copied()
+    }
+
     fn is_so(&self) -> bool {
-        self.shared.0.load(Ordering::Relaxed)
+        self.cause().is_some()
     }
 }
 
 /// A connection held at its SYN. Dropped without an answer, it is refused: its program must not wait for nobody.
 #[derive(Debug)]
 pub struct Held {
-    /// What is asked.
+    /// What is asked; its number is the one that it was asked by first.
     pub question: Question,
+    place: u64,
     gone: Gone,
-    answers: Answers,
     table: HeldTable,
     answered: bool,
 }
@@ -111,33 +134,43 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Expected {
     arrival: oneshot::Receiver<Captured>,
+    place: u64,
     syn: Syn,
     ends: (SocketAddr, SocketAddr),
     table: HeldTable,
 }
 
 impl HeldTable {
-    /// Takes up a question. `None`: it was asked before, and has been answered here.
+    /// Takes up a question. `None`: it was asked before, and is answered by whoever took it up then.
     pub fn ask(&self, question: Question, answers: &Answers) -> Option<Held> {
         let syn = Syn::of(&question);
         let ends = (question.source, question.destination);
         let mut places = self.places();
-        if let Some(place) = places.by_syn.get(&syn) {
-            let answer = match place.stage {
-                Stage::Held => Answer::Drop,
-                Stage::Expected(_) => Answer::Redirect,
-            };
-            drop(places);
-            answers.give(question.id, answer);
+        if let Some(place) = places.by_syn.get_mut(&syn)
+            && !place.gone.is_so()
+        {
+            match place.stage {
+                // Its kernel sends no SYN again that is held: so the one before is not, and its number is nobody's. The kernel
+                // lets go of all queues at once when any program takes its rules away.
+                Stage::Held => {
+                    let (id, answers) =
+                        std::mem::replace(&mut place.asked, (question.id, answers.clone()));
+                    answers.give(id, Answer::Drop);
+                }
+                Stage::Expected(_) => answers.give(question.id, Answer::Redirect),
+            }
             return None;
         }
         if let Some(before) = places.by_ends.insert(ends, syn)
             && let Some(place) = places.by_syn.get(&before)
         {
-            place.gone.note();
+            place.gone.note(Cause::GivenUp);
         }
-        let gone = Gone::default();
+        places.last += 1;
+        let (number, gone) = (places.last, Gone::default());
         let place = Place {
+            number,
+            asked: (question.id, answers.clone()),
             source: question.source,
             gone: gone.clone(),
             stage: Stage::Held,
@@ -146,8 +179,8 @@ impl HeldTable {
         places.by_syn.insert(syn, place);
         Some(Held {
             question,
+            place: number,
             gone,
-            answers: answers.clone(),
             table: self.clone(),
             answered: false,
         })
@@ -162,21 +195,22 @@ impl HeldTable {
             destination: captured.destination.address(),
             sequence,
         };
+        self.places().lead(syn, captured)
+    }
+
+    /// The same for one whose SYN the kernel did not keep (`net.ipv4.tcp_syncookies`), by its own source before any redirect.
+    pub fn meet_from(&self, source: SocketAddr, captured: Captured) -> Option<Captured> {
+        let ends = (source, captured.destination.address());
         let mut places = self.places();
-        match places.by_syn.remove(&syn) {
-            Some(Place {
-                stage: Stage::Expected(arrival),
-                ..
-            }) => {
-                drop(places);
-                arrival.send(captured).err()
-            }
-            Some(held) => {
-                places.by_syn.insert(syn, held);
-                Some(captured)
-            }
+        match places.by_ends.get(&ends).copied() {
+            Some(syn) => places.lead(syn, captured),
             None => Some(captured),
         }
+    }
+
+    /// Whether nothing is asked about and nobody expected.
+    pub fn is_empty(&self) -> bool {
+        self.places().by_syn.is_empty()
     }
 
     /// Who has been waiting for that long. Whoever was let through so long ago and did not come is given up.
@@ -185,7 +219,7 @@ impl HeldTable {
         let waiting = places.by_syn.iter().filter_map(|(syn, place)| {
             let waited = place.since.elapsed();
             if matches!(place.stage, Stage::Expected(_)) && waited > ARRIVAL {
-                place.gone.note();
+                place.gone.note(Cause::GivenUp);
             }
             (waited >= for_long).then(|| Waiting {
                 source: place.source,
@@ -200,17 +234,9 @@ impl HeldTable {
     pub fn all_gone(&self) {
         for place in self.places().by_syn.values() {
             match place.stage {
-                Stage::Held => place.gone.note(),
+                Stage::Held => place.gone.note(Cause::HelperGone),
                 Stage::Expected(_) => {}
             }
-        }
-    }
-
-    fn forget(&self, syn: Syn, ends: (SocketAddr, SocketAddr)) {
-        let mut places = self.places();
-        places.by_syn.remove(&syn);
-        if places.by_ends.get(&ends) == Some(&syn) {
-            places.by_ends.remove(&ends);
         }
     }
 
@@ -219,8 +245,45 @@ impl HeldTable {
     }
 }
 
+impl Places {
+    /// Leads a connection to whoever expects it, by the SYN that it began with.
+    fn lead(&mut self, syn: Syn, captured: Captured) -> Option<Captured> {
+        match self.by_syn.remove(&syn) {
+            Some(Place {
+                stage: Stage::Expected(arrival),
+                ..
+            }) => arrival.send(captured).err(),
+            Some(held) => {
+                self.by_syn.insert(syn, held);
+                Some(captured)
+            }
+            None => Some(captured),
+        }
+    }
+
+    /// The place, as long as it is that one.
+    fn get(&mut self, syn: Syn, number: u64) -> Option<&mut Place> {
+        let place = self.by_syn.get_mut(&syn);
+        place.filter(|place| place.number == number)
+    }
+
+    /// A place that was taken by another question since is that one's.
+    fn forget(&mut self, syn: Syn, ends: (SocketAddr, SocketAddr), number: u64) {
+        match self.by_syn.get(&syn) {
+            Some(place) if place.number != number => return,
+            Some(_) => {
+                self.by_syn.remove(&syn);
+            }
+            None => {}
+        }
+        if self.by_ends.get(&ends) == Some(&syn) {
+            self.by_ends.remove(&ends);
+        }
+    }
+}
+
 impl Held {
-    /// Tells when its program has given up.
+    /// Tells when it is held no longer.
     pub fn gone(&self) -> Gone {
         self.gone.clone()
     }
@@ -234,14 +297,15 @@ impl Held {
     pub fn redirect(mut self) -> Expected {
         let (syn, ends) = (Syn::of(&self.question), self.ends());
         let (sender, arrival) = oneshot::channel();
-        if let Some(place) = self.table.places().by_syn.get_mut(&syn) {
+        if let Some(place) = self.table.places().get(syn, self.place) {
             place.stage = Stage::Expected(sender);
             place.since = Instant::now();
         }
-        let table = self.table.clone();
+        let (table, place) = (self.table.clone(), self.place);
         self.give(Answer::Redirect);
         Expected {
             arrival,
+            place,
             syn,
             ends,
             table,
@@ -254,15 +318,23 @@ impl Held {
 
     fn give(&mut self, answer: Answer) {
         self.answered = true;
-        self.answers.give(self.question.id, answer);
+        let syn = Syn::of(&self.question);
+        let mut places = self.table.places();
+        // Whoever asks anew for its place answers for itself.
+        let Some(place) = places.get(syn, self.place) else {
+            return;
+        };
+        let (id, answers) = place.asked.clone();
         match answer {
             Answer::Redirect => {}
             Answer::Direct
             | Answer::Refuse
             | Answer::HostUnreachable
             | Answer::NetworkUnreachable
-            | Answer::Drop => self.table.forget(Syn::of(&self.question), self.ends()),
+            | Answer::Drop => places.forget(syn, self.ends(), self.place),
         }
+        drop(places);
+        answers.give(id, answer);
     }
 }
 
@@ -287,7 +359,7 @@ impl Expected {
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        self.table.forget(self.syn, self.ends);
+        self.table.places().forget(self.syn, self.ends, self.place);
     }
 }
 
@@ -351,7 +423,7 @@ mod tests {
         drop(rig.ask(2, SOURCE, 8).unwrap());
         assert_eq!(rig.heard().await, (2, Answer::Refuse), "nobody else would");
         let held = rig.ask(3, SOURCE, 9).unwrap();
-        held.gone().note();
+        held.gone().note(Cause::GivenUp);
         drop(held);
         assert_eq!(rig.heard().await, (3, Answer::Drop), "nobody hears it");
         assert!(rig.is_empty());
@@ -362,9 +434,9 @@ mod tests {
         let mut rig = Rig::new();
         let held = rig.ask(1, SOURCE, 7).unwrap();
         assert!(rig.ask(2, SOURCE, 7).is_none());
-        assert_eq!(rig.heard().await, (2, Answer::Drop), "one is held already");
+        assert_eq!(rig.heard().await, (1, Answer::Drop), "it can't be held");
         let expected = held.redirect();
-        assert_eq!(rig.heard().await, (1, Answer::Redirect));
+        assert_eq!(rig.heard().await, (2, Answer::Redirect));
         assert!(rig.ask(3, SOURCE, 7).is_none());
         assert_eq!(rig.heard().await, (3, Answer::Redirect));
         drop(expected);
@@ -377,13 +449,29 @@ mod tests {
         let before = rig.ask(1, SOURCE, 7).unwrap();
         let other = rig.ask(2, "192.0.2.1:40001", 8).unwrap();
         let after = rig.ask(3, SOURCE, 9).unwrap();
-        before.gone().wait().await;
+        assert_eq!(before.gone().wait().await, Cause::GivenUp);
         assert!(!other.gone().is_so() && !after.gone().is_so());
         drop((before, other));
         assert!(!rig.is_empty(), "the last is still asked about");
         rig.table.all_gone();
-        after.gone().wait().await;
+        assert_eq!(after.gone().wait().await, Cause::HelperGone);
         drop(after);
+        assert!(rig.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_asked_anew() {
+        let mut rig = Rig::new();
+        let before = rig.ask(1, SOURCE, 7).unwrap();
+        rig.table.all_gone();
+        let after = rig.ask(2, SOURCE, 7).unwrap();
+        drop(before);
+        after.answer(Answer::Direct);
+        assert_eq!(
+            rig.heard().await,
+            (2, Answer::Direct),
+            "the first of all answers"
+        );
         assert!(rig.is_empty());
     }
 
@@ -409,6 +497,18 @@ mod tests {
             .redirect();
         let mut expected = rig.ask(2, SOURCE, sequence).unwrap().redirect();
         assert!(rig.table.meet(captured).is_none());
+        expected.arrived().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_kept_syn_it_meets_its_question_by_its_own_source() {
+        let rig = Rig::new();
+        let (captured, sequence, _client) = captured("198.51.100.7:443").await;
+        let mut expected = rig.ask(2, SOURCE, sequence ^ 1).unwrap().redirect();
+        let other = "192.0.2.1:40001".parse().unwrap();
+        let captured = rig.table.meet_from(other, captured).unwrap();
+        let source = SOURCE.parse().unwrap();
+        assert!(rig.table.meet_from(source, captured).is_none());
         expected.arrived().await.unwrap();
     }
 

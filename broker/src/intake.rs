@@ -6,17 +6,20 @@ use std::time::Duration;
 use adit_capture::held_packet::NotAQuestion;
 use adit_capture::netfilter;
 use adit_capture::questions::{self, Answers, Question, Questions};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::capture_session::Questioning;
 use crate::dispatch::Dispatcher;
-use crate::held::HeldTable;
+use crate::held::{Cause, HeldTable};
 use crate::listeners::Listeners;
 use crate::original_destination::Captured;
 
 /// Descriptors kept for everything but flows: each passed flow takes two, each tunnelled one.
 const RESERVED_DESCRIPTORS: u64 = 512;
+
+/// Accepted connections that wait for a place; the next ones wait in the listener's backlog.
+const WAITING: usize = 256;
 
 /// How often it is looked whether programs that are held still wait.
 const LOOK: Duration = Duration::from_secs(1);
@@ -29,6 +32,8 @@ pub struct Intake {
     held: HeldTable,
     /// A place for each flow, as long as it needs descriptors or may come to.
     places: Arc<Semaphore>,
+    /// Accepted connections that have no place yet.
+    waiting: Arc<Semaphore>,
 }
 
 impl Intake {
@@ -39,6 +44,7 @@ impl Intake {
             dispatcher,
             held: HeldTable::default(),
             places: Arc::new(Semaphore::new(flow_limit())),
+            waiting: Arc::new(Semaphore::new(WAITING)),
         }
     }
 
@@ -52,7 +58,7 @@ impl Intake {
         running
     }
 
-    async fn accept_all(&self) {
+    async fn accept_all(self: &Arc<Self>) {
         loop {
             let (tcp, peer, own) = match self.listeners.accept().await {
                 Ok(accepted) => accepted,
@@ -70,17 +76,43 @@ impl Intake {
                     continue;
                 }
             };
-            let Some(early) = self.held.meet(captured) else {
+            let Some(unmet) = self.held.meet(captured) else {
                 continue;
             };
-            let Ok(place) = self.places.clone().acquire_owned().await else {
+            // Those that are expected come in on the same listener: they must not wait for a place, which they have.
+            let Ok(waiting) = self.waiting.clone().acquire_owned().await else {
                 return;
             };
-            let dispatcher = self.dispatcher.clone();
-            tokio::spawn(async move {
-                dispatcher.carry(early).await;
-                drop(place);
-            });
+            let intake = self.clone();
+            tokio::spawn(async move { intake.carry(unmet, waiting).await });
+        }
+    }
+
+    /// Carries a connection that nobody seems to expect.
+    async fn carry(&self, unmet: Captured, waiting: OwnedSemaphorePermit) {
+        let Some(early) = self.meet_by_source(unmet).await else {
+            return;
+        };
+        let Ok(_place) = self.places.clone().acquire_owned().await else {
+            return;
+        };
+        drop(waiting);
+        self.dispatcher.carry(early).await;
+    }
+
+    /// Where the kernel keeps no SYN, it is the connection's own source that tells which question it belongs to.
+    async fn meet_by_source(&self, unmet: Captured) -> Option<Captured> {
+        if unmet.sequence().is_some() || self.held.is_empty() {
+            return Some(unmet);
+        }
+        let ends = unmet.ends();
+        match self.dispatcher.attribution.source(ends).await {
+            Ok(own) => self.held.meet_from(own, unmet),
+            // It is looked at again before anything depends on it.
+            Err(error) => {
+                tracing::debug!("{error}");
+                Some(unmet)
+            }
         }
     }
 
@@ -96,6 +128,7 @@ impl Intake {
                 () = over => {}
                 error = self.answer_all(questions, answers) => {
                     tracing::error!("connections are held that nobody hears of: {error}");
+                    return;
                 }
             }
             drop(questioning);
@@ -128,7 +161,7 @@ impl Intake {
                     .is_gone(waiting.source, waiting.destination)
                     .await
                 {
-                    waiting.gone.note();
+                    waiting.gone.note(Cause::GivenUp);
                 }
             }
         }

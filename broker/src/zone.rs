@@ -91,6 +91,8 @@ pub struct ZoneDown {
     pub reason: String,
     /// Whether a flow may go direct if its rule says so: no gateway answered, rather than one that can't be trusted.
     pub may_pass: bool,
+    /// Whether one showed a host key that is not to be trusted: waiting does not help.
+    pub untrusted: bool,
 }
 
 /// A zone and the task that keeps its link.
@@ -160,9 +162,18 @@ impl Zone {
         .await
     }
 
-    /// The link; waits for a gateway to come back (`on_down: hold`).
+    /// The link; waits for a gateway to come back (`on_down: hold`), unless one can't be trusted.
     pub async fn link_held(&self) -> Result<OpenLink, ZoneDown> {
-        self.settled(HOLD_PATIENCE, |_| false).await
+        self.settled(HOLD_PATIENCE, |state| {
+            matches!(
+                state,
+                ZoneState::Down {
+                    untrusted: true,
+                    ..
+                }
+            )
+        })
+        .await
     }
 
     async fn settled(
@@ -177,7 +188,8 @@ impl Zone {
         }
         self.nudge.notify_one();
         let settled = state.wait_for(|state| state.open_link().is_some() || gives_up(state));
-        let (reason, may_pass) = match timeout(patience, settled).await {
+        let settled = timeout(patience, settled).await;
+        let (reason, may_pass, untrusted) = match settled {
             Ok(Ok(state)) => match (state.open_link(), &*state) {
                 (Some(link), _) => return Ok(link),
                 (
@@ -185,21 +197,22 @@ impl Zone {
                     ZoneState::Down {
                         reason, untrusted, ..
                     },
-                ) => (reason.clone(), !untrusted),
+                ) => (reason.clone(), !untrusted, *untrusted),
                 (None, ZoneState::Up { .. } | ZoneState::Connecting { .. }) => {
-                    ("the link was lost at once".to_owned(), false)
+                    ("the link was lost at once".to_owned(), false, false)
                 }
             },
-            Ok(Err(_)) => ("the broker is ending".to_owned(), false),
-            Err(_) => (
-                format!("not within {} s", patience.as_secs()),
-                self.may_pass(),
-            ),
+            Ok(Err(_)) => ("the broker is ending".to_owned(), false, false),
+            Err(_) => {
+                let reason = format!("not within {} s", patience.as_secs());
+                (reason, self.may_pass(), false)
+            }
         };
         Err(ZoneDown {
             zone: self.name.clone(),
             reason,
             may_pass,
+            untrusted,
         })
     }
 

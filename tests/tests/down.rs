@@ -104,7 +104,7 @@ fn pass_goes_direct_until_the_gateway_is_there() -> Result<()> {
 }
 
 /// Nobody listens at port 444, and port 443 shows another key than the one that is known.
-fn never_around_a_changed_key(gateways: &str) -> Result<()> {
+fn never_around_a_changed_key(word: &str, gateways: &str) -> Result<()> {
     let lab = Lab::with(Routing::Open)?;
     let _gateway = Gateway::start(&lab)?;
     let known = format!("{}/.ssh/known_hosts", User::Alice.home());
@@ -113,7 +113,7 @@ fn never_around_a_changed_key(gateways: &str) -> Result<()> {
     lab.write(User::Alice, &known, lines)?;
     let _capture = Capture::start(&lab)?;
     let usual = format!("[\"{}\"]", Gateway::for_user(User::Alice));
-    let broker = Broker::start(&lab, User::Alice, &rules("pass").replace(&usual, gateways))?;
+    let broker = Broker::start(&lab, User::Alice, &rules(word).replace(&usual, gateways))?;
     let witness = Witness::start(&lab)?;
     let shown = "ssh-keygen -lf /run/lab/gateway/host_ed25519.pub | cut -d' ' -f2";
     let shown = lab.gateway().sh(shown)?.ok()?;
@@ -142,13 +142,19 @@ fn never_around_a_changed_key(gateways: &str) -> Result<()> {
 
 #[test]
 fn pass_never_goes_around_a_changed_host_key() -> Result<()> {
-    never_around_a_changed_key("[\"adit-alice@192.0.2.1:443\"]")
+    never_around_a_changed_key("pass", "[\"adit-alice@192.0.2.1:443\"]")
+}
+
+/// Waiting would not make it another key.
+#[test]
+fn hold_does_not_wait_for_a_changed_host_key() -> Result<()> {
+    never_around_a_changed_key("hold", "[\"adit-alice@192.0.2.1:443\"]")
 }
 
 #[test]
 fn pass_never_goes_around_a_changed_host_key_beside_a_gateway_that_is_gone() -> Result<()> {
-    never_around_a_changed_key("[\"adit-alice@192.0.2.1:444\", \"adit-alice@192.0.2.1:443\"]")?;
-    never_around_a_changed_key("[\"adit-alice@192.0.2.1:443\", \"adit-alice@192.0.2.1:444\"]")
+    never_around_a_changed_key("pass", "[\"adit-alice@192.0.2.1:444\", \"adit-alice@192.0.2.1:443\"]")?;
+    never_around_a_changed_key("pass", "[\"adit-alice@192.0.2.1:443\", \"adit-alice@192.0.2.1:444\"]")
 }
 
 /// Starts a conversation and waits until its flow is held.

@@ -203,6 +203,21 @@ fn a_program_that_gives_up_while_no_gateway_answers_leaves_nothing() -> Result<(
     ends_with_its_program(&zone, Target::Open)
 }
 
+/// With cookies alone the kernel remembers no SYN, so no sequence number tells which question a connection belongs to.
+#[test]
+fn a_connection_whose_syn_is_not_kept_is_opened_once() -> Result<()> {
+    let zone = started("reject")?;
+    let cookies = "sysctl -qw net.ipv4.tcp_syncookies=2";
+    zone.lab.client().user(User::Root).sh(cookies)?.ok()?;
+    let mut program = connecting_to(&zone.lab, Target::Open, &["--read"])?;
+    ensure!(program.end(PATIENCE)?.success(), "{}", program.tale());
+    let one = told(&program.stdout())?.remove(0);
+    ensure!(one.outcome == CONNECTED, "{one:?}");
+    only_flow(&zone, Target::Open)?;
+    ensure!(accepted(&zone, Target::Open).len() == 1);
+    Ok(())
+}
+
 /// Two retransmissions are 7 s. While it is held a SYN is not sent again, so the program's kernel begins to count when the
 /// gateway's has ended.
 #[test]

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use adit_capture::questions::Answer;
 use adit_link::Stream;
-use adit_rules::{Connect, Decision, OnDown, Refusal, TunnelPermit};
+use adit_rules::{Connect, Decision, OnDown, PassPermit, Refusal, TunnelPermit};
 
 use super::Dispatcher;
 use super::ending::Ending;
 use super::opening::NotOpened;
 use crate::attribution::Attributed;
 use crate::flow_table::{Action, Flow};
-use crate::held::{Expected, Held};
+use crate::held::{Cause, Expected, Held};
 use crate::original_destination::{Captured, OriginalDestination};
+use crate::zone::ZoneDown;
 
 /// Why a program may connect.
 enum Answered {
@@ -29,7 +30,7 @@ impl Dispatcher {
         let ready = tokio::select! {
             biased;
             ready = self.made_ready(held, flow) => ready,
-            () = gone.wait() => Err(given_up()),
+            cause = gone.wait() => Err(no_longer_held(cause)),
         };
         match ready {
             Ok((captured, Answered::Opened(stream))) => {
@@ -91,7 +92,7 @@ impl Dispatcher {
             },
             Decision::Pass(permit) => {
                 flow.decided(Action::Pass, permit.rule(), None);
-                Err(direct(held))
+                Err(direct(held, &permit))
             }
             Decision::Block(block) => {
                 flow.decided(Action::Block, block.rule(), None);
@@ -115,8 +116,11 @@ impl Dispatcher {
             Ok(stream) => Ok(Answered::Opened(stream)),
             Err(NotOpened::Ended(ending)) => Err(ending),
             Err(NotOpened::Down(down)) => match super::passed_when_down(permit, &down, flow) {
-                Some(_pass) => Err(direct(held)),
-                None => Err(Ending::failed(down.to_string()).answering(while_down(permit))),
+                Some(pass) => Err(direct(held, &pass)),
+                None => {
+                    let answer = while_down(permit, &down);
+                    Err(Ending::failed(down.to_string()).answering(answer))
+                }
             },
         }
     }
@@ -147,8 +151,15 @@ fn given_up() -> Ending {
     Ending::closed(Some("given up by the application".to_owned()))
 }
 
+fn no_longer_held(cause: Cause) -> Ending {
+    match cause {
+        Cause::GivenUp => given_up(),
+        Cause::HelperGone => Ending::failed("the capture helper went away while it was held"),
+    }
+}
+
 /// The kernel connects it itself, where the host has a way; where it has none, that is the truth.
-fn direct(held: &Held) -> Ending {
+fn direct(held: &Held, _permit: &PassPermit) -> Ending {
     match held.question.routed {
         true => Ending::direct(),
         false => Ending::refused("direct: this host has no route there")
@@ -156,10 +167,10 @@ fn direct(held: &Held) -> Ending {
     }
 }
 
-/// `hold` had its time: from here on it is the program's own.
-fn while_down(permit: &TunnelPermit) -> Answer {
+/// `hold` had its time: from here on it is the program's own. A gateway that can't be trusted is no matter of time.
+fn while_down(permit: &TunnelPermit, down: &ZoneDown) -> Answer {
     match permit.on_down() {
-        OnDown::Hold => Answer::Drop,
-        OnDown::Reject | OnDown::Pass => Answer::HostUnreachable,
+        OnDown::Hold if !down.untrusted => Answer::Drop,
+        OnDown::Hold | OnDown::Reject | OnDown::Pass => Answer::HostUnreachable,
     }
 }

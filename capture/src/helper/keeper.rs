@@ -189,6 +189,8 @@ impl Keeper {
             (false, _) => None,
         };
         let rule = self.queue_rule(queue.as_deref());
+        // Rules lead to it from one moment to the next: it holds by then.
+        self.share(queue.as_ref());
         let changed = match listeners.mark(uid) {
             Ok(()) => self.change(uid, claim, (listeners.ports, rule)).await,
             Err(error) => Err(error.into()),
@@ -196,6 +198,7 @@ impl Keeper {
         let holder = self.holders.get(&uid).map(|holder| &holder.listeners);
         if let Err(refusal) = changed {
             listeners.unmark(holder);
+            self.share(None);
             return Err(refusal);
         }
         if let Some(before) = holder {
@@ -211,7 +214,7 @@ impl Keeper {
                 queue,
             },
         );
-        self.share();
+        self.share(None);
         let before = before.and_then(|before| before.queue);
         if let Some(before) = before.filter(|before| number != Some(before.number())) {
             go_on(uid, before).await;
@@ -230,17 +233,21 @@ impl Keeper {
         })
     }
 
-    /// All that may be held is shared evenly among those who ask, and none of them may hold more than is enough for one.
-    fn share(&self) {
-        let queues = || {
-            self.holders
-                .values()
-                .filter_map(|holder| holder.queue.as_ref())
-        };
-        let share = MOST_OF_A_USER.min(MOST / queues().count().max(1));
-        for queue in queues() {
+    /// All that may be held is shared evenly among those who ask, and who is `about_to`; none of them may hold more than is
+    /// enough for one.
+    fn share(&self, about_to: Option<&Arc<Queue>>) {
+        let asking = self
+            .holders
+            .values()
+            .filter_map(|holder| holder.queue.as_ref());
+        let queues: BTreeMap<u16, &Arc<Queue>> = asking
+            .chain(about_to)
+            .map(|queue| (queue.number(), queue))
+            .collect();
+        let share = MOST_OF_A_USER.min(MOST / queues.len().max(1));
+        for (number, queue) in queues {
             if let Err(error) = queue.hold(share) {
-                tracing::error!(number = queue.number(), %error, "cannot bound a queue");
+                tracing::error!(number, %error, "cannot bound a queue");
             }
         }
     }
@@ -296,7 +303,7 @@ impl Keeper {
         if let Some(holder) = self.holders.remove(&uid) {
             holder.listeners.unmark(None);
         }
-        self.share();
+        self.share(None);
     }
 
     /// The time for brokers to come back is over: what nobody took up gets its word applied.

@@ -107,11 +107,13 @@ impl Queue {
     /// Holds as many as this from now on. More than that are dropped.
     pub(crate) fn hold(&self, most: usize) -> io::Result<()> {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
-        if self.most.swap(most, Ordering::Relaxed) == most {
+        if self.most.load(Ordering::Relaxed) == most {
             return Ok(());
         }
         let length = attribute(MAX_LENGTH, &most.to_be_bytes());
-        netlink::send(&self.socket, &config(self.number, 0, &length))
+        netlink::send(&self.socket, &config(self.number, 0, &length))?;
+        self.most.store(most, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Says what becomes of each of these. Who is no longer there is none of anybody's business: the kernel tells the broker.
