@@ -153,8 +153,14 @@ fn hold_does_not_wait_for_a_changed_host_key() -> Result<()> {
 
 #[test]
 fn pass_never_goes_around_a_changed_host_key_beside_a_gateway_that_is_gone() -> Result<()> {
-    never_around_a_changed_key("pass", "[\"adit-alice@192.0.2.1:444\", \"adit-alice@192.0.2.1:443\"]")?;
-    never_around_a_changed_key("pass", "[\"adit-alice@192.0.2.1:443\", \"adit-alice@192.0.2.1:444\"]")
+    never_around_a_changed_key(
+        "pass",
+        "[\"adit-alice@192.0.2.1:444\", \"adit-alice@192.0.2.1:443\"]",
+    )?;
+    never_around_a_changed_key(
+        "pass",
+        "[\"adit-alice@192.0.2.1:443\", \"adit-alice@192.0.2.1:444\"]",
+    )
 }
 
 /// Starts a conversation and waits until its flow is held.
