@@ -34,6 +34,9 @@ pub enum NotADestination {
     /// Port 0 cannot be connected to.
     #[error("port 0 cannot be connected to")]
     PortZero,
+    /// There are 65,535 of them.
+    #[error("not a port")]
+    Port,
     /// Too long, an empty label, characters that no host name has, or a number that a resolver would
     /// take for an address.
     #[error("not a host name")]

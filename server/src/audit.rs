@@ -227,3 +227,39 @@ impl Drop for Open {
         }
     }
 }
+
+/// A place where a client lets the gateway listen for it, until it is dropped.
+pub(crate) struct Listening {
+    who: Arc<Who>,
+    place: String,
+}
+
+impl Listening {
+    pub(crate) fn new(who: &Arc<Who>, host: &str, port: u16) -> Self {
+        let place = format!("{host}:{port}");
+        tracing::info!(
+            target: TARGET,
+            event = "listen",
+            user = who.user.as_str(),
+            from = who.from.as_str(),
+            key = who.credential.key(),
+            certificate = who.certificate(),
+            place = place.as_str(),
+            "listens"
+        );
+        let who = Arc::clone(who);
+        Self { who, place }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        tracing::info!(
+            target: TARGET,
+            event = "unlisten",
+            user = self.who.user.as_str(),
+            place = self.place.as_str(),
+            "listens no more"
+        );
+    }
+}

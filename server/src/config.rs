@@ -263,6 +263,7 @@ impl Meaning<'_> {
             authorized_keys: keys.map(|path| self.keys_path(path)).transpose()?,
             user_ca: absolute(&written.user_ca)?,
             revoked_keys: absolute(&written.revoked_keys)?,
+            port_forwarding: written.port_forwarding.unwrap_or(true),
         })
     }
 

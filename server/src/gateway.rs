@@ -2,6 +2,7 @@
 //!
 //! The steps know nothing of links or channels, so that whatever asks (a stream of a link today)
 //! goes the same way.
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,7 +22,7 @@ use crate::quota::{Full, Place, Quota};
 use crate::rejudge;
 use crate::resolve::{ResolveError, Resolver};
 use crate::service;
-use crate::sessions::{Ending, Entered, Flow, Session, Sessions};
+use crate::sessions::{Ending, Entered, Flow, Session, Sessions, Subject};
 use crate::user_name::UserName;
 
 const DRAINING: &str = "the gateway takes nothing new";
@@ -86,7 +87,7 @@ impl NotOpened {
             Self::NoDestination(NotADestination::Name) => {
                 (RefusalReason::Unresolvable, self.to_string())
             }
-            Self::NoDestination(NotADestination::PortZero) => {
+            Self::NoDestination(NotADestination::PortZero | NotADestination::Port) => {
                 (RefusalReason::Failed, self.to_string())
             }
             Self::NoAudit
@@ -210,18 +211,9 @@ impl Gateway {
         }
         match self.reach(session, asked).await {
             Ok((reached, connected, permit, place)) => {
-                let (id, application) = question.subject();
-                let open = question.opened(permit.address(), permit.entry());
-                let entered = session.enter(Flow {
-                    id,
-                    asked: reached.asked,
-                    dialled: permit.address(),
-                    entry: permit.entry().to_owned(),
-                    application,
-                    since: Instant::now().into_std(),
-                    counters: Arc::clone(&open.counters),
-                    ending: Ending::new(),
-                });
+                let subject = Subject::Dialled(reached.asked);
+                let (address, entry) = (permit.address(), permit.entry());
+                let (open, entered) = enter(question, session, subject, address, entry);
                 // A reload that came in between has judged what was listed then.
                 if !Arc::ptr_eq(&reached.policy, &self.policy())
                     || !Arc::ptr_eq(&reached.permissions, &session.permissions())
@@ -241,6 +233,37 @@ impl Gateway {
                 Err(refusal)
             }
         }
+    }
+
+    /// A connection that came in for a client; what it may listen at was looked at before.
+    pub(crate) fn accepted(
+        &self,
+        question: Question,
+        session: &Arc<Session>,
+        connected: TcpStream,
+        peer: SocketAddr,
+        subject: Subject,
+    ) -> Result<Dialled, Refusal> {
+        let place = match self.streams.take(&session.who.user) {
+            _ if !log_queue::has_room() => {
+                question.unwritten();
+                return Err(NotOpened::NoAudit.refusal());
+            }
+            Ok(place) => place,
+            Err(full) => {
+                let error = NotOpened::from(full);
+                question.refused(&error.refusal(), &error.to_string());
+                return Err(error.refusal());
+            }
+        };
+        let (open, entered) = enter(question, session, subject, peer, "permitlisten");
+        rejudge::flow(self, session, entered.flow());
+        Ok(Dialled {
+            connected,
+            open,
+            entered,
+            place,
+        })
     }
 
     async fn reach(
@@ -283,4 +306,27 @@ impl Gateway {
         };
         Ok((reached, connected, permit, place))
     }
+}
+
+/// In the audit and in the list.
+fn enter(
+    question: Question,
+    session: &Arc<Session>,
+    subject: Subject,
+    dialled: SocketAddr,
+    entry: &str,
+) -> (Open, Entered) {
+    let (id, application) = question.subject();
+    let open = question.opened(dialled, entry);
+    let entered = session.enter(Flow {
+        id,
+        subject,
+        dialled,
+        entry: entry.to_owned(),
+        application,
+        since: Instant::now().into_std(),
+        counters: Arc::clone(&open.counters),
+        ending: Ending::new(),
+    });
+    (open, entered)
 }

@@ -1,215 +1,20 @@
-//! What a client may do over Secure Shell: log in with a key and ask for links. Everything else is
-//! refused.
-use std::net::SocketAddr;
+//! What a client may do over Secure Shell: log in, ask for links, and forward ports. Everything else is
+//! refused; nobody runs a shell, a command or a file transfer.
 use std::sync::Arc;
-use std::time::Duration;
 
-use adit_link::ssh::{Backlog, SUBSYSTEM};
-use jiff::Timestamp;
+use adit_link::ssh::SUBSYSTEM;
 use russh::keys::Certificate;
-use russh::keys::ssh_key::public::KeyData;
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Ssh,
     VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
 
 use crate::audit::Who;
-use crate::authorized_keys::Attempt;
-use crate::credential::fingerprint;
-use crate::gateway::Gateway;
-use crate::in_use::{InUse, Use};
+use crate::client::{Client, ConversationError, reject_slowly};
 use crate::link_channel::LinkChannel;
-use crate::login::{Login, Logins, NotAuthorized};
-use crate::quota::{Place, Quota};
-use crate::sessions::{Ending, Present, Session};
-use crate::throttle::{seldom, shown};
-use crate::unauthenticated::Guest;
-
-/// Links of one connection at a time. A broker needs one, and a second while it renews the first.
-pub(crate) const MAX_CHANNELS: u32 = 4;
-/// Keys that one connection may offer, whether they are known or not.
-const MAX_OFFERS: u32 = 32;
-/// Channels that one connection may ask for in its whole life, of every kind, whatever came of them.
-///
-/// russh keeps something of a channel that we close before its client does, and of each that is
-/// asked for while a key exchange stands still; neither has another bound.
-const MAX_OPENS: u32 = 64;
-/// How long an answer to a wrong password or signature takes; a key that is merely offered is
-/// answered sooner (see [`crate::listener`]), because agents offer several.
-const REJECTION: Duration = Duration::from_secs(1);
-
-/// Why a conversation ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConversationError {
-    #[error(transparent)]
-    Ssh(#[from] russh::Error),
-    #[error("the client offered more than {MAX_OFFERS} keys")]
-    TooManyOffers,
-    #[error("the client asked for more than {MAX_OPENS} channels")]
-    TooManyOpens,
-}
-
-/// What a client finds when it connects.
-pub(crate) struct Arrival {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) logins: Logins,
-    pub(crate) peer: SocketAddr,
-    /// Its place among the unauthenticated connections.
-    pub(crate) guest: Arc<Guest>,
-    /// What its socket has yet to send.
-    pub(crate) backlog: Backlog,
-    /// Places among the authenticated connections, of all clients.
-    pub(crate) connections: Arc<Quota>,
-    /// Places for this client's channels, [`MAX_CHANNELS`].
-    pub(crate) channels: Arc<Semaphore>,
-    pub(crate) in_use: Arc<InUse>,
-    /// The word that it has to end.
-    pub(crate) ending: Arc<Ending>,
-}
-
-/// One connection's side of the conversation.
-pub(crate) struct Client {
-    gateway: Arc<Gateway>,
-    logins: Logins,
-    peer: SocketAddr,
-    backlog: Backlog,
-    connections: Arc<Quota>,
-    channels: Arc<Semaphore>,
-    in_use: Arc<InUse>,
-    /// Until the client has authenticated.
-    guest: Option<(Arc<Guest>, Use)>,
-    /// From then on.
-    place: Option<(Place, Present)>,
-    /// And how many changes of who may log in there had been before.
-    login: Option<(Login, u64)>,
-    session: Option<Arc<Session>>,
-    ending: Arc<Ending>,
-    /// Channels on which a link was begun: a second request on the same one is refused.
-    begun: Vec<ChannelId>,
-    /// Keys that were offered or signed with.
-    offers: u32,
-    /// Channels that were asked for.
-    opens: u32,
-}
-
-impl Client {
-    pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival {
-            gateway,
-            logins,
-            peer,
-            guest,
-            backlog,
-            connections,
-            channels,
-            in_use,
-            ending,
-        } = arrival;
-        Self {
-            gateway,
-            logins,
-            peer,
-            backlog,
-            connections,
-            channels,
-            guest: Some((guest, in_use.begin())),
-            in_use,
-            place: None,
-            login: None,
-            session: None,
-            ending,
-            begun: Vec::new(),
-            offers: 0,
-            opens: 0,
-        }
-    }
-
-    /// To be called for each key that is offered or signed with, before anything else.
-    fn count_offer(&mut self) -> Result<Attempt, ConversationError> {
-        self.offers += 1;
-        if self.offers > MAX_OFFERS {
-            return Err(ConversationError::TooManyOffers);
-        }
-        Ok(Attempt {
-            from: self.peer.ip(),
-            now: Timestamp::now(),
-        })
-    }
-
-    fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
-        let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
-        // As text, which is escaped.
-        let why = why.to_string();
-        seldom!(info, %peer, user, key, why, "login refused");
-    }
-
-    /// What becomes of a key that was signed with.
-    async fn answer(
-        &mut self,
-        user: &str,
-        key: &KeyData,
-        login: Result<Login, NotAuthorized>,
-        changes: u64,
-    ) -> Auth {
-        let login = match login {
-            Ok(login) => login,
-            Err(why) => {
-                self.log_unauthorized(user, key, &why);
-                return reject_slowly().await;
-            }
-        };
-        self.login = Some((login, changes));
-        Auth::Accept
-    }
-
-    /// To be called for each channel that is asked for, before anything else.
-    fn count_open(&mut self) -> Result<(), ConversationError> {
-        self.opens += 1;
-        if self.opens > MAX_OPENS {
-            return Err(ConversationError::TooManyOpens);
-        }
-        Ok(())
-    }
-
-    async fn refuse_open(
-        &mut self,
-        what: &str,
-        reply: ChannelOpenHandle,
-    ) -> Result<(), ConversationError> {
-        self.count_open()?;
-        self.log_refused(what);
-        reply
-            .reject(ChannelOpenFailure::AdministrativelyProhibited)
-            .await;
-        Ok(())
-    }
-
-    fn refuse(
-        &self,
-        channel: ChannelId,
-        what: &str,
-        ssh: &mut Ssh,
-    ) -> Result<(), ConversationError> {
-        self.log_refused(what);
-        Ok(ssh.channel_failure(channel)?)
-    }
-
-    fn log_refused(&self, what: &str) {
-        let session = self.session.as_ref();
-        let user = session
-            .map(|session| session.who.user.as_str())
-            .unwrap_or_default();
-        seldom!(info, peer = %self.peer, user, what = shown(what), "refused: only links are served");
-    }
-}
-
-async fn reject_slowly() -> Auth {
-    sleep(REJECTION).await;
-    Auth::reject()
-}
+use crate::sessions::Session;
+use crate::throttle::seldom;
 
 impl Handler for Client {
     type Error = ConversationError;
@@ -288,6 +93,9 @@ impl Handler for Client {
             }
         };
         self.guest = None;
+        if login.permissions.forwarding {
+            self.in_use.keep();
+        }
         let who = Who {
             user,
             from: self.peer.to_string(),
@@ -417,15 +225,22 @@ impl Handler for Client {
 
     async fn channel_open_direct_tcpip(
         &mut self,
-        _channel: Channel<Msg>,
-        _host: &str,
-        _port: u32,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _ssh: &mut Ssh,
+        ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse_open("direct-tcpip", reply).await
+        let place = self.opening()?;
+        let Some(forwarding) = self.forwarding(ssh.handle()) else {
+            return self.refuse_open("direct-tcpip", reply).await;
+        };
+        let (wanted, in_use) = ((host.to_owned(), port), self.in_use.begin());
+        // Nothing is waited for here: the session would wait as well, and all that is open on it.
+        tokio::spawn(forwarding.serve(channel, reply, wanted, place, in_use));
+        Ok(())
     }
 
     async fn channel_open_direct_streamlocal(
@@ -464,11 +279,32 @@ impl Handler for Client {
 
     async fn tcpip_forward(
         &mut self,
-        _address: &str,
-        _port: &mut u32,
+        address: &str,
+        port: &mut u32,
+        ssh: &mut Ssh,
+    ) -> Result<bool, Self::Error> {
+        let Some(forwarding) = self.forwarding(ssh.handle()) else {
+            return Ok(false);
+        };
+        match self.listeners.start(forwarding, address, *port) {
+            Ok(listens) => {
+                *port = u32::from(listens);
+                Ok(true)
+            }
+            Err(why) => {
+                let (place, why) = (format!("{address}:{port}"), why.to_string());
+                self.log_refused(&format!("to listen at {place}: {why}"));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
         _ssh: &mut Ssh,
     ) -> Result<bool, Self::Error> {
-        self.log_refused("tcpip-forward");
-        Ok(false)
+        Ok(self.listeners.stop(address, port))
     }
 }

@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
+use crate::client::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::config::Limits;
 use crate::gateway::Gateway;
-use crate::handler::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::in_use::InUse;
 use crate::login::{LoginFiles, Logins};
 use crate::quota::Quota;
@@ -238,7 +238,7 @@ impl Server {
         };
         let words: Arc<str> = tokio::select! {
             ended = &mut session => return ended,
-            () = in_use.idle_for(self.gateway.limits().login_grace) => {
+            () = in_use.unused_for(self.gateway.limits().login_grace) => {
                 tracing::info!(%peer, "closed: no link on it");
                 "no link was begun in time".into()
             }

@@ -26,7 +26,7 @@ const READERS: usize = 16;
 /// Longest file of an authority's keys, in bytes.
 const MAX_AUTHORITIES: usize = 1 << 16;
 
-/// Where it is written who may log in.
+/// Where it is written who may log in, and whether there is more than links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoginFiles {
     /// A user's keys.
@@ -35,6 +35,8 @@ pub struct LoginFiles {
     pub user_ca: Vec<PathBuf>,
     /// See [`Revocation`].
     pub revoked_keys: Vec<PathBuf>,
+    /// Ports may be forwarded, as far as the key or certificate permits it.
+    pub port_forwarding: bool,
 }
 
 /// A login that was proved.
@@ -247,7 +249,7 @@ impl Shared {
             credential: Credential::Key {
                 fingerprint: fingerprint(key),
             },
-            permissions: options.permissions,
+            permissions: self.limited(options.permissions),
             proof: Proof {
                 shown: Shown::Key(key.clone()),
                 from: attempt.from,
@@ -271,12 +273,19 @@ impl Shared {
         Ok(Login {
             user,
             credential: Credential::Certificate(CertificateId::of(certificate)),
-            permissions,
+            permissions: self.limited(permissions),
             proof: Proof {
                 shown: Shown::Certificate(Box::new(certificate.clone())),
                 from: attempt.from,
             },
         })
+    }
+
+    fn limited(&self, permissions: Permissions) -> Permissions {
+        Permissions {
+            forwarding: permissions.forwarding && self.files.port_forwarding,
+            ..permissions
+        }
     }
 
     fn by_authority_of(

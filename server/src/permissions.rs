@@ -26,6 +26,11 @@ impl Permissions {
         }
     }
 
+    /// May `ssh -R` listen there? Port 0 is any that is free.
+    pub fn listens(&self, host: &str, port: u16) -> bool {
+        self.forwarding && self.listen.iter().any(|permit| permit.fits(host, port))
+    }
+
     /// May this be asked for?
     pub fn opens(&self, asked: &Asked) -> bool {
         self.open

@@ -12,7 +12,7 @@ use crate::asked::Asked;
 use crate::gateway::Gateway;
 use crate::login::Logins;
 use crate::policy::{Judgement, Policy};
-use crate::sessions::{Flow, Session};
+use crate::sessions::{Flow, Session, Subject};
 use crate::user_name::UserName;
 
 /// What a change closed.
@@ -68,13 +68,14 @@ async fn one(gateway: &Gateway, logins: &Logins, session: &Session) -> Closed {
 
 /// Ends a flow that would not be opened now. Does it go on?
 pub(crate) fn flow(gateway: &Gateway, session: &Session, flow: &Flow) -> bool {
-    let allowed = session.permissions().opens(&flow.asked)
-        && is_allowed(
-            &gateway.policy(),
-            &session.who.user,
-            &flow.asked,
-            flow.dialled,
-        );
+    let permissions = session.permissions();
+    let allowed = match &flow.subject {
+        Subject::Dialled(asked) => {
+            let user = &session.who.user;
+            permissions.opens(asked) && is_allowed(&gateway.policy(), user, asked, flow.dialled)
+        }
+        Subject::Accepted { host, wanted, .. } => permissions.listens(host, *wanted),
+    };
     if !allowed {
         flow.ending.end("not allowed any more");
     }

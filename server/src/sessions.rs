@@ -1,5 +1,6 @@
 //! Who is logged in and what of it is open: to be shown, to be ended, and to be judged again.
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,13 +42,38 @@ pub struct Session {
 pub(crate) struct Flow {
     /// As in the audit.
     pub(crate) id: u64,
-    pub(crate) asked: Asked,
+    pub(crate) subject: Subject,
     pub(crate) dialled: SocketAddr,
     pub(crate) entry: String,
     pub(crate) application: String,
     pub(crate) since: Instant,
     pub(crate) counters: Arc<Counters>,
     pub(crate) ending: Ending,
+}
+
+/// What a flow is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// A destination that was asked for.
+    Dialled(Asked),
+    /// A connection that came in for `ssh -R`.
+    Accepted {
+        /// Where it listens, as it was asked for.
+        host: String,
+        /// 0 for any.
+        wanted: u16,
+        /// The one it got.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dialled(asked) => asked.fmt(f),
+            Self::Accepted { host, port, .. } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// A word that something has to end, with the reason. Once said it stays.
@@ -250,7 +276,7 @@ mod tests {
         let at: SocketAddr = "192.0.2.9:443".parse().expect("address");
         let entered = session.enter(Flow {
             id: 1,
-            asked: Asked::Address(at),
+            subject: Subject::Dialled(Asked::Address(at)),
             dialled: at,
             entry: "e".to_owned(),
             application: "-".to_owned(),

@@ -71,7 +71,7 @@ impl Backlog {
     }
 
     /// Waits until there are few.
-    pub(crate) async fn low(&self) {
+    pub async fn low(&self) {
         while self.bytes() > HIGH {
             let low = self.shared.low.notified();
             if self.bytes() > HIGH {

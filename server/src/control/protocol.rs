@@ -120,7 +120,7 @@ impl FlowView {
         let (sent, received) = flow.bytes();
         Self {
             id: flow.id,
-            asked: flow.asked.to_string(),
+            asked: flow.subject.to_string(),
             dialled: flow.dialled.to_string(),
             entry: flow.entry.clone(),
             application: flow.application.clone(),

@@ -130,7 +130,7 @@ async fn a_user_has_a_bounded_number_of_connections_and_others_have_theirs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_link_is_closed() {
     let site = Site::new();
-    let gateway = site.start(POLICY, "login_grace_seconds: 1");
+    let gateway = site.start(POLICY, "login_grace_seconds: 1\nport_forwarding: false");
     let since = Instant::now();
     let idle = crate::flows::log_in(&site, gateway.address).await;
     let broker = Broker::connect(&site, gateway.address).await;

@@ -365,7 +365,7 @@ async fn new_keys_under_load_lose_nothing() {
 async fn a_connection_that_keeps_asking_for_channels_is_ended() {
     let site = Site::new();
     let gateway = site.start(POLICY, GROUPS);
-    for kind in ["session", "direct-tcpip", "direct-streamlocal"] {
+    for kind in ["session", "direct-streamlocal"] {
         let session = crate::flows::log_in(&site, gateway.address).await;
         let mut answered = 0;
         // 64 are answered; one more ends the connection.
@@ -373,11 +373,6 @@ async fn a_connection_that_keeps_asking_for_channels_is_ended() {
             let asked = async {
                 match kind {
                     "session" => session.channel_open_session().await,
-                    "direct-tcpip" => {
-                        session
-                            .channel_open_direct_tcpip("127.0.0.1", 1, "127.0.0.1", 1)
-                            .await
-                    }
                     _ => session.channel_open_direct_streamlocal("/run/x").await,
                 }
             };

@@ -4,6 +4,7 @@
 
 mod destinations;
 mod flows;
+mod forwards;
 mod guests;
 mod links;
 mod logins;

@@ -121,7 +121,7 @@ fn a_session_is_for_links_only() {
     check(&["id"], "exec request failed");
     check(&["-tt"], "PTY allocation request failed");
     check(&["-s", "sftp"], "subsystem request failed");
-    check(&["-W", "127.0.0.1:22"], "administratively prohibited");
+    check(&["-W", "127.0.0.2:22"], "administratively prohibited");
     check(
         &[
             "-o",

@@ -1,0 +1,239 @@
+//! One connection's side of the conversation: what is known of its client, and what it may still do.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_link::ssh::Backlog;
+use jiff::Timestamp;
+use russh::keys::ssh_key::public::KeyData;
+use russh::server::{Auth, ChannelOpenHandle, Handle, Session as Ssh};
+use russh::{ChannelId, ChannelOpenFailure};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+use crate::authorized_keys::Attempt;
+use crate::credential::fingerprint;
+use crate::forward::{Forwarding, Shared};
+use crate::gateway::Gateway;
+use crate::in_use::{InUse, Use};
+use crate::login::{Login, Logins, NotAuthorized};
+use crate::quota::{Place, Quota};
+use crate::remote_forward::Listeners;
+use crate::sessions::{Ending, Present, Session};
+use crate::throttle::{seldom, shown};
+use crate::unauthenticated::Guest;
+
+/// Links of one connection at a time. A broker needs one, and a second while it renews the first.
+pub(crate) const MAX_CHANNELS: u32 = 4;
+/// Keys that one connection may offer, whether they are known or not.
+const MAX_OFFERS: u32 = 32;
+/// Channels that one connection may ask for in its whole life, of every kind but forwarded ports,
+/// whatever came of them.
+///
+/// russh keeps something of a channel that we close before its client does, and of each that is
+/// asked for while a key exchange stands still; neither has another bound.
+const MAX_OPENS: u32 = 64;
+/// Forwarded ports that one connection may ask for at a time, until they are answered.
+const MAX_OPENINGS: usize = 1024;
+/// How long an answer to a wrong password or signature takes; a key that is merely offered is
+/// answered sooner (see [`crate::listener`]), because agents offer several.
+const REJECTION: Duration = Duration::from_secs(1);
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConversationError {
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    #[error("the client offered more than {MAX_OFFERS} keys")]
+    TooManyOffers,
+    #[error("the client asked for more than {MAX_OPENS} channels")]
+    TooManyOpens,
+    #[error("the client asked for more than {MAX_OPENINGS} forwarded ports at a time")]
+    TooManyOpenings,
+}
+
+/// What a client finds when it connects.
+pub(crate) struct Arrival {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) logins: Logins,
+    pub(crate) peer: SocketAddr,
+    /// Its place among the unauthenticated connections.
+    pub(crate) guest: Arc<Guest>,
+    /// What its socket has yet to send.
+    pub(crate) backlog: Backlog,
+    /// Places among the authenticated connections, of all clients.
+    pub(crate) connections: Arc<Quota>,
+    /// Places for this client's channels, [`MAX_CHANNELS`].
+    pub(crate) channels: Arc<Semaphore>,
+    pub(crate) in_use: Arc<InUse>,
+    /// The word that it has to end.
+    pub(crate) ending: Arc<Ending>,
+}
+
+/// One connection's side of the conversation.
+pub(crate) struct Client {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) logins: Logins,
+    pub(crate) peer: SocketAddr,
+    pub(crate) backlog: Backlog,
+    pub(crate) connections: Arc<Quota>,
+    pub(crate) channels: Arc<Semaphore>,
+    pub(crate) in_use: Arc<InUse>,
+    /// Until the client has authenticated.
+    pub(crate) guest: Option<(Arc<Guest>, Use)>,
+    /// From then on.
+    pub(crate) place: Option<(Place, Present)>,
+    /// And how many changes of who may log in there had been before.
+    pub(crate) login: Option<(Login, u64)>,
+    pub(crate) session: Option<Arc<Session>>,
+    pub(crate) ending: Arc<Ending>,
+    /// Channels on which a link was begun: a second request on the same one is refused.
+    pub(crate) begun: Vec<ChannelId>,
+    /// Places for forwarded ports that are not answered yet.
+    pub(crate) openings: Arc<Semaphore>,
+    /// Of the forwarded ports.
+    pub(crate) shared: Arc<Shared>,
+    /// For `ssh -R`.
+    pub(crate) listeners: Listeners,
+    /// Keys that were offered or signed with.
+    pub(crate) offers: u32,
+    /// Channels that were asked for.
+    pub(crate) opens: u32,
+}
+
+impl Client {
+    pub(crate) fn new(arrival: Arrival) -> Self {
+        let Arrival {
+            gateway,
+            logins,
+            peer,
+            guest,
+            backlog,
+            connections,
+            channels,
+            in_use,
+            ending,
+        } = arrival;
+        Self {
+            gateway,
+            logins,
+            peer,
+            backlog,
+            connections,
+            channels,
+            guest: Some((guest, in_use.begin())),
+            in_use,
+            place: None,
+            login: None,
+            session: None,
+            ending,
+            begun: Vec::new(),
+            openings: Arc::new(Semaphore::new(MAX_OPENINGS)),
+            shared: Arc::default(),
+            listeners: Listeners::default(),
+            offers: 0,
+            opens: 0,
+        }
+    }
+
+    /// To be called for each key that is offered or signed with, before anything else.
+    pub(crate) fn count_offer(&mut self) -> Result<Attempt, ConversationError> {
+        self.offers += 1;
+        if self.offers > MAX_OFFERS {
+            return Err(ConversationError::TooManyOffers);
+        }
+        Ok(Attempt {
+            from: self.peer.ip(),
+            now: Timestamp::now(),
+        })
+    }
+
+    pub(crate) fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
+        let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
+        // As text, which is escaped.
+        let why = why.to_string();
+        seldom!(info, %peer, user, key, why, "login refused");
+    }
+
+    /// What becomes of a key that was signed with.
+    pub(crate) async fn answer(
+        &mut self,
+        user: &str,
+        key: &KeyData,
+        login: Result<Login, NotAuthorized>,
+        changes: u64,
+    ) -> Auth {
+        let login = match login {
+            Ok(login) => login,
+            Err(why) => {
+                self.log_unauthorized(user, key, &why);
+                return reject_slowly().await;
+            }
+        };
+        self.login = Some((login, changes));
+        Auth::Accept
+    }
+
+    /// To be called for each channel that is asked for, before anything else.
+    pub(crate) fn count_open(&mut self) -> Result<(), ConversationError> {
+        self.opens += 1;
+        if self.opens > MAX_OPENS {
+            return Err(ConversationError::TooManyOpens);
+        }
+        Ok(())
+    }
+
+    /// A place for a forwarded port that is asked for.
+    pub(crate) fn opening(&self) -> Result<OwnedSemaphorePermit, ConversationError> {
+        Arc::clone(&self.openings)
+            .try_acquire_owned()
+            .map_err(|_| ConversationError::TooManyOpenings)
+    }
+
+    /// What forwarded ports need; nothing before the login.
+    pub(crate) fn forwarding(&self, handle: Handle) -> Option<Forwarding> {
+        Some(Forwarding {
+            gateway: Arc::clone(&self.gateway),
+            session: Arc::clone(self.session.as_ref()?),
+            handle,
+            backlog: self.backlog.clone(),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    pub(crate) async fn refuse_open(
+        &mut self,
+        what: &str,
+        reply: ChannelOpenHandle,
+    ) -> Result<(), ConversationError> {
+        self.count_open()?;
+        self.log_refused(what);
+        reply
+            .reject(ChannelOpenFailure::AdministrativelyProhibited)
+            .await;
+        Ok(())
+    }
+
+    pub(crate) fn refuse(
+        &self,
+        channel: ChannelId,
+        what: &str,
+        ssh: &mut Ssh,
+    ) -> Result<(), ConversationError> {
+        self.log_refused(what);
+        Ok(ssh.channel_failure(channel)?)
+    }
+
+    pub(crate) fn log_refused(&self, what: &str) {
+        let session = self.session.as_ref();
+        let user = session
+            .map(|session| session.who.user.as_str())
+            .unwrap_or_default();
+        seldom!(info, peer = %self.peer, user, what = shown(what), "refused: not served here");
+    }
+}
+
+pub(crate) async fn reject_slowly() -> Auth {
+    sleep(REJECTION).await;
+    Auth::reject()
+}

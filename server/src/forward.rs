@@ -1,0 +1,165 @@
+//! Flows of stock clients, each on a channel of its own: `ssh -L`, `-D`, `-W`, `-J`, and what comes in
+//! for `-R`. They go the same way as the streams of a link.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use adit_link::ssh::Backlog;
+use adit_link::{Host, Refusal, RefusalReason};
+use russh::server::{ChannelOpenHandle, Handle, Msg};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::asked::Asked;
+use crate::audit::Question;
+use crate::forward_relay::{ForwardEnd, Inflow, relay};
+use crate::gateway::{Dialled, Gateway};
+use crate::in_use::Use;
+use crate::sessions::Session;
+
+/// Time for the session to take our word. It takes none while the client lets a key exchange stand
+/// still.
+const TAKEN: Duration = Duration::from_secs(10);
+/// Channels of one connection that we may close before its client does: russh keeps something of each.
+const MAX_RESETS: u32 = 4096;
+
+/// What the flows of one connection share.
+#[derive(Clone)]
+pub(crate) struct Forwarding {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) handle: Handle,
+    /// What the connection's socket has yet to send.
+    pub(crate) backlog: Backlog,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// See [`Forwarding`].
+#[derive(Default)]
+pub(crate) struct Shared {
+    inflow: Inflow,
+    resets: AtomicU32,
+}
+
+impl Forwarding {
+    /// Serves one channel, from what was asked for to its end.
+    pub(crate) async fn serve(
+        self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        wanted: (String, u32),
+        place: OwnedSemaphorePermit,
+        in_use: Use,
+    ) {
+        let id = channel.id();
+        match self.open(wanted).await {
+            Some(Ok(dialled)) => {
+                reply.accept().await;
+                self.taken(id, place).await;
+                self.relay(channel, dialled).await;
+            }
+            Some(Err(refusal)) => {
+                reply.reject(failure(refusal.reason)).await;
+                self.taken(id, place).await;
+            }
+            // The session is over: dropped, it is refused.
+            None => drop(reply),
+        }
+        drop(in_use);
+    }
+
+    /// Until the session has taken an answer, it counts: a client that lets a key exchange stand still
+    /// and goes on asking would make answers pile up. What is said here is said behind the answer, and
+    /// nothing to the client.
+    async fn taken(&self, id: ChannelId, place: OwnedSemaphorePermit) {
+        let _ = timeout(TAKEN, self.handle.channel_success(id)).await;
+        drop(place);
+    }
+
+    async fn open(&self, (host, port): (String, u32)) -> Option<Result<Dialled, Refusal>> {
+        let asked = match u16::try_from(port) {
+            Ok(port) => Asked::new(&Host::Name(host.clone()), port),
+            Err(_) => Err(crate::asked::NotADestination::Port),
+        };
+        let shown = match &asked {
+            Ok(asked) => asked.to_string(),
+            Err(_) => format!("{host} port {port}"),
+        };
+        let question = Question::new(Arc::clone(&self.session.who), shown, None);
+        if !self.session.permissions().forwarding {
+            let refusal = Refusal {
+                reason: RefusalReason::Denied,
+                detail: String::new(),
+            };
+            question.refused(
+                &refusal,
+                "the key or certificate permits no port forwarding",
+            );
+            return Some(Err(refusal));
+        }
+        tokio::select! {
+            biased;
+            _ = self.gateway.over(&self.session) => None,
+            opened = self.gateway.open(question, &self.session, asked) => Some(opened),
+        }
+    }
+
+    /// Relays to the end, and leaves no channel behind.
+    pub(crate) async fn relay(&self, channel: Channel<Msg>, dialled: Dialled) {
+        let id = channel.id();
+        let Dialled {
+            connected,
+            open,
+            entered,
+            place,
+        } = dialled;
+        let counters = Arc::clone(&open.counters);
+        let closed = tokio::select! {
+            relayed = relay(channel, connected, &counters, &self.shared.inflow, &self.backlog) => {
+                match relayed.end {
+                    ForwardEnd::Relay(end) => open.ended(end),
+                    ForwardEnd::Stuck => open.closed("its destination took nothing any more".into()),
+                }
+                relayed.closed
+            }
+            // Dropping the relay resets the destination.
+            why = entered.ended() => {
+                open.closed(why);
+                false
+            }
+            why = self.gateway.over(&self.session) => {
+                open.closed(why);
+                false
+            }
+        };
+        drop((entered, place));
+        if !closed {
+            self.close(id).await;
+        }
+    }
+
+    pub(crate) async fn close(&self, id: ChannelId) {
+        // Fails when the connection is gone, and with it the channel.
+        let _ = timeout(TAKEN, self.handle.close(id)).await;
+        if self.shared.resets.fetch_add(1, Ordering::Relaxed) >= MAX_RESETS {
+            self.session
+                .ending
+                .end("too many flows of the connection were reset");
+        }
+    }
+}
+
+/// As SSH says it (RFC 4254 section 5.1).
+fn failure(reason: RefusalReason) -> ChannelOpenFailure {
+    match reason {
+        RefusalReason::Denied => ChannelOpenFailure::AdministrativelyProhibited,
+        RefusalReason::Busy => ChannelOpenFailure::ResourceShortage,
+        RefusalReason::Refused
+        | RefusalReason::HostUnreachable
+        | RefusalReason::NetworkUnreachable
+        | RefusalReason::Unresolvable
+        | RefusalReason::TimedOut
+        | RefusalReason::Failed => ChannelOpenFailure::ConnectFailed,
+    }
+}

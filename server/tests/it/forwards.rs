@@ -1,0 +1,471 @@
+//! What stock clients do: `ssh -L`, `-D`, `-W`, `-J`, `-N` and `-R`, with the same policy and audit.
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::destinations::{closed_port, echo};
+use crate::flows::{Broker, log_in};
+use crate::site::{PATIENCE, Running, Site, output};
+
+const POLICY: &str =
+    r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*", "*.zone.test:*"]}]"#;
+
+/// An `ssh` that stays; ended when dropped.
+struct Client(Child);
+
+impl Client {
+    fn start(site: &Site, gateway: &Running, arguments: &[&str]) -> Self {
+        let mut ssh = site.ssh(gateway.address, "alice", "alice");
+        ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"])
+            .args(arguments);
+        let ssh = ssh.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Self(ssh.expect("ssh starts"))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    listener.local_addr().expect("address").port()
+}
+
+/// As soon as somebody listens there.
+fn connect(port: u16) -> TcpStream {
+    let since = Instant::now();
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(socket) => {
+                socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+                return socket;
+            }
+            Err(error) => assert!(since.elapsed() < PATIENCE, "{port}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn echoes(socket: &mut TcpStream, text: &[u8]) {
+    socket.write_all(text).expect("write");
+    let mut back = vec![0; text.len()];
+    socket.read_exact(&mut back).expect("read");
+    assert!(back == text);
+}
+
+/// Ends one direction and expects the other to end after it.
+fn finishes(mut socket: TcpStream) {
+    socket
+        .shutdown(std::net::Shutdown::Write)
+        .expect("shutdown");
+    assert_eq!(socket.read_to_end(&mut Vec::new()).expect("the end"), 0);
+}
+
+/// Nothing of it is to be read, whether it is called an end or a reset.
+fn is_refused(mut socket: TcpStream) {
+    assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0);
+}
+
+/// A port that `ssh` listens on for these destinations.
+fn forwarded(site: &Site, gateway: &Running, to: &str) -> (Client, u16) {
+    let port = free_port();
+    let client = Client::start(site, gateway, &["-L", &format!("127.0.0.1:{port}:{to}")]);
+    (client, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_port_goes_the_way_of_a_stream() {
+    let site = Site::new();
+    // Keys are exchanged several times while much is under way.
+    let gateway = site.start(POLICY, "rekey_bytes: 4194304");
+    let at = echo().await;
+    let (_client, port) = forwarded(&site, &gateway, &format!("db.zone.test:{}", at.port()));
+    let mut socket = connect(port);
+    echoes(&mut socket, b"seven b");
+    finishes(socket);
+    let asked = format!("db.zone.test:{}", at.port());
+    let open = gateway.wait_log(|line| line["event"] == "open" && line["asked"] == asked.as_str());
+    assert_eq!(
+        (&open["entry"], &open["user"]),
+        (&"loopback".into(), &"alice".into())
+    );
+    assert_eq!(open["dialled"], at.to_string());
+    let end = gateway.wait_log(|line| line["event"] == "end" && line["stream"] == open["stream"]);
+    assert_eq!(
+        (&end["sent"], &end["received"], &end["end"]),
+        (&7.into(), &7.into(), &"finished".into())
+    );
+    // Much, in both directions at once.
+    let mut socket = connect(port);
+    let much = vec![7; 32 << 20];
+    let mut writer = socket.try_clone().expect("clone");
+    let sent = much.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&sent).expect("write");
+        writer
+            .shutdown(std::net::Shutdown::Write)
+            .expect("shutdown");
+    });
+    let mut back = Vec::new();
+    socket.read_to_end(&mut back).expect("read");
+    writing.join().expect("written");
+    assert!(back == much);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_denied_or_fails_is_told_and_audited() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let check = |to: &str, words: &str| {
+        let mut ssh = site.ssh(gateway.address, "alice", "alice");
+        ssh.args(["-W", to]);
+        let output = output(ssh);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && stderr.contains(words),
+            "{to}: {stderr}"
+        );
+    };
+    check("127.0.0.2:80", "administratively prohibited");
+    check("[::1]:80", "administratively prohibited");
+    check("no-such-host.zone.test:80", "connect failed");
+    check(
+        &format!("127.0.0.1:{}", closed_port().await),
+        "connect failed",
+    );
+    let line =
+        gateway.wait_log(|line| line["event"] == "refuse" && line["asked"] == "127.0.0.2:80");
+    assert_eq!(line["reason"], "Denied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_the_file_can_leave_only_links() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let at = echo().await;
+    let refused = |gateway: &Running| {
+        let mut ssh = site.ssh(gateway.address, "alice", "alice");
+        ssh.args(["-W", &at.to_string()]);
+        let output = output(ssh);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains("administratively prohibited"), "{stderr}");
+    };
+    let key = site.public_key("alice");
+    for options in [
+        "restrict",
+        "no-port-forwarding",
+        "permitopen=\"127.0.0.1:1\"",
+    ] {
+        site.authorize("alice", &format!("{options} {key}"));
+        refused(&gateway);
+    }
+    site.authorize("alice", &key);
+    let links_only = site.start(POLICY, "port_forwarding: false");
+    refused(&links_only);
+    Broker::connect(&site, links_only.address)
+        .await
+        .flow(at)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socks_and_jump_hosts_work() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let at = echo().await;
+    let port = free_port();
+    let _client = Client::start(&site, &gateway, &["-D", &format!("127.0.0.1:{port}")]);
+    let mut socket = connect(port);
+    // SOCKS5 without login (RFC 1928): CONNECT to a name.
+    socket.write_all(&[5, 1, 0]).expect("write");
+    let mut chosen = [0; 2];
+    socket.read_exact(&mut chosen).expect("read");
+    let name = b"db.zone.test";
+    let mut request = vec![5, 1, 0, 3, name.len() as u8];
+    request.extend(name);
+    request.extend(at.port().to_be_bytes());
+    socket.write_all(&request).expect("write");
+    let mut answer = [0; 10];
+    socket.read_exact(&mut answer).expect("read");
+    assert_eq!((chosen, answer[1]), ([5, 0], 0));
+    echoes(&mut socket, b"over socks");
+
+    // Through this gateway to a second one, which refuses the subsystem once it has let alice in.
+    let second = site.start(POLICY, "");
+    let known = |address: SocketAddr| {
+        format!(
+            "[{}]:{} {}",
+            address.ip(),
+            address.port(),
+            site.public_key("host")
+        )
+    };
+    let both = [known(gateway.address), known(second.address)].concat();
+    let mut ssh = site.ssh(second.address, "alice", "alice");
+    site.write("known_hosts", &both);
+    let through = site.ssh(gateway.address, "alice", "alice");
+    site.write("known_hosts", &both);
+    let mut words: Vec<_> = through
+        .get_args()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let host = words.pop().expect("the host");
+    let proxy = format!(
+        "ProxyCommand=ssh {} -W %h:%p {host}",
+        words
+            .iter()
+            .map(|w| format!("'{w}'"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    ssh.args(["-o", &proxy, "-s", "sftp"]);
+    let output = output(ssh);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("subsystem request failed"), "{stderr}");
+    second.wait_log(|line| line["message"] == "logged in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_client_stays_and_a_broker_without_a_link_does_not() {
+    let site = Site::new();
+    let at = echo().await;
+    let gateway = site.start(POLICY, "login_grace_seconds: 1");
+    let (_client, port) = forwarded(&site, &gateway, &at.to_string());
+    // Long after the login's grace; there is no event to wait for when nothing happens.
+    drop(connect(port));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    echoes(&mut connect(port), b"still there");
+}
+
+/// A destination that takes a connection and reads nothing.
+fn takes_nothing() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    (listener, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_takes_nothing_is_given_up_and_the_others_go_on() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let (stuck, stuck_at) = takes_nothing();
+    let at = echo().await;
+    let (one, other) = (free_port(), free_port());
+    let forward = |port, to: &str| format!("127.0.0.1:{port}:{to}");
+    let arguments = [
+        "-L",
+        &forward(one, &stuck_at),
+        "-L",
+        &forward(other, &at.to_string()),
+    ];
+    let _client = Client::start(&site, &gateway, &arguments);
+    let mut beside = connect(other);
+    echoes(&mut beside, b"before");
+    let mut paused = connect(one);
+    let _held = stuck.accept().expect("accept");
+    let writing = std::thread::spawn(move || {
+        let piece = vec![0; 1 << 20];
+        // More than socket buffers and the gateway's share hold together.
+        (0..512).try_for_each(|_| paused.write_all(&piece))
+    });
+    let end = gateway.wait_log(|line| line["event"] == "end");
+    assert_eq!(
+        end["end"], "closed: its destination took nothing any more",
+        "{end}"
+    );
+    assert!(
+        writing.join().expect("joined").is_err(),
+        "all of it was taken"
+    );
+    echoes(&mut beside, b"and after");
+    echoes(&mut connect(other), b"also a new one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_destination_makes_its_client_wait() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let (slow, slow_at) = takes_nothing();
+    let (_client, port) = forwarded(&site, &gateway, &slow_at);
+    let mut socket = connect(port);
+    let (mut far, _) = slow.accept().expect("accept");
+    let reading = std::thread::spawn(move || {
+        let (mut buffer, mut total) = (vec![0; 4 << 20], 0);
+        loop {
+            match far.read(&mut buffer).expect("read") {
+                0 => return total,
+                read => total += read,
+            }
+            // Slower than the client, which is what this is about.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let piece = vec![0; 1 << 20];
+    for _ in 0..96 {
+        socket.write_all(&piece).expect("write");
+    }
+    finishes(socket);
+    assert_eq!(reading.join().expect("read"), 96 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_is_passed_on_to_the_client() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let (listener, at) = takes_nothing();
+    let (_client, port) = forwarded(&site, &gateway, &at);
+    let mut socket = connect(port);
+    let (mut far, _) = listener.accept().expect("accept");
+    far.write_all(b"!").expect("write");
+    socket.read_exact(&mut [0]).expect("read");
+    socket2::SockRef::from(&far)
+        .set_linger(Some(Duration::ZERO))
+        .expect("linger");
+    drop(far);
+    is_refused(socket);
+    let end = gateway.wait_log(|line| line["event"] == "end");
+    assert!(
+        end["end"]
+            .as_str()
+            .is_some_and(|end| end.contains("reset by the destination")),
+        "{end}"
+    );
+    // And a client that goes is a reset for the destination.
+    let (client, port) = forwarded(&site, &gateway, &at);
+    let _socket = connect(port);
+    let (mut far, _) = listener.accept().expect("accept");
+    drop(client);
+    let error = far.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_closes_forwarded_ports_too() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let at = echo().await;
+    let (_client, port) = forwarded(&site, &gateway, &at.to_string());
+    let mut socket = connect(port);
+    echoes(&mut socket, b"seven b");
+    site.config(
+        r#"[{name: other, users: [alice], allow: ["127.0.0.2:*"]}]"#,
+        "",
+    );
+    gateway.signal(nix::sys::signal::Signal::SIGHUP);
+    is_refused(socket);
+    is_refused(connect(port));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_listen_where_its_key_permits_it() {
+    let site = Site::new();
+    let port = free_port();
+    let key = site.public_key("alice");
+    site.authorize("alice", &format!("permitlisten=\"localhost:{port}\" {key}"));
+    let gateway = site.start(POLICY, "");
+    let near = echo().await;
+    let client = Client::start(&site, &gateway, &["-R", &format!("{port}:{near}")]);
+    let mut socket = connect(port);
+    echoes(&mut socket, b"seven b");
+    let from = socket.local_addr().expect("address").to_string();
+    finishes(socket);
+    let place = format!("localhost:{port}");
+    gateway.wait_log(|line| line["event"] == "listen" && line["place"] == place.as_str());
+    let open = gateway.wait_log(|line| line["event"] == "open" && line["asked"] == place.as_str());
+    assert_eq!(
+        (&open["dialled"], &open["entry"]),
+        (&from.as_str().into(), &"permitlisten".into())
+    );
+    gateway.wait_log(|line| line["event"] == "end" && line["received"] == 7 && line["sent"] == 7);
+
+    let refused = |forward: String| {
+        let mut ssh = site.ssh(gateway.address, "alice", "alice");
+        ssh.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", &forward]);
+        let output = output(ssh);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stderr.contains("remote port forwarding failed"),
+            "{forward}: {stderr}"
+        );
+    };
+    refused(format!("{}:127.0.0.1:1", free_port()));
+    refused(format!("*:{port}:127.0.0.1:1"));
+    refused("0:127.0.0.1:1".to_owned());
+    // The place is free again when its client is gone.
+    drop(client);
+    gateway.wait_log(|line| line["event"] == "unlisten");
+    let since = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        assert!(since.elapsed() < PATIENCE, "still listened at");
+    }
+    // Without the option nobody listens.
+    site.authorize("alice", &key);
+    refused(format!("{port}:127.0.0.1:1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_that_is_not_answered_keeps_nobody_waiting() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "dial_timeout_seconds: 5");
+    let (silent, _full) = crate::destinations::silent().await;
+    let at = echo().await;
+    let session = log_in(&site, gateway.address).await;
+    let since = Instant::now();
+    let dialling =
+        session.channel_open_direct_tcpip("127.0.0.1", u32::from(silent.port()), "127.0.0.1", 1);
+    let answered =
+        session.channel_open_direct_tcpip("127.0.0.1", u32::from(at.port()), "127.0.0.1", 2);
+    tokio::pin!(dialling);
+    tokio::select! {
+        biased;
+        _ = &mut dialling => panic!("the silent one was answered first, after {:?}", since.elapsed()),
+        answered = answered => assert!(answered.is_ok()),
+    }
+    assert!(dialling.await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_forwarded_ports_ends_its_own_connection() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let (silent, _full) = crate::destinations::silent().await;
+    let at = echo().await;
+    let broker = Broker::connect(&site, gateway.address).await;
+    let session = std::sync::Arc::new(log_in(&site, gateway.address).await);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..1100 {
+        let session = std::sync::Arc::clone(&session);
+        let port = u32::from(silent.port());
+        asking.spawn(async move {
+            let asked = session.channel_open_direct_tcpip("127.0.0.1", port, "127.0.0.1", 1);
+            asked.await.is_ok()
+        });
+    }
+    gateway.wait_log(|line| {
+        let error = line["error"].as_str();
+        error.is_some_and(|error| error.contains("more than 1024 forwarded ports"))
+    });
+    while let Some(opened) = asking.join_next().await {
+        assert!(!opened.expect("asked"));
+    }
+    broker.flow(at).await;
+}
+
+#[test]
+fn nobody_gets_a_shell_beside_a_forwarded_port() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let mut ssh: Command = site.ssh(gateway.address, "alice", "alice");
+    ssh.args([
+        "-L",
+        &format!("127.0.0.1:{}:127.0.0.1:1", free_port()),
+        "id",
+    ]);
+    let output = output(ssh);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("exec request failed"));
+}
