@@ -14,6 +14,8 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_'
 ifneq ($(SUDO),)
 export CARGO_TARGET_$(HOST)_RUNNER = $(SUDO)
 endif
+# Always of the whole workspace: for one crate alone cargo builds the libraries again, with fewer of their features.
+END_TO_END := $(patsubst tests/tests/%.rs,--test %,$(wildcard tests/tests/*.rs))
 # What a flow's way may be in either order. The others say themselves which one they are about.
 BOTH_ORDERS := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/honest_% tests/tests/lab.rs,$(wildcard tests/tests/*.rs)))
 # An error tells what failed; where it was made is no news.
@@ -39,12 +41,12 @@ test: deps ## Everything that must hold before a change goes in; .ci/run is the 
 	@sh tests/advisories.sh
 	$(MAKE) --no-print-directory programs
 	cargo test --workspace --locked --no-fail-fast
-	ADIT_TEST_CONNECT=early cargo test -p adit-tests --locked --no-fail-fast $(BOTH_ORDERS)
+	ADIT_TEST_CONNECT=early cargo test --workspace --locked --no-fail-fast $(BOTH_ORDERS)
 
 .PHONY: e2e
 e2e: deps programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
-	cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST))
-	ADIT_TEST_CONNECT=early cargo test -p adit-tests --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(BOTH_ORDERS))
+	cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(END_TO_END))
+	ADIT_TEST_CONNECT=early cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(BOTH_ORDERS))
 
 .PHONY: probe
 probe: deps ## What connect() tells a program through Adit, redsocks + ssh -D and sshuttle (installs them when missing)
