@@ -3,13 +3,15 @@
 //!
 //! Everything a client chose is recorded as a text value, which all three outputs (journal, JSON,
 //! text) escape, so that nobody can write lines of their own.
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use adit_link::{Counters, Refusal, RelayEnd};
+use jiff::Zoned;
 
+use crate::asker::Asker;
 use crate::credential::Credential;
 use crate::log_queue;
 use crate::user_name::UserName;
@@ -24,11 +26,25 @@ pub struct Who {
     pub user: UserName,
     /// Where from, as far as we know.
     pub from: String,
+    /// The address of that.
+    pub address: Option<IpAddr>,
     /// What the user was authenticated by.
     pub credential: Credential,
 }
 
 impl Who {
+    /// As the policy sees it, for a stream of this application, now.
+    pub(crate) fn asker<'a>(&'a self, application: Option<&'a str>) -> Asker<'a> {
+        let principals = self.credential.certificate();
+        Asker {
+            user: &self.user,
+            principals: principals.map_or(&[], |certificate| &certificate.principals),
+            from: self.address,
+            application,
+            at: Zoned::now().datetime(),
+        }
+    }
+
     /// The certificate, for a line; nothing where there was none.
     pub(crate) fn certificate(&self) -> Option<String> {
         self.credential.certificate().map(ToString::to_string)
@@ -93,6 +109,12 @@ impl Question {
     pub(crate) fn unwritten(mut self) {
         self.record = None;
         log_queue::lose(1);
+    }
+
+    /// What the broker says.
+    pub(crate) fn application(&self) -> Option<&str> {
+        let record = self.record.as_ref()?;
+        Some(record.application.as_str()).filter(|known| *known != "-")
     }
 
     /// The number of its lines, and the application as they have it.

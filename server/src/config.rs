@@ -15,6 +15,7 @@ use crate::login::LoginFiles;
 use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
+mod conditions;
 mod written;
 pub use written::{LogFormat, LogLevel, LogTo};
 use written::{Written, WrittenEntry, WrittenLog};
@@ -401,18 +402,6 @@ impl Meaning<'_> {
     }
 
     fn entry(&self, written: &WrittenEntry, groups: &Members) -> Result<Entry, ConfigError> {
-        let mut users = HashSet::new();
-        for user in &written.users {
-            let Some(group) = user.value.strip_prefix('@') else {
-                users.insert(self.user(user)?);
-                continue;
-            };
-            let members = groups.get(group).ok_or_else(|| {
-                let hint = "define it:  groups: {finance: [alice, bob]}";
-                self.error(user, format!("no group is called {group:?}"), Some(hint))
-            })?;
-            users.extend(members.iter().cloned());
-        }
         let allow = written
             .allow
             .iter()
@@ -420,7 +409,7 @@ impl Meaning<'_> {
             .collect::<Result<_, _>>()?;
         Ok(Entry {
             name: Arc::from(written.name.value.as_str()),
-            users,
+            conditions: self.conditions(written, groups)?,
             allow,
         })
     }

@@ -23,7 +23,6 @@ use crate::rejudge;
 use crate::resolve::{ResolveError, Resolver};
 use crate::service;
 use crate::sessions::{Ending, Entered, Flow, Session, Sessions, Subject};
-use crate::user_name::UserName;
 
 const DRAINING: &str = "the gateway takes nothing new";
 const STOPPING: &str = "the gateway is stopping";
@@ -147,11 +146,6 @@ impl Gateway {
         self.changes.load(Ordering::SeqCst)
     }
 
-    /// See [`Policy::knows`].
-    pub(crate) fn knows(&self, user: &UserName) -> bool {
-        self.policy().knows(user)
-    }
-
     /// Who is logged in.
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
@@ -209,7 +203,8 @@ impl Gateway {
             question.unwritten();
             return Err(NotOpened::NoAudit.refusal());
         }
-        match self.reach(session, asked).await {
+        let application = question.application().map(str::to_owned);
+        match self.reach(session, application.as_deref(), asked).await {
             Ok((reached, connected, permit, place)) => {
                 let subject = Subject::Dialled(reached.asked);
                 let (address, entry) = (permit.address(), permit.entry());
@@ -269,6 +264,7 @@ impl Gateway {
     async fn reach(
         &self,
         session: &Session,
+        application: Option<&str>,
         asked: Result<Asked, NotADestination>,
     ) -> Result<(Reached, TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
@@ -282,15 +278,15 @@ impl Gateway {
         }
         let deadline = Instant::now() + self.limits.dial_timeout;
         let place = self.streams.take(user)?;
-        let policy = self.policy();
-        let authorized = match policy.judge(user, &asked)? {
+        let (policy, asker) = (self.policy(), session.who.asker(application));
+        let authorized = match policy.judge(&asker, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],
             Judgement::Resolve(resolvable) => {
                 let addresses = self
                     .resolver
                     .lookup(&resolvable, self.limits.dial_timeout)
                     .await?;
-                policy.judge_resolved(&resolvable, &addresses)?
+                policy.judge_resolved(&asker, &resolvable, &addresses)?
             }
         };
         let (connected, permit) = dial(

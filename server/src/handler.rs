@@ -99,6 +99,7 @@ impl Handler for Client {
         let who = Who {
             user,
             from: self.peer.to_string(),
+            address: Some(self.peer.ip()),
             credential: login.credential,
         };
         let ending = Arc::clone(&self.ending);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asked;
+pub mod asker;
 pub mod audit;
 pub mod authorized_keys;
 mod bounded_file;
@@ -33,6 +34,7 @@ pub mod listener;
 mod log_queue;
 pub mod logging;
 pub mod login;
+pub mod opening_hours;
 pub mod permissions;
 pub mod policy;
 pub mod quota;

@@ -120,14 +120,15 @@ impl Logins {
         user: &UserName,
         proof: &Proof,
     ) -> Result<Login, NotAuthorized> {
-        if !self.gateway.knows(user) {
-            return Err(NotAuthorized::Unknown);
-        }
+        let user = match &proof.shown {
+            Shown::Key(_) => self.known(user.clone())?,
+            Shown::Certificate(certificate) => self.certified(user.clone(), certificate)?,
+        };
         let attempt = Attempt {
             from: proof.from,
             now: Timestamp::now(),
         };
-        let (user, shown) = (user.clone(), proof.shown.clone());
+        let shown = proof.shown.clone();
         self.read(move |shared| match shown {
             Shown::Key(key) => shared.key(user, &key, attempt),
             Shown::Certificate(certificate) => shared.certificate(user, &certificate, attempt),
@@ -144,7 +145,11 @@ impl Logins {
         algorithm: &Algorithm,
         attempt: Attempt,
     ) -> Result<(), NotAuthorized> {
-        let user = self.known(user)?;
+        let user: UserName = user.parse()?;
+        let policy = self.gateway.policy();
+        if !policy.knows(&user) && !policy.has_principals() {
+            return Err(NotAuthorized::Unknown);
+        }
         strong(key.key_data(), Some(algorithm))?;
         let key = key.key_data().clone();
         self.read(move |shared| shared.offer(&user, &key, attempt))
@@ -159,7 +164,7 @@ impl Logins {
         algorithm: &Algorithm,
         attempt: Attempt,
     ) -> Result<Login, NotAuthorized> {
-        let user = self.known(user)?;
+        let user = self.known(user.parse()?)?;
         strong(key.key_data(), Some(algorithm))?;
         let key = key.key_data().clone();
         self.read(move |shared| shared.key(user, &key, attempt))
@@ -174,7 +179,7 @@ impl Logins {
         certificate: &Certificate,
         attempt: Attempt,
     ) -> Result<Login, NotAuthorized> {
-        let user = self.known(user)?;
+        let user = self.certified(user.parse()?, certificate)?;
         let certificate = certificate.clone();
         self.read(move |shared| shared.certificate(user, &certificate, attempt))
             .await
@@ -184,11 +189,24 @@ impl Logins {
         Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn known(&self, user: &str) -> Result<UserName, NotAuthorized> {
-        let user: UserName = user.parse()?;
-        match self.gateway.knows(&user) {
+    fn known(&self, user: UserName) -> Result<UserName, NotAuthorized> {
+        match self.gateway.policy().knows(&user) {
             true => Ok(user),
             false => Err(NotAuthorized::Unknown),
+        }
+    }
+
+    /// Whether the certificate is any good is looked at later.
+    fn certified(
+        &self,
+        user: UserName,
+        certificate: &Certificate,
+    ) -> Result<UserName, NotAuthorized> {
+        let policy = self.gateway.policy();
+        let mut principals = certificate.valid_principals().iter();
+        match principals.any(|principal| policy.knows_principal(principal)) {
+            true => Ok(user),
+            false => self.known(user),
         }
     }
 

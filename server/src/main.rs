@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use adit_server::asker::Conditions;
 use adit_server::config::{Config, LogFormat, LogOverrides, LogTo, parse_allow};
 use adit_server::control::protocol::Request;
 use adit_server::daemon::{self, DaemonError};
@@ -257,7 +258,7 @@ fn policy_of(user: &UserName, allow: &[String]) -> Result<Policy, Failure> {
         .map_err(Failure::Use)?;
     Ok(Policy::new(vec![Entry {
         name: "--allow".into(),
-        users: HashSet::from([user.clone()]),
+        conditions: Conditions::users(HashSet::from([user.clone()])),
         allow,
     }]))
 }

@@ -12,16 +12,17 @@ use adit_rules::Destination;
 use adit_rules::pattern::AllowEntry;
 
 use crate::asked::Asked;
+use crate::asker::{Asker, Conditions};
 use crate::special::{self, SpecialRange};
 use crate::user_name::UserName;
 
-/// One entry: these users may reach these destinations.
+/// One entry: under these conditions these destinations may be reached.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Its name, for people.
     pub name: Arc<str>,
-    /// Whom it is for; groups are already replaced by their members.
-    pub users: HashSet<UserName>,
+    /// Whom it is for, and when.
+    pub conditions: Conditions,
     /// What they may reach.
     pub allow: Vec<AllowEntry>,
 }
@@ -140,7 +141,20 @@ impl Policy {
     /// Is this a user of ours at all? A file of keys alone makes none: it may be a backup of
     /// another user's.
     pub fn knows(&self, user: &UserName) -> bool {
-        self.members.contains(user) || self.entries.iter().any(|entry| entry.users.contains(user))
+        let named = |entry: &Entry| entry.conditions.users.contains(user);
+        self.members.contains(user) || self.entries.iter().any(named)
+    }
+
+    /// Is this a principal of ours? Whoever has a certificate that names one is a user as well.
+    pub fn knows_principal(&self, principal: &str) -> bool {
+        let named = |entry: &Entry| entry.conditions.principals.contains(principal);
+        self.entries.iter().any(named)
+    }
+
+    /// Are there such principals at all?
+    pub fn has_principals(&self) -> bool {
+        let has = |entry: &Entry| !entry.conditions.principals.is_empty();
+        self.entries.iter().any(has)
     }
 
     /// The entries.
@@ -148,30 +162,30 @@ impl Policy {
         &self.entries
     }
 
-    /// May `user` reach what was asked for? A name is only looked up when some entry could allow
+    /// May `asker` reach what was asked for? A name is only looked up when some entry could allow
     /// the result: otherwise anyone could use the gateway to ask its resolver, or to send data out
     /// in names.
     ///
     /// # Errors
     /// Why not.
-    pub fn judge(&self, user: &UserName, asked: &Asked) -> Result<Judgement, Denial> {
+    pub fn judge(&self, asker: &Asker<'_>, asked: &Asked) -> Result<Judgement, Denial> {
         match asked {
             Asked::Address(at) => self
-                .permit(user, *at, &asked.destination(), asked.to_string())
+                .permit(asker, *at, &asked.destination(), asked.to_string())
                 .map(Judgement::Dial),
             Asked::Name { name, port } => {
                 let by_name = asked.destination();
                 let some_entry = self
-                    .allows_of(user)
+                    .allows_of(asker)
                     .any(|(_, allow)| allow.matches(&by_name) || has_port(allow, *port));
                 if !some_entry {
                     return Err(Denial::NoEntry {
-                        user: user.clone(),
+                        user: asker.user.clone(),
                         destination: asked.to_string(),
                     });
                 }
                 Ok(Judgement::Resolve(Resolvable {
-                    user: user.clone(),
+                    user: asker.user.clone(),
                     name: name.clone(),
                     port: *port,
                 }))
@@ -186,10 +200,11 @@ impl Policy {
     /// None may be: why the first one may not.
     pub fn judge_resolved(
         &self,
+        asker: &Asker<'_>,
         resolvable: &Resolvable,
         addresses: &[IpAddr],
     ) -> Result<Vec<Authorized>, Denial> {
-        let Resolvable { user, name, port } = resolvable;
+        let Resolvable { name, port, .. } = resolvable;
         let mut permitted = Vec::new();
         let mut denied = None;
         for address in addresses.iter().copied().map(special::canonical) {
@@ -199,14 +214,19 @@ impl Policy {
                 name: Some(name.clone()),
                 port: *port,
             };
-            match self.permit(user, at, &destination, format!("{name}:{port} ({address})")) {
+            match self.permit(
+                asker,
+                at,
+                &destination,
+                format!("{name}:{port} ({address})"),
+            ) {
                 Ok(authorized) => permitted.push(authorized),
                 Err(denial) => denied = denied.or(Some(denial)),
             }
         }
         if permitted.is_empty() {
             let no_address = || Denial::NoEntry {
-                user: user.clone(),
+                user: asker.user.clone(),
                 destination: format!("{name}:{port}"),
             };
             return Err(denied.unwrap_or_else(no_address));
@@ -216,14 +236,14 @@ impl Policy {
 
     fn permit(
         &self,
-        user: &UserName,
+        asker: &Asker<'_>,
         at: SocketAddr,
         seen: &Destination,
         shown: String,
     ) -> Result<Authorized, Denial> {
         let mut denied = None;
         for (entry, allow) in self
-            .allows_of(user)
+            .allows_of(asker)
             .filter(|(_, allow)| allow.matches(seen))
         {
             match special::withheld(at.ip(), allow.network()) {
@@ -244,17 +264,17 @@ impl Policy {
                 range,
             },
             None => Denial::NoEntry {
-                user: user.clone(),
+                user: asker.user.clone(),
                 destination: shown,
             },
         })
     }
 
-    fn allows_of(&self, user: &UserName) -> impl Iterator<Item = (&Entry, &AllowEntry)> {
+    fn allows_of(&self, asker: &Asker<'_>) -> impl Iterator<Item = (&Entry, &AllowEntry)> {
         let entries = self
             .entries
             .iter()
-            .filter(|entry| entry.users.contains(user));
+            .filter(|entry| entry.conditions.hold(asker));
         entries.flat_map(|entry| entry.allow.iter().map(move |allow| (entry, allow)))
     }
 }

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::asked::Asked;
+use crate::asker::Asker;
 use crate::gateway::Gateway;
 use crate::login::Logins;
 use crate::policy::{Judgement, Policy};
 use crate::sessions::{Flow, Session, Subject};
-use crate::user_name::UserName;
 
 /// What a change closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +71,10 @@ pub(crate) fn flow(gateway: &Gateway, session: &Session, flow: &Flow) -> bool {
     let permissions = session.permissions();
     let allowed = match &flow.subject {
         Subject::Dialled(asked) => {
-            let user = &session.who.user;
-            permissions.opens(asked) && is_allowed(&gateway.policy(), user, asked, flow.dialled)
+            // As it is in the audit, where `-` stands for an application that is not known.
+            let application = Some(flow.application.as_str()).filter(|known| *known != "-");
+            let asker = session.who.asker(application);
+            permissions.opens(asked) && is_allowed(&gateway.policy(), &asker, asked, flow.dialled)
         }
         Subject::Accepted { host, wanted, .. } => permissions.listens(host, *wanted),
     };
@@ -83,12 +85,12 @@ pub(crate) fn flow(gateway: &Gateway, session: &Session, flow: &Flow) -> bool {
 }
 
 /// Of a name, the address that was dialled is what counts: nothing is looked up again.
-fn is_allowed(policy: &Policy, user: &UserName, asked: &Asked, dialled: SocketAddr) -> bool {
-    match policy.judge(user, asked) {
+fn is_allowed(policy: &Policy, asker: &Asker<'_>, asked: &Asked, dialled: SocketAddr) -> bool {
+    match policy.judge(asker, asked) {
         Ok(Judgement::Dial(_)) => true,
-        Ok(Judgement::Resolve(resolvable)) => {
-            policy.judge_resolved(&resolvable, &[dialled.ip()]).is_ok()
-        }
+        Ok(Judgement::Resolve(resolvable)) => policy
+            .judge_resolved(asker, &resolvable, &[dialled.ip()])
+            .is_ok(),
         Err(_) => false,
     }
 }

@@ -253,6 +253,7 @@ mod tests {
         let who = Who {
             user: "alice".parse().expect("name"),
             from: "192.0.2.1:7".to_owned(),
+            address: None,
             credential: Credential::Elsewhere,
         };
         Session::new(who, Permissions::all(), None, Arc::new(Ending::new()))

@@ -68,6 +68,7 @@ pub fn who() -> Result<Who, StdioError> {
     let from = std::env::var("SSH_CONNECTION").unwrap_or_else(|_| "stdio".to_owned());
     Ok(Who {
         user,
+        address: from.split(' ').next().and_then(|first| first.parse().ok()),
         from,
         credential: Credential::Elsewhere,
     })

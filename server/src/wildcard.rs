@@ -3,6 +3,15 @@
 /// Does the whole text fit? `*` stands for any characters, `?` for one; letters of either case are the
 /// same.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
+    fits_by(pattern, text, |one, other| one.eq_ignore_ascii_case(&other))
+}
+
+/// The same, and letters of either case are different ones.
+pub(crate) fn fits_exactly(pattern: &str, text: &str) -> bool {
+    fits_by(pattern, text, |one, other| one == other)
+}
+
+fn fits_by(pattern: &str, text: &str, same: impl Fn(u8, u8) -> bool) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     // Where to go on when it does not fit: behind the last star, with one more byte for that star.
@@ -14,7 +23,7 @@ pub(crate) fn fits(pattern: &str, text: &str) -> bool {
                 p += 1;
                 continue;
             }
-            Some(expected) if *expected == b'?' || expected.eq_ignore_ascii_case(byte) => {
+            Some(expected) if *expected == b'?' || same(*expected, *byte) => {
                 (p, t) = (p + 1, t + 1);
                 continue;
             }

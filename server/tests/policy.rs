@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_link::Host;
 use adit_server::asked::Asked;
+use adit_server::asker::{Asker, Conditions};
 use adit_server::policy::{Denial, Entry, Judgement, Policy};
 use adit_server::user_name::UserName;
 use proptest::prelude::*;
@@ -167,11 +168,12 @@ fn reference(lines: &[Line], user: usize, address: IpAddr, name: Option<&str>, p
 fn policy(lines: &[Line]) -> Policy {
     let entries = lines.iter().enumerate().map(|(number, line)| Entry {
         name: format!("entry {number}").into(),
-        users: line
-            .users
-            .iter()
-            .map(|user| user_name(*user))
-            .collect::<HashSet<_>>(),
+        conditions: Conditions::users(
+            line.users
+                .iter()
+                .map(|user| user_name(*user))
+                .collect::<HashSet<_>>(),
+        ),
         allow: line
             .allow
             .iter()
@@ -179,6 +181,16 @@ fn policy(lines: &[Line]) -> Policy {
             .collect(),
     });
     Policy::new(entries.collect())
+}
+
+fn asker(user: &UserName) -> Asker<'_> {
+    Asker {
+        user,
+        principals: &[],
+        from: None,
+        application: None,
+        at: jiff::civil::DateTime::ZERO,
+    }
 }
 
 fn user_name(user: usize) -> UserName {
@@ -266,7 +278,7 @@ proptest! {
     fn an_address_is_judged_as_the_reference_judges_it(lines in lines(), user in 0..USERS.len(), at in address(), port in 1_u16..150) {
         let expected = reference(&lines, user, at, None, port);
         let asked = Asked::new(&Host::Address(at), port).expect("a destination");
-        match policy(&lines).judge(&user_name(user), &asked) {
+        match policy(&lines).judge(&asker(&user_name(user)), &asked) {
             Ok(Judgement::Dial(authorized)) => {
                 prop_assert!(expected, "{at} was allowed");
                 prop_assert_eq!(authorized.address().ip(), at.to_canonical());
@@ -286,8 +298,8 @@ proptest! {
             .map(|at| at.to_canonical()).collect();
         let policy = policy(&lines);
         let asked = Asked::new(&Host::Name(name.to_owned()), port).expect("a destination");
-        let got = match policy.judge(&user_name(user), &asked) {
-            Ok(Judgement::Resolve(resolvable)) => policy.judge_resolved(&resolvable, &addresses),
+        let got = match policy.judge(&asker(&user_name(user)), &asked) {
+            Ok(Judgement::Resolve(resolvable)) => policy.judge_resolved(&asker(&user_name(user)), &resolvable, &addresses),
             Ok(Judgement::Dial(authorized)) => Ok(vec![authorized]),
             Err(denial) => Err(denial),
         };

@@ -35,7 +35,12 @@ fn a_whole_file_is_read_as_it_is_meant() {
     let [entry] = config.policy.entries() else {
         panic!("one entry")
     };
-    let mut users: Vec<_> = entry.users.iter().map(UserName::as_str).collect();
+    let mut users: Vec<_> = entry
+        .conditions
+        .users
+        .iter()
+        .map(UserName::as_str)
+        .collect();
     users.sort_unstable();
     assert_eq!(
         (entry.name.as_ref(), users.as_slice()),
@@ -83,6 +88,14 @@ fn errors_say_where_and_what() {
     let no_one = "user_ca: []";
     let no_keys = "authorized_keys: /etc/adit/keys/%u";
     check(no_keys, no_one, "", "`authorized_keys` is missing");
+    check("carol, \"@finance\"", "", ":7:11", "is for nobody");
+    let with = |more: &str| format!("allow: [\"10.0.0.1:1\"]\n    {more}\n    #");
+    let conditions = |more: &str, place, words| check("allow:", &with(more), place, words);
+    conditions("from: [10.0.0.1/8]", ":10:12", "the network is 10.0.0.0/8");
+    conditions("from: [host]", ":10:12", "no address and no network");
+    conditions("when: 8-18", ":10:11", "mon-fri 08:00-18:00");
+    conditions("applications: [bin/x]", ":10:20", "absolute path");
+    conditions("principals: [\"\"]", ":10:18", "has a name");
     check("carol", "../etc", ":8:13", "no user name");
     check(
         "@finance",

@@ -42,7 +42,15 @@ pub(super) struct Written {
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenEntry {
     pub(super) name: Spanned<String>,
+    #[serde(default)]
     pub(super) users: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) principals: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) from: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) applications: Vec<Spanned<String>>,
+    pub(super) when: Option<Spanned<String>>,
     pub(super) allow: Vec<Spanned<String>>,
 }
 

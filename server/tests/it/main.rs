@@ -8,6 +8,7 @@ mod forwards;
 mod guests;
 mod links;
 mod logins;
+mod policies;
 mod service;
 mod sessions;
 mod site;

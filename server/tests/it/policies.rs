@@ -1,0 +1,155 @@
+//! Conditions of the policy beside users, and that a name is looked up once.
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use adit_link::RefusalReason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::destinations::echo;
+use crate::flows::{Broker, flow};
+use crate::site::{Site, output};
+
+async fn is_denied(broker: &Broker, at: SocketAddr) -> bool {
+    let refusal = broker.refusal(&at.ip().to_string(), at.port()).await;
+    refusal.reason == RefusalReason::Denied && refusal.detail.contains("no entry")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_are_for_sources_applications_and_times() {
+    let site = Site::new();
+    let at = echo().await;
+    let entry =
+        |more: &str| format!("[{{name: e, users: [alice], allow: [\"127.0.0.1:*\"], {more}}}]");
+    let start = |more: &str| site.start(&entry(more), "");
+    for (more, allowed) in [
+        ("from: [127.0.0.0/8]", true),
+        ("from: [10.0.0.0/8, \"2001:db8::/32\"]", false),
+        // What the test's broker says that it is.
+        ("applications: [psql, test]", true),
+        ("applications: [\"/usr/*/test\"]", true),
+        ("applications: [psql]", false),
+        ("when: 00:00-24:00", true),
+        (
+            "when: mon-sun, from: [127.0.0.1], applications: [test]",
+            true,
+        ),
+        (
+            "when: mon-sun, from: [127.0.0.2], applications: [test]",
+            false,
+        ),
+    ] {
+        let gateway = start(more);
+        let broker = Broker::connect(&site, gateway.address).await;
+        match allowed {
+            true => drop(broker.flow(at).await),
+            false => assert!(is_denied(&broker, at).await, "{more}"),
+        }
+    }
+    // At no hour of this day nor the next.
+    let today = jiff::Zoned::now().weekday();
+    let other_days = [today.next().next(), today.next().next().next()];
+    let names = other_days.map(|day| format!("{day:?}")[..3].to_ascii_lowercase());
+    let gateway = start(&format!("when: \"{}\"", names.join(",")));
+    let broker = Broker::connect(&site, gateway.address).await;
+    assert!(is_denied(&broker, at).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_of_a_certificate_is_enough() {
+    let site = Site::new();
+    site.keygen("ca", "");
+    let at = echo().await;
+    let sign = |principals: &str| {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen
+            .args(["-q", "-s", "ca", "-I", "x", "-n", principals, "alice.pub"])
+            .current_dir(site.path(""));
+        assert!(output(keygen).status.success());
+    };
+    let policy = r#"[{name: databases, principals: [dba], allow: ["127.0.0.1:*"]}]"#;
+    let gateway = site.start(
+        policy,
+        &format!("user_ca: [{}]", site.path("ca.pub").display()),
+    );
+    let forwards = |user: &str| {
+        let mut ssh = site.ssh(gateway.address, user, "alice");
+        ssh.arg("-o").arg(format!(
+            "CertificateFile={}",
+            site.path("alice-cert.pub").display()
+        ));
+        ssh.args(["-W", &at.to_string()]);
+        let output = tokio::task::block_in_place(|| output(ssh));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), stderr)
+    };
+    sign("alice,dba");
+    assert!(forwards("alice").0, "{}", forwards("alice").1);
+    let open = gateway.wait_log(|line| line["event"] == "open");
+    assert_eq!(open["entry"], "databases");
+    // Nobody by that name is in the file: without the principal she is no user.
+    sign("alice,ops");
+    assert!(forwards("alice").1.contains("Permission denied"));
+    // The name has to be in it as well.
+    sign("dba");
+    assert!(forwards("alice").1.contains("Permission denied"));
+}
+
+/// A name server that says `127.0.0.1` once, and `127.0.0.2` from then on.
+fn rebinding(address: Ipv4Addr) -> Arc<AtomicU32> {
+    let socket = UdpSocket::bind((address, 53)).expect("bind");
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            let question = &question[..length];
+            // RFC 1035 4.1: the name begins after 12 bytes and ends with a 0; type and class follow.
+            let name_end = question[12..].iter().position(|b| *b == 0).expect("a name") + 13;
+            let is_a = question[name_end..name_end + 2] == [0, 1];
+            let mut answer = question[..name_end + 4].to_vec();
+            answer[2..12].copy_from_slice(&[0x84, 0, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+            if is_a {
+                let last = match counted.fetch_add(1, Ordering::Relaxed) {
+                    0 => 1,
+                    _ => 2,
+                };
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, last]);
+            }
+            socket.send_to(&answer, from).expect("send");
+        }
+    });
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_looked_up_once_and_that_address_is_dialled() {
+    let site = Site::new();
+    // Of this process alone.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let server = Ipv4Addr::new(127, 53, high, low.max(1));
+    let asked = rebinding(server);
+    site.write(
+        "resolv.conf",
+        &format!("nameserver {server}\noptions timeout:5 attempts:1\n"),
+    );
+    let policy = r#"[{name: one, users: [alice], allow: ["127.0.0.1:*", "*.rebind.test:*"]}]"#;
+    let gateway = site.start(policy, "");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let at = echo().await;
+    // Whoever looked it up a second time would get here.
+    let trap = tokio::net::TcpListener::bind(("127.0.0.2", at.port()))
+        .await
+        .expect("bind");
+    let mut program = flow(&broker.link, "db.rebind.test", at.port()).await;
+    program.write_all(b"!").await.expect("write");
+    assert_eq!(program.read_u8().await.expect("read"), b'!');
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // The second time the answer is not allowed.
+    let refusal = broker.refusal("db.rebind.test", at.port()).await;
+    assert_eq!(refusal.reason, RefusalReason::Denied, "{refusal}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let none = tokio::time::timeout(std::time::Duration::ZERO, trap.accept()).await;
+    assert!(none.is_err(), "the trap was connected to");
+}
