@@ -9,6 +9,7 @@ use std::time::Duration;
 use adit_rules::pattern::AllowEntry;
 use serde_saphyr::Spanned;
 
+use crate::allowance::Allowances;
 use crate::authorized_keys::KeysPath;
 use crate::config_error::ConfigError;
 use crate::login::LoginFiles;
@@ -16,16 +17,13 @@ use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
 mod conditions;
+mod limits;
 mod written;
 pub use written::{LogFormat, LogLevel, LogTo};
 use written::{Written, WrittenEntry, WrittenLog};
 
 /// Longest file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
-/// russh counts a key's use in nonces: at most 2^30 bytes between two key exchanges. Below this
-/// there would be nothing else.
-const REKEY_BYTES: std::ops::RangeInclusive<u64> = 65_536..=1 << 30;
-
 /// A checked file.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -36,6 +34,8 @@ pub struct Config {
     pub policy: Policy,
     /// Bounds.
     pub limits: Limits,
+    /// What some users may have of them.
+    pub allowances: Allowances,
     /// Where the log goes.
     pub log: Log,
 }
@@ -150,6 +150,7 @@ impl Config {
             serving,
             policy,
             limits: Limits::default(),
+            allowances: Allowances::default(),
             log: Log::default(),
         }
     }
@@ -183,6 +184,7 @@ impl Meaning<'_> {
         }
         let limits = self.limits(&written)?;
         let groups = self.groups(&written)?;
+        let allowances = self.allowances(&written.limits, &groups)?;
         let policy = self.policy(&written.policy, &groups)?;
         let log = written
             .log
@@ -197,6 +199,7 @@ impl Meaning<'_> {
             serving,
             policy,
             limits,
+            allowances,
             log,
         })
     }
@@ -281,79 +284,6 @@ impl Meaning<'_> {
             let hint = "an absolute path with %u for the user's name, once: /etc/adit/keys/%u";
             self.error(path, format!("{error}"), Some(hint))
         })
-    }
-
-    fn limits(&self, written: &Written) -> Result<Limits, ConfigError> {
-        let default = Limits::default();
-        let seconds = |value: usize| Duration::from_secs(value as u64);
-        let max_connections = self.within(
-            "max_connections",
-            written.max_connections.as_ref(),
-            1..=65_536,
-            1024,
-        )?;
-        let per_user = written.max_connections_per_user.as_ref();
-        let unauthenticated = written.max_unauthenticated.as_ref();
-        let streams = written.max_streams_per_user.as_ref();
-        let rekey = written.rekey_bytes.as_ref();
-        Ok(Limits {
-            max_connections,
-            max_connections_per_user: self.within(
-                "max_connections_per_user",
-                per_user,
-                1..=65_536,
-                default.max_connections_per_user,
-            )?,
-            max_unauthenticated: self.within(
-                "max_unauthenticated",
-                unauthenticated,
-                1..=4096,
-                default.max_unauthenticated,
-            )?,
-            max_streams_per_user: self.within(
-                "max_streams_per_user",
-                streams,
-                1..=1_000_000,
-                default.max_streams_per_user,
-            )?,
-            login_grace: seconds(self.within(
-                "login_grace_seconds",
-                written.login_grace_seconds.as_ref(),
-                1..=600,
-                30,
-            )?),
-            dial_timeout: seconds(self.within(
-                "dial_timeout_seconds",
-                written.dial_timeout_seconds.as_ref(),
-                1..=600,
-                15,
-            )?),
-            rekey_bytes: self.within("rekey_bytes", rekey, REKEY_BYTES, default.rekey_bytes)?,
-        })
-    }
-
-    fn within(
-        &self,
-        key: &str,
-        value: Option<&Spanned<u64>>,
-        range: std::ops::RangeInclusive<u64>,
-        default: usize,
-    ) -> Result<usize, ConfigError> {
-        let Some(value) = value else {
-            return Ok(default);
-        };
-        match usize::try_from(value.value) {
-            Ok(meant) if range.contains(&value.value) => Ok(meant),
-            _ => {
-                let words = format!(
-                    "`{key}` is {}, but has to be from {} to {}",
-                    value.value,
-                    range.start(),
-                    range.end()
-                );
-                Err(self.error(value, words, None))
-            }
-        }
     }
 
     fn groups(&self, written: &Written) -> Result<Members, ConfigError> {

@@ -67,6 +67,7 @@ pub async fn run(
     serving: Serving,
 ) -> Result<(), DaemonError> {
     let gateway = Gateway::new(config.policy, config.limits);
+    gateway.replace_allowances(config.allowances);
     let (logins, drained) = start(&gateway, &serving)?;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let control = serving.control.clone().or_else(service::control_socket);
@@ -266,6 +267,7 @@ impl Reloading {
             );
         }
         self.gateway.replace_policy(config.policy);
+        self.gateway.replace_allowances(config.allowances);
         self.logins.replace_files(serving.login);
         let closed = rejudge::all(&self.gateway, &self.logins).await;
         let Closed { sessions, flows } = closed;

@@ -112,11 +112,12 @@ impl Forwarding {
             connected,
             open,
             entered,
+            pace,
             place,
         } = dialled;
         let counters = Arc::clone(&open.counters);
         let closed = tokio::select! {
-            relayed = relay(channel, connected, &counters, &self.shared.inflow, &self.backlog) => {
+            relayed = relay(channel, connected, &counters, &self.shared.inflow, &self.backlog, &pace) => {
                 match relayed.end {
                     ForwardEnd::Relay(end) => open.ended(end),
                     ForwardEnd::Stuck => open.closed("its destination took nothing any more".into()),

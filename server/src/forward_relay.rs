@@ -21,6 +21,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::allowance::Pace;
+
 /// Most that waits for one destination, in bytes.
 const PER_FLOW: usize = 16 << 20;
 /// And for all of one connection.
@@ -74,14 +76,15 @@ pub(crate) async fn relay(
     counters: &Counters,
     inflow: &Inflow,
     backlog: &Backlog,
+    pace: &Pace,
 ) -> Relayed {
     // Fails on a socket that is dead.
     let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     let (read, write) = channel.split();
     let (tcp_read, tcp_write) = tcp.split();
     let relayed = both(
-        up(read, tcp_write, counters, inflow),
-        down(tcp_read, &write, counters, backlog),
+        up(read, tcp_write, counters, inflow, pace),
+        down(tcp_read, &write, counters, backlog, pace),
     )
     .await;
     if matches!(relayed.end, ForwardEnd::Relay(RelayEnd::Finished)) {
@@ -139,6 +142,7 @@ async fn up(
     mut write: WriteHalf<'_>,
     counters: &Counters,
     inflow: &Inflow,
+    pace: &Pace,
 ) -> Result<ChannelReadHalf, ForwardEnd> {
     let mut waiting = Waiting::new(inflow);
     let (mut ended, mut progress) = (false, Instant::now());
@@ -148,6 +152,8 @@ async fn up(
             0 | 1 => PATIENCE_ALONE,
             _ => PATIENCE,
         };
+        // Waiting for leave to send is nobody's fault.
+        let from = pace.later().map_or(progress, |leave| progress.max(leave));
         tokio::select! {
             message = read.wait(), if !full => match message {
                 Some(ChannelMsg::Data { data }) if !ended => {
@@ -161,13 +167,14 @@ async fn up(
                 Some(ChannelMsg::Close) | None => return Err(client_gone()),
                 Some(_) => {}
             },
-            written = write_some(&write, &waiting.pieces), if !waiting.pieces.is_empty() => {
+            written = write_some(&write, &waiting.pieces, pace), if !waiting.pieces.is_empty() => {
                 let written = written.map_err(destination_gone)?;
                 waiting.written(written);
+                pace.charge(written as u64);
                 counters.down.fetch_add(written as u64, Ordering::Relaxed);
                 progress = Instant::now();
             }
-            () = sleep_until(progress + patience), if full => return Err(ForwardEnd::Stuck),
+            () = sleep_until(from + patience), if full => return Err(ForwardEnd::Stuck),
         }
     }
     write.shutdown().await.map_err(destination_gone)?;
@@ -180,8 +187,10 @@ async fn down(
     write: &ChannelWriteHalf<Msg>,
     counters: &Counters,
     backlog: &Backlog,
+    pace: &Pace,
 ) -> Result<(), ForwardEnd> {
     loop {
+        pace.ready().await;
         // No memory while nothing comes.
         read.readable().await.map_err(destination_gone)?;
         let mut buffer = BytesMut::with_capacity(READ);
@@ -195,11 +204,17 @@ async fn down(
             .data_bytes(buffer.freeze())
             .await
             .map_err(|_| client_gone())?;
+        pace.charge(got as u64);
         counters.up.fetch_add(got as u64, Ordering::Relaxed);
     }
 }
 
-async fn write_some(write: &WriteHalf<'_>, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
+async fn write_some(
+    write: &WriteHalf<'_>,
+    pieces: &VecDeque<Bytes>,
+    pace: &Pace,
+) -> io::Result<usize> {
+    pace.ready().await;
     loop {
         write.writable().await?;
         let mut slices = [IoSlice::new(&[]); SLICES];

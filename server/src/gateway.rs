@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::allowance::{Allowance, Allowances, Pace, Rates};
 use crate::asked::{Asked, NotADestination};
 use crate::audit::{Open, Question};
 use crate::config::Limits;
@@ -23,6 +24,7 @@ use crate::rejudge;
 use crate::resolve::{ResolveError, Resolver};
 use crate::service;
 use crate::sessions::{Ending, Entered, Flow, Session, Sessions, Subject};
+use crate::user_name::UserName;
 
 const DRAINING: &str = "the gateway takes nothing new";
 const STOPPING: &str = "the gateway is stopping";
@@ -31,6 +33,8 @@ const STOPPING: &str = "the gateway is stopping";
 #[derive(Debug)]
 pub struct Gateway {
     policy: RwLock<Arc<Policy>>,
+    allowances: RwLock<Arc<Allowances>>,
+    rates: Rates,
     limits: Limits,
     streams: Arc<Quota>,
     resolver: Resolver,
@@ -46,6 +50,7 @@ pub(crate) struct Dialled {
     pub(crate) connected: TcpStream,
     pub(crate) open: Open,
     pub(crate) entered: Entered,
+    pub(crate) pace: Pace,
     /// Held as long as the stream lives.
     pub(crate) place: Place,
 }
@@ -66,6 +71,8 @@ enum NotOpened {
     NoAudit,
     #[error("{DRAINING}")]
     Draining,
+    #[error("this user asks for too many streams a second")]
+    TooFast,
     #[error("too many streams: {0}")]
     TooMany(#[from] Full),
     #[error("the key or certificate does not permit {0}")]
@@ -91,6 +98,7 @@ impl NotOpened {
             }
             Self::NoAudit
             | Self::Draining
+            | Self::TooFast
             | Self::TooMany(_)
             | Self::Unresolved(ResolveError::Busy(_)) => (RefusalReason::Busy, self.to_string()),
             Self::NotPermitted(_) => (RefusalReason::Denied, self.to_string()),
@@ -113,6 +121,8 @@ impl Gateway {
     pub fn new(policy: Policy, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             policy: RwLock::new(Arc::new(policy)),
+            allowances: RwLock::default(),
+            rates: Rates::default(),
             limits,
             streams: Quota::new(
                 limits.max_streams_per_user,
@@ -134,6 +144,24 @@ impl Gateway {
     /// Judges new streams by another policy from now on.
     pub fn replace_policy(&self, policy: Policy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Lets users have so much from now on.
+    pub fn replace_allowances(&self, allowances: Allowances) {
+        let mut held = self
+            .allowances
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *held = Arc::new(allowances);
+    }
+
+    /// How much this user may have.
+    pub(crate) fn allowance(&self, user: &UserName) -> Allowance {
+        let held = self
+            .allowances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        held.of(user)
     }
 
     /// To be called after a change of who may log in, before what is live is judged again.
@@ -215,10 +243,12 @@ impl Gateway {
                 {
                     rejudge::flow(self, session, entered.flow());
                 }
+                let user = &session.who.user;
                 Ok(Dialled {
                     connected,
                     open,
                     entered,
+                    pace: self.rates.pace(user, self.allowance(user)),
                     place,
                 })
             }
@@ -239,7 +269,9 @@ impl Gateway {
         peer: SocketAddr,
         subject: Subject,
     ) -> Result<Dialled, Refusal> {
-        let place = match self.streams.take(&session.who.user) {
+        let user = &session.who.user;
+        let allowance = self.allowance(user);
+        let place = match self.streams.take_within(user, allowance.flows) {
             _ if !log_queue::has_room() => {
                 question.unwritten();
                 return Err(NotOpened::NoAudit.refusal());
@@ -257,6 +289,7 @@ impl Gateway {
             connected,
             open,
             entered,
+            pace: self.rates.pace(user, allowance),
             place,
         })
     }
@@ -277,7 +310,11 @@ impl Gateway {
             return Err(NotOpened::NotPermitted(asked));
         }
         let deadline = Instant::now() + self.limits.dial_timeout;
-        let place = self.streams.take(user)?;
+        let allowance = self.allowance(user);
+        if !self.rates.admit_open(user, allowance) {
+            return Err(NotOpened::TooFast);
+        }
+        let place = self.streams.take_within(user, allowance.flows)?;
         let (policy, asker) = (self.policy(), session.who.asker(application));
         let authorized = match policy.judge(&asker, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],

@@ -83,7 +83,8 @@ impl Handler for Client {
             return Ok(ssh.disconnect(Disconnect::ByApplication, words, "")?);
         }
         let user = login.user.clone();
-        let place = match self.connections.take(&user) {
+        let own = self.gateway.allowance(&user).sessions;
+        let place = match self.connections.take_within(&user, own) {
             Ok(place) => place,
             Err(full) => {
                 let (user, why) = (user.as_str(), full.to_string());

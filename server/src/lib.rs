@@ -5,6 +5,7 @@
 //! [`dial`], relay. The policy knows no socket, file or clock.
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod asked;
 pub mod asker;
 pub mod audit;

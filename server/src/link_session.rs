@@ -117,8 +117,9 @@ async fn flow(gateway: Arc<Gateway>, session: Arc<Session>, request: Request) {
         Ok(dialled) => {
             let stream = request.accept();
             let counters = Arc::clone(&dialled.open.counters);
+            let relay = adit_link::relay(dialled.connected, stream, &counters);
             tokio::select! {
-                end = adit_link::relay(dialled.connected, stream, &counters) => {
+                end = dialled.pace.run(relay, &counters) => {
                     dialled.open.ended(end);
                 }
                 // Dropping the relay resets both sides.

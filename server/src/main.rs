@@ -228,6 +228,7 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime(1)?;
     let relayed = runtime.block_on(async {
         let gateway = Gateway::new(config.policy, config.limits);
+        gateway.replace_allowances(config.allowances);
         let mut terminate = signal(SignalKind::terminate())?;
         let stopper = Arc::clone(&gateway);
         tokio::spawn(async move {

@@ -46,10 +46,20 @@ impl Quota {
     }
 
     pub(crate) fn take(self: &Arc<Self>, user: &UserName) -> Result<Place, Full> {
+        self.take_within(user, None)
+    }
+
+    /// With a number of the user's own.
+    pub(crate) fn take_within(
+        self: &Arc<Self>,
+        user: &UserName,
+        own: Option<usize>,
+    ) -> Result<Place, Full> {
+        let each = own.unwrap_or(self.each);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let of_user = held.by_user.get(user).copied().unwrap_or(0);
-        if of_user >= self.each {
-            return Err(Full::User(self.each));
+        if of_user >= each {
+            return Err(Full::User(each));
         }
         if held.all >= self.all {
             return Err(Full::All(self.all));

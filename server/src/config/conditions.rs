@@ -40,7 +40,7 @@ impl Meaning<'_> {
     }
 
     /// Groups are replaced by their members.
-    fn users(
+    pub(super) fn users(
         &self,
         written: &[Spanned<String>],
         groups: &Members,

@@ -88,6 +88,10 @@ fn errors_say_where_and_what() {
     let no_one = "user_ca: []";
     let no_keys = "authorized_keys: /etc/adit/keys/%u";
     check(no_keys, no_one, "", "`authorized_keys` is missing");
+    let limits = |more: &str, place, words| check("max_connections: 10", more, place, words);
+    limits("limits: [{users: [\"@x\"]}]", ":10:19", "no group");
+    limits("limits: [{users: [a], flows: 0}]", ":10:30", "from 1 to");
+    limits("limits: [{users: [a], rate: 1}]", ":10:23", "unknown field");
     check("carol, \"@finance\"", "", ":7:11", "is for nobody");
     let with = |more: &str| format!("allow: [\"10.0.0.1:1\"]\n    {more}\n    #");
     let conditions = |more: &str, place, words| check("allow:", &with(more), place, words);

@@ -26,6 +26,8 @@ pub(super) struct Written {
     pub(super) groups: BTreeMap<String, Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) policy: Vec<Spanned<WrittenEntry>>,
+    #[serde(default)]
+    pub(super) limits: Vec<WrittenAllowance>,
     pub(super) max_connections: Option<Spanned<u64>>,
     pub(super) max_connections_per_user: Option<Spanned<u64>>,
     pub(super) max_unauthenticated: Option<Spanned<u64>>,
@@ -52,6 +54,16 @@ pub(super) struct WrittenEntry {
     pub(super) applications: Vec<Spanned<String>>,
     pub(super) when: Option<Spanned<String>>,
     pub(super) allow: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenAllowance {
+    pub(super) users: Vec<Spanned<String>>,
+    pub(super) sessions: Option<Spanned<u64>>,
+    pub(super) flows: Option<Spanned<u64>>,
+    pub(super) opens_per_second: Option<Spanned<u64>>,
+    pub(super) bytes_per_second: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -153,3 +153,101 @@ async fn a_name_is_looked_up_once_and_that_address_is_dialled() {
     let none = tokio::time::timeout(std::time::Duration::ZERO, trap.accept()).await;
     assert!(none.is_err(), "the trap was connected to");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_have_limits_of_their_own() {
+    let site = Site::new();
+    site.authorize("bob", &site.public_key("alice"));
+    let policy = r#"[{name: e, users: [alice, bob], allow: ["127.0.0.1:*"]}]"#;
+    let at = echo().await;
+    let start = |limits: &str| {
+        site.start(
+            policy,
+            &format!("groups: {{few: [alice]}}\nlimits: [{{users: [\"@few\"], {limits}}}]"),
+        )
+    };
+    let refused = async |broker: &Broker, words: &str| {
+        let refusal = broker.refusal("127.0.0.1", at.port()).await;
+        assert_eq!(refusal.reason, RefusalReason::Busy, "{refusal}");
+        assert!(refusal.detail.contains(words), "{refusal}");
+    };
+
+    let gateway = start("flows: 2");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let held = [broker.flow(at).await, broker.flow(at).await];
+    refused(&broker, "this user has 2 already").await;
+    drop(held);
+
+    let gateway = start("sessions: 1");
+    let _first = Broker::connect(&site, gateway.address).await;
+    let second = crate::flows::log_in(&site, gateway.address).await;
+    assert!(second.channel_open_session().await.is_err());
+    let mut bobs = Vec::new();
+    for _ in 0..2 {
+        let (bob, success) = crate::flows::try_log_in(&site, gateway.address, "bob").await;
+        assert!(success && bob.channel_open_session().await.is_ok());
+        bobs.push(bob);
+    }
+
+    let gateway = start("opens_per_second: 1");
+    let broker = Broker::connect(&site, gateway.address).await;
+    drop(broker.flow(at).await);
+    // What was unused before may be used at once; no more than that, however fast it goes.
+    let opened = async {
+        loop {
+            let refusal = broker.refusal("127.0.0.2", 1).await;
+            if refusal.reason == RefusalReason::Busy {
+                return refusal;
+            }
+        }
+    };
+    let refusal = tokio::time::timeout(crate::site::PATIENCE, opened)
+        .await
+        .expect("in time");
+    assert!(
+        refusal.detail.contains("too many streams a second"),
+        "{refusal}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_goes_no_faster_than_allowed() {
+    let site = Site::new();
+    let policy = r#"[{name: e, users: [alice], allow: ["127.0.0.1:*"]}]"#;
+    let gateway = site.start(
+        policy,
+        "limits: [{users: [alice], bytes_per_second: 1000000}]",
+    );
+    let at = echo().await;
+    let sent = vec![7; 1_500_000];
+    // Both directions count: 3,000,000 bytes, of which a second's worth is a burst, and what is under
+    // way when the rate is used up is little beside that.
+    let slowest = std::time::Duration::from_millis(1_500);
+    let broker = Broker::connect(&site, gateway.address).await;
+    let since = std::time::Instant::now();
+    let (mut read, mut write) = broker.flow(at).await.into_split();
+    let writing = sent.clone();
+    tokio::spawn(async move {
+        write.write_all(&writing).await.expect("write");
+        write.shutdown().await.expect("shutdown");
+    });
+    let mut back = Vec::new();
+    read.read_to_end(&mut back).await.expect("read");
+    assert!(back == sent);
+    assert!(since.elapsed() >= slowest, "a link: {:?}", since.elapsed());
+
+    // The same through `ssh -W`, which reads no more once its input has ended.
+    let mut ssh = site.ssh(gateway.address, "alice", "alice");
+    let input = std::fs::File::open(site.write("input", &"x".repeat(sent.len()))).expect("open");
+    ssh.args(["-W", &at.to_string()])
+        .stdin(input)
+        .stdout(std::process::Stdio::piped());
+    let since = std::time::Instant::now();
+    let got = tokio::task::spawn_blocking(move || ssh.output().expect("ssh"));
+    assert_eq!(got.await.expect("joined").stdout.len(), sent.len());
+    assert!(
+        since.elapsed() >= slowest,
+        "a forwarded port: {:?}",
+        since.elapsed()
+    );
+}
