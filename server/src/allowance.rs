@@ -153,7 +153,7 @@ impl Pace {
                 match polled {
                     // Asks to be woken for the time as well, once there is one.
                     Poll::Pending if self.later().is_some() => {}
-                    other => return other,
+                    other @ (Poll::Ready(_) | Poll::Pending) => return other,
                 }
             }
         })
