@@ -1,12 +1,14 @@
 //! Many connections of one program at once.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Socket, Type};
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Each of them is on its way, or has come to an end.
 #[derive(Default)]
@@ -27,6 +29,7 @@ impl Crowd {
             "errno" => errno(rest),
             "connect_with_mark" => with_mark(rest),
             "time_connects" => time_connects(rest),
+            "syns" => syns(rest),
             _ => return None,
         })
     }
@@ -113,4 +116,33 @@ fn time_connects(rest: &str) -> String {
         took[took.len() / 2],
         took[took.len() * 99 / 100]
     )
+}
+
+/// So many SYNs without a socket that they would be of; how many the rules let pass, or queued, and in how many milliseconds.
+fn syns(rest: &str) -> String {
+    let (count, to) = rest.split_once(' ').unwrap();
+    let (count, to): (u16, SocketAddr) = (count.parse().unwrap(), to.parse().unwrap());
+    let raw = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::TCP)).unwrap();
+    // What is held counts as not yet sent.
+    set_socket_send_buffer_size_force(&raw, 16 << 20).unwrap();
+    let to_host = SocketAddr::new(to.ip(), 0).into();
+    let start = Instant::now();
+    let sent = (1..=count).filter(|source_port| {
+        let sent = raw.send_to(&syn(*source_port, to.port()), &to_host);
+        // What is dropped on its way out is not permitted (`nf_hook_slow` of net/netfilter/core.c).
+        let is_dropped = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+        assert!(sent.as_ref().err().is_none_or(is_dropped), "{sent:?}");
+        sent.is_ok()
+    });
+    format!("ok {} {}", sent.count(), start.elapsed().as_millis())
+}
+
+/// RFC 9293, 3.1, without a checksum.
+fn syn(source_port: u16, port: u16) -> [u8; 20] {
+    let [a, b] = source_port.to_be_bytes();
+    let [c, d] = port.to_be_bytes();
+    let (words, flag) = (5 << 4, 2);
+    [
+        a, b, c, d, 0, 0, a, b, 0, 0, 0, 0, words, flag, 255, 255, 0, 0, 0, 0,
+    ]
 }

@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
         held_a_full_queue_is_nobody_elses,
     ),
     ("held_a_flood_is_bounded", held_a_flood_is_bounded),
+    ("held_questions_have_a_rate", held_questions_have_a_rate),
     ("held_shares", held_shares),
     ("held_table_deleted", held_table_deleted),
 ];
@@ -30,7 +31,7 @@ const ZONE: [&str; 2] = ["10.9.0.0/24", "fd09::/64"];
 const CROWD: usize = 500;
 const SECOND: Duration = Duration::from_secs(1);
 /// Less than it takes until a SYN that was lost is sent again.
-const AT_ONCE: Duration = Duration::from_millis(500);
+const AT_ONCE: Duration = Duration::from_millis(800);
 
 /// Many are held, and something happens: what becomes of them all, within this time.
 fn check_crowd(program: &mut Puppet, event: impl FnOnce(), within: Duration, expected: &str) {
@@ -231,12 +232,17 @@ fn held_a_full_queue_is_nobody_elses() {
 /// More than are held or may be asked for are dropped by the kernel: nobody has to hear of them.
 fn held_a_flood_is_bounded() {
     make_zone();
+    let mut server = Puppet::in_zone();
+    server.expect("listen 10.9.0.2:443 10.9.0.2:444", "ok");
     let mut helper = Helper::start(&[]);
     let mut broker = Puppet::asker(USER, &ZONE, "block");
-    // In two programs, as each may have so many files.
-    let mut programs = [Puppet::of_user(USER), Puppet::of_user(USER)];
-    for program in &mut programs {
-        program.expect("start 10000 10.9.0.2:443", "ok");
+    // Two programs, as each may have so many files, and two ports, as to each there are so many source ports.
+    let mut programs = [443, 444].map(|port| (Puppet::of_user(USER), port));
+    for (program, port) in &mut programs {
+        program.tell(&format!("start 10000 10.9.0.2:{port}"));
+    }
+    for (program, _) in &mut programs {
+        assert_eq!(program.answer(), "ok");
     }
     let held: Vec<u32> = queues().iter().map(|(held, _)| *held).collect();
     assert!(held.iter().all(|held| *held <= 4096), "{held:?}");
@@ -244,9 +250,28 @@ fn held_a_flood_is_bounded() {
     broker.expect("leave", "ok");
     helper.wait_log("word is applied");
     // Not one of them got through; who was dropped comes again, and is refused as well.
-    for program in &mut programs {
+    for (program, _) in &mut programs {
         assert_eq!(program.ask("outcome 19000"), "10000x111");
     }
+    server.expect("accept_none 0", "ok");
+    server.expect("accept_none 1", "ok");
+}
+
+/// No more than 8192 at once and 16,000 in a second come as far as the queue, where those beyond 4096 are dropped for want of room.
+fn held_questions_have_a_rate() {
+    make_zone();
+    let _helper = Helper::start(&["--allow-uid", "0"]);
+    let _broker = Puppet::asker(0, &ZONE, "block");
+    // Sockets would be too slow: only root may send SYNs without.
+    let mut program = Puppet::of_user(0);
+    let said = program.expect("syns 60000 10.9.0.2:443", "ok");
+    let (asked, millis) = said.split_once(' ').unwrap();
+    let (asked, millis): (u32, u32) = (asked.parse().unwrap(), millis.parse().unwrap());
+    let most = 8192 + 16 * (millis + 1);
+    println!("{asked} of 60000 SYNs in {millis} ms: at most {most}");
+    assert!(most < 60_000, "too slow to be too fast: {millis} ms");
+    assert!((8192..=most).contains(&asked), "{asked}, at most {most}");
+    assert_eq!(queues(), [(4096, asked - 4096)]);
 }
 
 /// In all users together no more than 16,384.
