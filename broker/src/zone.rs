@@ -21,7 +21,7 @@ const ATTEMPT_PATIENCE: Duration = Duration::from_secs(20);
 /// Why a link is given up that works.
 const OTHER_GATEWAYS: &str = "the zone has other gateways now";
 /// How long a flow of a zone with `on_down: hold` waits for a gateway.
-const HOLD_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const HOLD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a zone's link stands.
 #[derive(Clone)]
@@ -104,6 +104,7 @@ pub struct Zone {
     nudge: Arc<Notify>,
     ending: watch::Sender<bool>,
     targets: watch::Sender<Arc<[Arc<Target>]>>,
+    hold_patience: Duration,
 }
 
 impl Zone {
@@ -128,6 +129,16 @@ impl Zone {
             nudge,
             ending,
             targets,
+            hold_patience: HOLD_PATIENCE,
+        }
+    }
+
+    /// The same for tests, which have less.
+    #[cfg(test)]
+    pub(crate) fn with_hold_patience(self, hold_patience: Duration) -> Self {
+        Self {
+            hold_patience,
+            ..self
         }
     }
 
@@ -164,7 +175,7 @@ impl Zone {
 
     /// The link; waits for a gateway to come back (`on_down: hold`), unless one can't be trusted.
     pub async fn link_held(&self) -> Result<OpenLink, ZoneDown> {
-        self.settled(HOLD_PATIENCE, |state| {
+        self.settled(self.hold_patience, |state| {
             matches!(
                 state,
                 ZoneState::Down {

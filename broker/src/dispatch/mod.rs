@@ -6,6 +6,8 @@
 
 mod accepted;
 mod asked;
+#[cfg(test)]
+mod down_tests;
 mod ending;
 mod opening;
 
