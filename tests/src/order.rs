@@ -1,4 +1,4 @@
-//! In which order a connection's steps are taken: all tests run in both.
+//! In which order a connection's steps are taken: tests that do not choose one run in both.
 
 /// In which order all tests run that do not say so themselves: `honest` or `early`.
 const CONNECT: &str = "ADIT_TEST_CONNECT";
