@@ -16,8 +16,9 @@ export CARGO_TARGET_$(HOST)_RUNNER = $(SUDO)
 endif
 # Always of the whole workspace: for one crate alone cargo builds the libraries again, with fewer of their features.
 END_TO_END := $(patsubst tests/tests/%.rs,--test %,$(wildcard tests/tests/*.rs))
-# What a flow's way may be in either order. The others say themselves which one they are about.
-BOTH_ORDERS := $(patsubst tests/tests/%.rs,--test %,$(filter-out tests/tests/honest_% tests/tests/lab.rs,$(wildcard tests/tests/*.rs)))
+# What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
+ONE_ORDER := honest_% early rules_for_users bench identity lab
+BOTH_ORDERS := $(patsubst %,--test %,$(filter-out $(ONE_ORDER),$(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))))
 # An error tells what failed; where it was made is no news.
 export RUST_LIB_BACKTRACE ?= 0
 

@@ -149,6 +149,42 @@ fn held_for_three_seconds_it_is_one_question_one_stream_and_one_accept() -> Resu
     Ok(())
 }
 
+/// A hook that goes takes with it all that the kernel's queues hold (`nf_queue_nf_hook_drop` of net/netfilter/nf_queue.c),
+/// whoever's it was: what was held is asked about again when its SYN is sent again, 1, 3, 7 and 15 s after the first.
+#[test]
+fn held_through_the_end_of_another_programs_rules() -> Result<()> {
+    let zone = started("hold")?;
+    let root = zone.lab.client().user(User::Root);
+    let doubling = "key=net.ipv4.tcp_syn_linear_timeouts
+        sysctl -n $key >/dev/null 2>&1 && sysctl -qw $key=0 || true";
+    let theirs = "nft add table inet other
+        nft add chain inet other out '{ type filter hook output priority 0; }'";
+    root.sh(&format!("{doubling}; {theirs}"))?.ok()?;
+    standing_still(&zone)?;
+    let mut program = connecting_to(&zone.lab, Target::Open, &["--within", "40000", "--read"])?;
+    let to = Target::Open.at(Family::V4).to_string();
+    let is_held = |flow: &Flow| flow.destination == to && flow.state == "opening";
+    zone.adit.broker.flow(&zone.lab, "the held flow", is_held)?;
+    root.sh("nft delete table inet other")?.ok()?;
+    until("its SYN to be sent a fourth time", PATIENCE, || {
+        Ok(only_flow(&zone, Target::Open)?.age_ms >= 7_500)
+    })?;
+    ensure!(is_held(&only_flow(&zone, Target::Open)?));
+    zone.adit.gateway.process.signal(Signal::SIGCONT)?;
+    // The fifth is far.
+    let soon = Duration::from_secs(3);
+    ensure!(program.end(soon)?.success(), "{}", program.tale());
+    let one = told(&program.stdout())?.remove(0);
+    ensure!(
+        one.outcome == CONNECTED && one.then.as_deref() == Some("data"),
+        "{one:?}"
+    );
+    only_flow(&zone, Target::Open)?;
+    let accepted = accepted(&zone, Target::Open);
+    ensure!(accepted.len() == 1, "{accepted:?}");
+    Ok(())
+}
+
 /// Sockets of the gateway to a port of the zone.
 fn dialled(lab: &Lab, port: u16) -> Result<String> {
     let line = format!("ss -Htan state all dport = :{port}");

@@ -2,7 +2,7 @@
 
 use adit_tests::connect::{Family, Target, Targets, gateway, told};
 use adit_tests::{Conversation, Lab, Routing, RunningAdit, User, address};
-use adit_tests::{connecting, rules_with};
+use adit_tests::{connecting, rules_with, without_a_queue};
 use anyhow::{Result, ensure};
 
 const RULES: &str = "  - {name: peers go their way, app: [adit-peer], action: pass}
@@ -11,7 +11,10 @@ const RULES: &str = "  - {name: peers go their way, app: [adit-peer], action: pa
 ";
 
 fn started() -> Result<(Lab, RunningAdit, Targets)> {
-    let lab = Lab::with(Routing::Open)?;
+    started_in(Lab::with(Routing::Open)?)
+}
+
+fn started_in(lab: Lab) -> Result<(Lab, RunningAdit, Targets)> {
     let targets = Targets::start(&lab)?;
     let gateway = gateway(&lab)?;
     let rules = connecting("honest", &rules_with(User::Alice, RULES));
@@ -36,16 +39,30 @@ fn sockets_of(lab: &Lab, process: u32, port: u16) -> Result<Vec<String>> {
 #[test]
 fn a_pass_by_application_is_a_connection_of_the_kernels_own() -> Result<()> {
     let (lab, adit, _targets) = started()?;
+    passes(&lab, &adit, 0)
+}
+
+/// Where the kernel holds nothing, the broker is in between; the server sees the same.
+#[test]
+fn without_a_queue_a_pass_by_application_is_relayed() -> Result<()> {
+    let lab = Lab::with(Routing::Open)?;
+    without_a_queue(&lab)?;
+    let (lab, adit, _targets) = started_in(lab)?;
+    passes(&lab, &adit, 1)
+}
+
+/// A passed conversation, to which the broker has so many sockets of its own.
+fn passes(lab: &Lab, adit: &RunningAdit, relayed: usize) -> Result<()> {
     for (server, client) in [
         (address::SERVER, address::CLIENT),
         (address::SERVER6, address::CLIENT6),
     ] {
         let talk = Conversation::new("both 300K; pause 1500; finish; end", "both 300K; end");
         let talk = talk.at(server);
-        let (mut listener, to) = talk.listen(&lab)?;
+        let (mut listener, to) = talk.listen(lab)?;
         let mut dialler = talk.dial(&lab.client(), to)?;
         let to = to.to_string();
-        let flow = adit.broker.flow(&lab, "the passed flow", |flow| {
+        let flow = adit.broker.flow(lab, "the passed flow", |flow| {
             flow.destination == to && flow.action.as_deref() == Some("pass")
         })?;
         ensure!(
@@ -58,12 +75,9 @@ fn a_pass_by_application_is_a_connection_of_the_kernels_own() -> Result<()> {
         );
         let port = to.rsplit(':').next().unwrap_or_default().parse()?;
         ensure!(dialler.running()?, "{}", dialler.tale());
-        let of_broker = sockets_of(&lab, adit.broker.process.pid(), port)?;
-        ensure!(
-            of_broker.is_empty(),
-            "the broker is in between: {of_broker:?}"
-        );
-        let of_program = sockets_of(&lab, dialler.pid(), port)?;
+        let of_broker = sockets_of(lab, adit.broker.process.pid(), port)?;
+        ensure!(of_broker.len() == relayed, "of the broker: {of_broker:?}");
+        let of_program = sockets_of(lab, dialler.pid(), port)?;
         ensure!(of_program.len() == 1, "{of_program:?}; {}", dialler.tale());
         ensure!(of_program[0].contains(client), "{of_program:?}");
         for end in [&mut dialler, &mut listener] {

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use adit_tests::{Conversation, Gateway, Host, Lab, Process, Routing, User, Witness, address};
-use adit_tests::{as_before, control_socket, kernel_state, until};
+use adit_tests::connect::{CONNECTED, told};
+use adit_tests::{Conversation, Gateway, Host, Lab, Order, Process, Routing, User, Witness};
+use adit_tests::{address, as_before, control_socket, kernel_state, until};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a person types behind `sudo`; the environment is what sudo makes of it.
 fn up(lab: &Lab) -> Result<Process> {
+    up_in(lab, Order::of_this_run())
+}
+
+/// What a person types behind `sudo`; the environment is what sudo makes of it.
+fn up_in(lab: &Lab, order: Order) -> Result<Process> {
     let alice = User::Alice;
     let (home, control) = (alice.home(), control_socket(alice));
     let (identity, known) = (
@@ -27,13 +32,17 @@ fn up(lab: &Lab) -> Result<Process> {
         "--control",
         &control,
     ];
+    let order: &[&str] = match order {
+        Order::Honest => &[],
+        Order::Early => &["--connect", "early"],
+    };
     let root = lab.client().user(User::Root);
     let sudo = root
         .env("SUDO_UID", alice.uid())
         .env("SUDO_GID", alice.uid());
     let mut up = sudo
         .env("SUDO_USER", alice.name())
-        .start("up", &[&words[..], &keys[..]].concat())?;
+        .start("up", &[&words[..], &keys[..], order].concat())?;
     let line = up.line_with("now go through", PATIENCE)?;
     ensure!(
         line.contains(address::ZONE) && line.contains(alice.name()),
@@ -122,6 +131,30 @@ fn captures_the_caller_only_and_leaves_nothing_behind() -> Result<()> {
     );
     ends_cleanly(&lab, up, &before)?;
     drop(gateway);
+    Ok(())
+}
+
+/// To where nobody listens.
+#[test]
+fn early_accepts_what_is_refused_later() -> Result<()> {
+    for (order, outcome, then) in [
+        (Order::Honest, "ECONNREFUSED", None),
+        (Order::Early, CONNECTED, Some("ECONNRESET")),
+    ] {
+        let lab = Lab::new()?;
+        let before = kernel_state(&lab)?;
+        let _gateway = Gateway::start(&lab)?;
+        let up = up_in(&lab, order)?;
+        for address in [address::SERVER, &format!("[{}]", address::SERVER6)] {
+            let to = format!("{address}:4002");
+            let words = ["adit-connect", "to", &to, "--read"];
+            let one = told(&lab.client().argv(&words)?.ok()?)?.remove(0);
+            let as_expected = one.outcome == outcome && one.then.as_deref() == then;
+            ensure!(as_expected, "{order:?}: {one:?}");
+        }
+        works(&lab)?;
+        ends_cleanly(&lab, up, &before)?;
+    }
     Ok(())
 }
 
