@@ -6,7 +6,7 @@ set -eu
 wanted='gcc libc6-dev make git ca-certificates
     nftables iproute2 procps util-linux sudo tcpdump
     curl openssl nginx postgresql redis-server redis-tools
-    netcat-openbsd python3-minimal golang-go
+    netcat-openbsd python3 golang-go
     openssh-client openssh-server rsync'
 [ "${1-}" = bench ] && wanted='redsocks sshuttle iptables'
 

@@ -2,28 +2,20 @@
 //! millisecond on a bad day, so a thread of its own does it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adit_capture::attribution::{Attributor, Owner, Process};
-use tokio::sync::{mpsc, oneshot};
+use adit_capture::attribution::{Attributor, Hashes, Owner, Process, Unknowable};
+use adit_rules::{Ancestors, Fact, Facts, Learned};
 
 use crate::original_destination::Ends;
 use crate::original_sources::{NoSource, OriginalSources};
-
-/// Questions that wait in the queue; flows, which are bounded, wait for a place in it.
-const QUEUE: usize = 1024;
+use crate::worker::Worker;
 
 /// What is known of who opened a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Attributed {
     /// A process of this user.
-    Process {
-        /// Its id.
-        pid: u32,
-        /// Path of its binary.
-        path: PathBuf,
-    },
+    Process(Process),
     /// The socket or its process could not be found.
     Unknown,
     /// The kernel could not be asked.
@@ -38,46 +30,28 @@ pub enum Attributed {
     },
 }
 
-struct Question {
-    source: SocketAddr,
-    destination: SocketAddr,
-    answer: Wanted,
-}
-
-/// What is wanted of a socket.
-enum Wanted {
-    /// Who holds it.
-    Owner(oneshot::Sender<Attributed>),
-    /// Whether there is none.
-    Absence(oneshot::Sender<bool>),
-}
-
 /// Who opened what. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Attribution {
     uid: u32,
     /// Shared with the thread, which has it while it searches.
     attributor: Arc<Mutex<Attributor>>,
-    questions: mpsc::Sender<Question>,
+    searching: Worker,
+    /// Apart, as it has to read the whole of a large binary once.
+    hashing: Worker,
+    hashes: Arc<Mutex<Hashes>>,
     sources: OriginalSources,
 }
 
 impl Attribution {
-    /// Starts the thread; it ends with the last clone.
+    /// Starts the threads; they end with the last clone.
     pub fn start(sources: OriginalSources) -> std::io::Result<Self> {
-        let attributor = Arc::new(Mutex::new(Attributor::new()?));
-        let uid = nix::unistd::geteuid().as_raw();
-        let (questions, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("attribution".to_owned())
-            .spawn({
-                let attributor = attributor.clone();
-                move || answer_all(&attributor, uid, queue)
-            })?;
         Ok(Self {
-            uid,
-            attributor,
-            questions,
+            uid: nix::unistd::geteuid().as_raw(),
+            attributor: Arc::new(Mutex::new(Attributor::new()?)),
+            searching: Worker::start("attribution")?,
+            hashing: Worker::start("hashing")?,
+            hashes: Arc::default(),
             sources,
         })
     }
@@ -102,7 +76,7 @@ impl Attribution {
     pub async fn probably(&self, ends: Ends) -> Attributed {
         let as_seen = self.of(ends.source, ends.destination).await;
         match as_seen {
-            Attributed::Process { .. } | Attributed::NotAsked { .. } => as_seen,
+            Attributed::Process(_) | Attributed::NotAsked { .. } => as_seen,
             Attributed::Unknown | Attributed::Foreign { .. } => {
                 match self.sources.of(ends.listener, ends.source).await {
                     Ok(own) if own != ends.source => self.of(own, ends.destination).await,
@@ -124,22 +98,61 @@ impl Attribution {
 
     /// Whether no program holds a socket that connects, or would connect, `source` to `destination`. Not known is no.
     pub async fn is_gone(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        let (answer, answered) = oneshot::channel();
-        let question = Question {
-            source,
-            destination,
-            answer: Wanted::Absence(answer),
-        };
-        self.questions.send(question).await.is_ok() && answered.await.unwrap_or(false)
+        let attributor = self.attributor.clone();
+        let asked = self
+            .searching
+            .does(move || matches!(lock(&attributor).owner(source, destination), Ok(None)));
+        asked.await.unwrap_or(false)
+    }
+
+    /// Finds out one more fact of a process that opened something. What cannot be found out is given up, so that no fact is
+    /// asked for twice.
+    pub async fn learn(&self, process: &Process, fact: Fact, facts: &mut Facts) {
+        match fact {
+            Fact::Path => {}
+            // The kernel's own word, and as quick as asking a thread for it.
+            Fact::Cgroup => facts.cgroup = learned(process.cgroup()),
+            Fact::Script => {
+                let script = self.beside(process, Process::script).await;
+                facts.script = learned(script.unwrap_or(Err(Unknowable)));
+            }
+            Fact::Ancestors => {
+                if let Some(found) = self.beside(process, Process::ancestors).await {
+                    facts.ancestors = Learned::Is(Ancestors {
+                        binaries: found.binaries,
+                        complete: found.complete,
+                    });
+                }
+            }
+            Fact::Sha256 => facts.sha256 = learned(self.hash(process).await),
+        }
+        facts.give_up(fact);
+    }
+
+    async fn beside<T: Send + 'static>(
+        &self,
+        process: &Process,
+        find_out: impl FnOnce(&Process) -> T + Send + 'static,
+    ) -> Option<T> {
+        let process = process.clone();
+        self.searching.does(move || find_out(&process)).await
+    }
+
+    async fn hash(&self, process: &Process) -> Result<[u8; 32], Unknowable> {
+        let at_hand = self.hashes.try_lock().ok();
+        if let Some(hash) = at_hand.and_then(|hashes| hashes.at_hand(process)) {
+            return Ok(hash);
+        }
+        let (hashes, process) = (self.hashes.clone(), process.clone());
+        let hash = self.hashing.does(move || lock(&hashes).of(&process)).await;
+        hash.unwrap_or(Err(Unknowable))
     }
 
     /// The same where it takes some microseconds: less than asking the thread would. `None`: the thread has to look.
     fn at_hand(&self, source: SocketAddr, destination: SocketAddr) -> Option<Attributed> {
         let mut attributor = self.attributor.try_lock().ok()?;
         match owner(&mut attributor, self.uid, source, destination) {
-            Ok(owner) => attributor
-                .process_at_hand(&owner)
-                .map(|process| named(Some(process))),
+            Ok(owner) => attributor.process_at_hand(&owner).map(Attributed::Process),
             Err(known) => Some(known),
         }
     }
@@ -149,47 +162,18 @@ impl Attribution {
         if let Some(known) = self.at_hand(source, destination) {
             return known;
         }
-        let (answer, answered) = oneshot::channel();
-        let question = Question {
-            source,
-            destination,
-            answer: Wanted::Owner(answer),
-        };
-        let asked = self.questions.send(question).await.is_ok();
-        match answered.await {
-            Ok(attributed) if asked => attributed,
-            Ok(_) | Err(_) => Attributed::NotAsked {
-                reason: "the attribution thread is gone".to_owned(),
-            },
-        }
+        let (attributor, uid) = (self.attributor.clone(), self.uid);
+        let found = self
+            .searching
+            .does(move || look_up(&mut lock(&attributor), uid, source, destination));
+        found.await.unwrap_or_else(|| Attributed::NotAsked {
+            reason: "the attribution thread is gone".to_owned(),
+        })
     }
 }
 
-fn answer_all(attributor: &Mutex<Attributor>, uid: u32, mut queue: mpsc::Receiver<Question>) {
-    while let Some(Question {
-        source,
-        destination,
-        answer,
-    }) = queue.blocking_recv()
-    {
-        // The flow may have ended, or end meanwhile.
-        match answer {
-            Wanted::Owner(answer) if !answer.is_closed() => {
-                let _ = answer.send(look_up(&mut lock(attributor), uid, source, destination));
-            }
-            Wanted::Absence(answer) if !answer.is_closed() => {
-                let _ = answer.send(matches!(
-                    lock(attributor).owner(source, destination),
-                    Ok(None)
-                ));
-            }
-            Wanted::Owner(_) | Wanted::Absence(_) => {}
-        }
-    }
-}
-
-fn lock(attributor: &Mutex<Attributor>) -> MutexGuard<'_, Attributor> {
-    attributor.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn look_up(
@@ -199,7 +183,10 @@ fn look_up(
     destination: SocketAddr,
 ) -> Attributed {
     match owner(attributor, uid, source, destination) {
-        Ok(owner) => named(attributor.process(&owner)),
+        Ok(owner) => match attributor.process(&owner) {
+            Some(process) => Attributed::Process(process),
+            None => Attributed::Unknown,
+        },
         Err(known) => known,
     }
 }
@@ -225,9 +212,9 @@ fn owner(
     }
 }
 
-fn named(process: Option<Process>) -> Attributed {
-    match process {
-        Some(Process { pid, path, .. }) => Attributed::Process { pid, path },
-        None => Attributed::Unknown,
+fn learned<T>(fact: Result<T, Unknowable>) -> Learned<T> {
+    match fact {
+        Ok(fact) => Learned::Is(fact),
+        Err(Unknowable) => Learned::Unknowable,
     }
 }

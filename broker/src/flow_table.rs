@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use adit_link::Counters;
-use adit_rules::{Application, Decision, Destination};
+use adit_rules::{Application, Decision, Destination, Facts, Learned};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -133,6 +133,8 @@ pub struct FlowView {
     pub id: u64,
     /// Path of the binary (what is not UTF-8 in it replaced); null when it could not be found (yet).
     pub application: Option<String>,
+    /// The script that it runs; null when it runs none, or nobody had to know.
+    pub script: Option<String>,
     /// Its process.
     pub pid: Option<u32>,
     /// Where the application wanted to go.
@@ -289,6 +291,7 @@ impl Flow {
             application: details
                 .application
                 .map(|path| path.to_string_lossy().into_owned()),
+            script: self.script(),
             pid: details.pid,
             destination: self.destination,
             source: self.source,
@@ -301,6 +304,18 @@ impl Flow {
             down: self.counters.down.load(Ordering::Relaxed),
             age_ms: u64::try_from(age).unwrap_or(u64::MAX),
             opened_at: self.opened_at,
+        }
+    }
+
+    /// As far as the rules had to know.
+    fn script(&self) -> Option<String> {
+        let course = self.course();
+        match course.judged.as_ref()?.application.as_ref()? {
+            Application::Known(Facts {
+                script: Learned::Is(Some(script)),
+                ..
+            }) => Some(script.to_string_lossy().into_owned()),
+            Application::Known(_) | Application::Unknown => None,
         }
     }
 

@@ -19,5 +19,6 @@ pub mod rules_in_force;
 pub mod session_note;
 mod signals;
 pub mod user;
+mod worker;
 pub mod zone;
 pub mod zone_targets;

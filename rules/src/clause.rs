@@ -115,14 +115,6 @@ impl Clause {
             }
         }
     }
-
-    /// The facts beside the path that it asks for.
-    pub(crate) fn asks_for(&self) -> Vec<Fact> {
-        match self {
-            Self::Unknown | Self::Path(_) => Vec::new(),
-            Self::Facts(patterns) => patterns.asks_for(),
-        }
-    }
 }
 
 impl FactPatterns {
@@ -192,20 +184,6 @@ impl FactPatterns {
                 .iter()
                 .all(|own| others.iter().any(|other| other.covers(own))),
         }
-    }
-
-    fn asks_for(&self) -> Vec<Fact> {
-        let own = [
-            (self.unit.is_some(), Fact::Cgroup),
-            (self.script.is_some(), Fact::Script),
-            (self.parent.is_some(), Fact::Ancestors),
-            (self.sha256.is_some(), Fact::Sha256),
-        ];
-        let own = own
-            .into_iter()
-            .filter_map(|(asks, fact)| asks.then_some(fact));
-        let excluded = self.none_of.iter().flatten().flat_map(Clause::asks_for);
-        own.chain(excluded).collect()
     }
 }
 

@@ -67,11 +67,7 @@ impl Matchers {
         written: Option<&[Written]>,
         findings: &mut Findings,
     ) -> Matcher<Applications> {
-        let list = self.list(written, findings, Self::clause)?;
-        if let (Some(list), Some(written)) = (&list, written) {
-            unsatisfiable::warn_of_facts(written, list, findings);
-        }
-        Some(list)
+        self.list(written, findings, Self::clause)
     }
 
     /// `to:`

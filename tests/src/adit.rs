@@ -240,6 +240,8 @@ pub struct Flow {
     pub id: u64,
     /// Path of the binary, when known.
     pub application: Option<String>,
+    /// The script that it runs, when a rule had to know.
+    pub script: Option<String>,
     /// The application's end, as the broker's listener saw it.
     pub source: String,
     /// `address:port` that the application asked for.
@@ -406,9 +408,10 @@ pub(crate) fn keygen(run: &Run<'_>, file: &str) -> Result<()> {
 
 fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Process> {
     let mut process = match kind {
-        GatewayKind::AditServer => start_adit_server(lab, allow, "")?,
+        GatewayKind::AditServer => start_adit_server(lab, Host::Gateway, allow, "")?,
         GatewayKind::Rekeying { mib } => {
-            start_adit_server(lab, allow, &format!("rekey_bytes: {}\n", mib << 20))?
+            let more = format!("rekey_bytes: {}\n", mib << 20);
+            start_adit_server(lab, Host::Gateway, allow, &more)?
         }
         GatewayKind::Sshd { rekey_mib } => start_sshd(lab, allow, rekey_mib)?,
     };
@@ -418,13 +421,18 @@ fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Proce
     Ok(process)
 }
 
-fn start_adit_server(lab: &Lab, allow: &[String], more: &str) -> Result<Process> {
+pub(crate) fn start_adit_server(
+    lab: &Lab,
+    host: Host,
+    allow: &[String],
+    more: &str,
+) -> Result<Process> {
     let allow = allow
         .iter()
         .map(|entry| format!("\"{entry}\""))
         .collect::<Vec<_>>()
         .join(", ");
-    let config = format!("{GATEWAY_HOME}/server.yaml");
+    let config = format!("{GATEWAY_HOME}/{}.yaml", host.namespace());
     let text = format!(
         "version: 1
 listen: [\"[::]:443\"]
@@ -439,8 +447,8 @@ authorized_keys: {GATEWAY_HOME}/keys/%u
         User::Bob.name(),
     );
     lab.write(User::Service, &config, text)?;
-    let command = lab.gateway().user(User::Service).env("ADIT_LOG", "info");
-    command.start("gateway", &["adit-server", "--config", &config])
+    let command = lab.on(host).user(User::Service).env("ADIT_LOG", "info");
+    command.start(host.namespace(), &["adit-server", "--config", &config])
 }
 
 fn start_sshd(lab: &Lab, allow: &[String], rekey_mib: u32) -> Result<Process> {

@@ -59,6 +59,10 @@ pub enum Host {
     Gateway,
     /// Inside the zone.
     Server,
+    /// The gateway of a second zone, where there is one; see [`crate::OtherZone`].
+    OtherGateway,
+    /// Inside the second zone.
+    OtherServer,
 }
 
 impl Host {
@@ -67,6 +71,8 @@ impl Host {
             Host::Client => "client",
             Host::Gateway => "gateway",
             Host::Server => "server",
+            Host::OtherGateway => "other-gateway",
+            Host::OtherServer => "other-server",
         }
     }
 }
@@ -272,7 +278,7 @@ impl Lab {
         ))
     }
 
-    fn script(&self, text: &str) -> Result<()> {
+    pub(crate) fn script(&self, text: &str) -> Result<()> {
         let mut command = self.sandbox.enter(None);
         command.args(["bash", "-eu", "-s"]).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -10,11 +10,13 @@ pub mod actor;
 mod adit;
 pub mod connect;
 mod content;
+mod control_group;
 mod conversation;
 mod deadline;
 mod lab;
 pub mod load;
 mod order;
+mod other_zone;
 mod process;
 mod queueless;
 mod requirements;
@@ -31,10 +33,12 @@ pub use adit::{
     rules_for_networks, rules_with,
 };
 pub use content::Content;
+pub use control_group::ControlGroup;
 pub use conversation::{Conversation, Exchange, sights};
 pub use deadline::{until, until_some};
 pub use lab::{Host, Lab, Routing, address, as_before, kernel_state};
 pub use order::{Order, connecting};
+pub use other_zone::OtherZone;
 pub use process::Process;
 pub use queueless::without_a_queue;
 pub use run::{Ended, Run};

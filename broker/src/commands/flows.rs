@@ -3,6 +3,7 @@
 use adit_broker::control::protocol::{Answer, Request};
 use adit_broker::flow_table::{Action, FlowView};
 use anyhow::anyhow;
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::{Failure, ask_broker};
@@ -34,12 +35,11 @@ pub(crate) fn run(options: Ask) -> Result<(), Failure> {
 }
 
 fn row(flow: &FlowView) -> Vec<String> {
-    let application = flow
-        .application
-        .as_deref()
-        .map(Path::new)
-        .and_then(Path::file_name);
-    let application = application.map_or("unknown".into(), |name| name.to_string_lossy());
+    let application = name_of(flow.application.as_deref()).unwrap_or("unknown".into());
+    let application = match name_of(flow.script.as_deref()) {
+        Some(script) => format!("{application} {script}"),
+        None => application.into_owned(),
+    };
     let zone = match flow.action {
         Some(Action::Pass) => "(pass)",
         Some(Action::Block) => "(block)",
@@ -60,6 +60,11 @@ fn row(flow: &FlowView) -> Vec<String> {
         bytes(flow.down),
         age(flow.age_ms),
     ]
+}
+
+/// The last part of a path.
+fn name_of(path: Option<&str>) -> Option<Cow<'_, str>> {
+    Some(Path::new(path?).file_name()?.to_string_lossy())
 }
 
 fn bytes(count: u64) -> String {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use adit_capture::Family;
 use adit_link::{Answer, Stream};
-use adit_rules::{Application, Decision, Destination, PassPermit, TunnelPermit};
+use adit_rules::{Decision, Destination, PassPermit, TunnelPermit};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::ending::Ending;
+use super::opener::Opener;
 use super::opening::NotOpened;
 use super::{Dispatcher, foreign};
 use crate::attribution::Attributed;
@@ -27,12 +28,12 @@ impl Dispatcher {
         let ends = captured.ends();
         let destination = captured.destination;
         let attribute = async || {
-            let application = self.attribute_accepted(ends, flow).await?;
+            let opener = self.attribute_accepted(ends, flow).await?;
             if captured.is_reset() {
                 let text = "reset by the application";
                 return Err(Ending::closed(Some(text.to_owned())));
             }
-            Ok(application)
+            Ok(opener)
         };
         let decision = match self.decide(flow, destination, attribute).await {
             Ok(decision) => decision,
@@ -51,9 +52,9 @@ impl Dispatcher {
         }
     }
 
-    async fn attribute_accepted(&self, ends: Ends, flow: &Flow) -> Result<Application, Ending> {
+    async fn attribute_accepted(&self, ends: Ends, flow: &Flow) -> Result<Opener, Ending> {
         let attributed = self.attribution.surely(ends).await;
-        super::application(attributed, flow)
+        Opener::of(attributed, flow)
     }
 
     pub(super) async fn tunnel_accepted(
@@ -120,7 +121,7 @@ impl Dispatcher {
                 return Ok(());
             }
             match self.attribution.probably(ends).await {
-                Attributed::Process { pid, path } => flow.attributed(pid, path),
+                Attributed::Process(process) => flow.attributed(process.pid, process.path),
                 // Nothing depends on it: the rules decided without.
                 Attributed::Unknown | Attributed::NotAsked { .. } => {}
                 Attributed::Foreign { uid } => return Err(foreign(uid)),

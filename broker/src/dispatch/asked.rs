@@ -9,6 +9,7 @@ use adit_rules::{Connect, Decision, OnDown, PassPermit, Refusal, TunnelPermit};
 
 use super::Dispatcher;
 use super::ending::Ending;
+use super::opener::Opener;
 use super::opening::NotOpened;
 use crate::attribution::Attributed;
 use crate::flow_table::{Action, Flow};
@@ -81,7 +82,7 @@ impl Dispatcher {
             let asked = self
                 .attribution
                 .exactly(question.source, question.destination);
-            super::application(asked.await, flow)
+            Opener::of(asked.await, flow)
         };
         let destination = OriginalDestination::of(&question);
         match self.decide(flow, destination, attribute).await? {
@@ -133,10 +134,8 @@ impl Dispatcher {
         let (attribution, flow) = (self.attribution.clone(), flow.clone());
         let (source, destination) = (held.question.source, held.question.destination);
         tokio::spawn(async move {
-            if let Attributed::Process { pid, path } =
-                attribution.exactly(source, destination).await
-            {
-                flow.attributed(pid, path);
+            if let Attributed::Process(process) = attribution.exactly(source, destination).await {
+                flow.attributed(process.pid, process.path);
             }
         });
     }

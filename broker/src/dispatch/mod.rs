@@ -9,6 +9,7 @@ mod asked;
 #[cfg(test)]
 mod down_tests;
 mod ending;
+mod opener;
 mod opening;
 
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use adit_rules::{Application, Decision, Destination, Fact, Judgement, PassPermit, TunnelPermit};
 
 use self::ending::{Ending, report};
-use crate::attribution::{Attributed, Attribution};
+use self::opener::Opener;
+use crate::attribution::Attribution;
 use crate::capture_session::MarkedSockets;
 use crate::flow_table::{Action, Flow, FlowTable};
 use crate::held::Held;
@@ -66,12 +68,13 @@ impl Dispatcher {
         self.flows.end(flow, ending.state, ending.reason);
     }
 
-    /// Asks the rules; the application is looked up only if they need it. What they gave, and for what, is noted in the flow.
+    /// Asks the rules; the application is looked up only if they need it, and no more of it than they need. What they gave, and
+    /// for what, is noted in the flow.
     async fn decide(
         &self,
         flow: &Flow,
         asked: OriginalDestination,
-        attribute: impl AsyncFnOnce() -> Result<Application, Ending>,
+        attribute: impl AsyncFnOnce() -> Result<Opener, Ending>,
     ) -> Result<Decision, Ending> {
         let asked = asked.address();
         let destination = Destination {
@@ -79,15 +82,14 @@ impl Dispatcher {
             name: None,
             port: asked.port(),
         };
-        let mut application = match self.ask(flow, &destination, None) {
+        let mut opener = match self.ask(flow, &destination, None) {
             Ok(decision) => return Ok(decision),
             Err(_fact) => attribute().await?,
         };
         loop {
-            match self.ask(flow, &destination, Some(&application)) {
+            match self.ask(flow, &destination, Some(&opener.application)) {
                 Ok(decision) => return Ok(decision),
-                // Nothing but the path is looked up; no fact is asked for twice.
-                Err(fact) => application.give_up(fact),
+                Err(fact) => opener.learn(fact, &self.attribution).await,
             }
         }
     }
@@ -111,21 +113,6 @@ impl Dispatcher {
                 return Ok(decision);
             }
         }
-    }
-}
-
-/// What the rules are to know of who opened a flow.
-fn application(attributed: Attributed, flow: &Flow) -> Result<Application, Ending> {
-    match attributed {
-        Attributed::Process { pid, path } => {
-            flow.attributed(pid, path.clone());
-            Ok(Application::of(path))
-        }
-        Attributed::Unknown => Ok(Application::Unknown),
-        Attributed::NotAsked { reason } => Err(Ending::failed(format!(
-            "the application could not be looked up: {reason}"
-        ))),
-        Attributed::Foreign { uid } => Err(foreign(uid)),
     }
 }
 
