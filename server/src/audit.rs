@@ -12,6 +12,7 @@ use adit_link::{Counters, Refusal, RelayEnd};
 use jiff::Zoned;
 
 use crate::asker::Asker;
+use crate::audit_event::Event;
 use crate::credential::Credential;
 use crate::log_queue;
 use crate::user_name::UserName;
@@ -22,6 +23,8 @@ pub const TARGET: &str = "audit";
 /// Who is at the other end of a link.
 #[derive(Debug, Clone)]
 pub struct Who {
+    /// The number of the session, as long as the process lives.
+    pub session: u64,
     /// The authenticated user.
     pub user: UserName,
     /// Where from, as far as we know.
@@ -72,7 +75,9 @@ pub(crate) fn refused_by_link(who: &Who, streams: u64) {
     if streams > 0 {
         tracing::info!(
             target: TARGET,
-            event = "surplus",
+            id = Event::Surplus.id(),
+            event = Event::Surplus.name(),
+            session = who.session,
             user = who.user.as_str(),
             from = who.from.as_str(),
             key = who.credential.key(),
@@ -154,7 +159,9 @@ impl Record {
     fn refused(&self, reason: &str, why: &str) {
         tracing::info!(
             target: TARGET,
-            event = "refuse",
+            id = Event::Refuse.id(),
+            event = Event::Refuse.name(),
+            session = self.who.session,
             stream = self.id,
             user = self.who.user.as_str(),
             from = self.who.from.as_str(),
@@ -171,7 +178,9 @@ impl Record {
     fn opened(&self, dialled: &str, entry: &str) {
         tracing::info!(
             target: TARGET,
-            event = "open",
+            id = Event::Open.id(),
+            event = Event::Open.name(),
+            session = self.who.session,
             stream = self.id,
             user = self.who.user.as_str(),
             from = self.who.from.as_str(),
@@ -188,7 +197,9 @@ impl Record {
     fn ended(&self, open: &Open, end: &str) {
         tracing::info!(
             target: TARGET,
-            event = "end",
+            id = Event::End.id(),
+            event = Event::End.name(),
+            session = self.who.session,
             stream = self.id,
             user = self.who.user.as_str(),
             asked = self.asked.as_str(),
@@ -250,6 +261,82 @@ impl Drop for Open {
     }
 }
 
+/// A session, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LoggedIn {
+    who: Arc<Who>,
+    since: Instant,
+}
+
+impl LoggedIn {
+    pub(crate) fn new(who: &Arc<Who>) -> Self {
+        tracing::info!(
+            target: TARGET,
+            id = Event::Login.id(),
+            event = Event::Login.name(),
+            session = who.session,
+            user = who.user.as_str(),
+            from = who.from.as_str(),
+            key = who.credential.key(),
+            certificate = who.certificate(),
+            "logged in"
+        );
+        Self {
+            who: Arc::clone(who),
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for LoggedIn {
+    fn drop(&mut self) {
+        tracing::info!(
+            target: TARGET,
+            id = Event::Logout.id(),
+            event = Event::Logout.name(),
+            session = self.who.session,
+            user = self.who.user.as_str(),
+            seconds = self.since.elapsed().as_secs_f64(),
+            "logged out"
+        );
+    }
+}
+
+/// The file was read again; what that closed.
+pub(crate) fn reloaded(sessions: usize, flows: usize) {
+    tracing::info!(
+        target: TARGET,
+        id = Event::Reload.id(),
+        event = Event::Reload.name(),
+        sessions,
+        flows,
+        "policy read again"
+    );
+}
+
+/// Nothing new is taken from now on.
+pub(crate) fn draining(deadline: u64) {
+    tracing::info!(
+        target: TARGET,
+        id = Event::Drain.id(),
+        event = Event::Drain.name(),
+        deadline,
+        "draining: nothing new is taken"
+    );
+}
+
+/// An administrator ended a session.
+pub(crate) fn killed(who: &Who) {
+    tracing::info!(
+        target: TARGET,
+        id = Event::Kill.id(),
+        event = Event::Kill.name(),
+        session = who.session,
+        user = who.user.as_str(),
+        "killed"
+    );
+}
+
 /// A place where a client lets the gateway listen for it, until it is dropped.
 pub(crate) struct Listening {
     who: Arc<Who>,
@@ -261,7 +348,9 @@ impl Listening {
         let place = format!("{host}:{port}");
         tracing::info!(
             target: TARGET,
-            event = "listen",
+            id = Event::Listen.id(),
+            event = Event::Listen.name(),
+            session = who.session,
             user = who.user.as_str(),
             from = who.from.as_str(),
             key = who.credential.key(),
@@ -278,7 +367,9 @@ impl Drop for Listening {
     fn drop(&mut self) {
         tracing::info!(
             target: TARGET,
-            event = "unlisten",
+            id = Event::Unlisten.id(),
+            event = Event::Unlisten.name(),
+            session = self.who.session,
             user = self.who.user.as_str(),
             place = self.place.as_str(),
             "listens no more"

@@ -17,6 +17,7 @@ use crate::forward::{Forwarding, Shared};
 use crate::gateway::Gateway;
 use crate::in_use::{InUse, Use};
 use crate::login::{Login, Logins, NotAuthorized};
+use crate::metrics::Metrics;
 use crate::quota::{Place, Quota};
 use crate::remote_forward::Listeners;
 use crate::sessions::{Ending, Present, Session};
@@ -149,6 +150,7 @@ impl Client {
     }
 
     pub(crate) fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
+        Metrics::count(&self.gateway.metrics().logins_refused);
         let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
         // As text, which is escaped.
         let why = why.to_string();

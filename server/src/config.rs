@@ -38,6 +38,8 @@ pub struct Config {
     pub allowances: Allowances,
     /// Where the log goes.
     pub log: Log,
+    /// A file for the audit, beside the log.
+    pub audit: Option<PathBuf>,
 }
 
 /// What only the Secure Shell server needs.
@@ -53,6 +55,8 @@ pub struct Serving {
     pub threads: usize,
     /// The control socket, where it is said.
     pub control: Option<PathBuf>,
+    /// Where to tell numbers: a loopback address.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Bounds, all with a default.
@@ -152,6 +156,7 @@ impl Config {
             limits: Limits::default(),
             allowances: Allowances::default(),
             log: Log::default(),
+            audit: None,
         }
     }
 
@@ -194,6 +199,8 @@ impl Meaning<'_> {
                 to: log.to,
                 level: log.level,
             });
+        let audit = written.audit.as_ref();
+        let audit = audit.map(|file| self.absolute(file)).transpose()?;
         let serving = self.serving(&written)?;
         Ok(Config {
             serving,
@@ -201,6 +208,7 @@ impl Meaning<'_> {
             limits,
             allowances,
             log,
+            audit,
         })
     }
 
@@ -240,8 +248,28 @@ impl Meaning<'_> {
             host_keys: written.host_keys.clone(),
             login,
             threads,
+            metrics: written
+                .metrics
+                .as_ref()
+                .map(|at| self.metrics(at))
+                .transpose()?,
             control: control.map(|path| self.absolute(path)).transpose()?,
         }))
+    }
+
+    fn metrics(&self, at: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+        let address = self.listen(at)?;
+        match address.ip().is_loopback() {
+            true => Ok(address),
+            false => {
+                let hint = "127.0.0.1:9464 or [::1]:9464: whoever can connect there can read it";
+                Err(self.error(
+                    at,
+                    "metrics are told on a loopback address only",
+                    Some(hint),
+                ))
+            }
+        }
     }
 
     fn listen(&self, at: &Spanned<String>) -> Result<SocketAddr, ConfigError> {

@@ -8,13 +8,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::audit;
 use crate::config::{Config, Limits, LogOverrides, Serving};
 use crate::control::protocol::{Answer, Request, SessionView};
 use crate::control::server::{ControlError, ControlSocket};
 use crate::gateway::Gateway;
 use crate::host_key::{self, HostKeyError};
 use crate::listener::{Drained, ListenError, Server, listen};
+use crate::logging::Flush;
 use crate::login::Logins;
+use crate::metrics;
 use crate::rejudge::{self, Closed};
 use crate::service;
 
@@ -65,6 +68,7 @@ pub async fn run(
     overrides: LogOverrides,
     config: Config,
     serving: Serving,
+    log: &Flush,
 ) -> Result<(), DaemonError> {
     let gateway = Gateway::new(config.policy, config.limits);
     gateway.replace_allowances(config.allowances);
@@ -79,6 +83,11 @@ pub async fn run(
             socket.serve(answer).await;
         })
     });
+    if let Some(address) = serving.metrics {
+        let listener = listen(address)?;
+        tracing::info!(at = %listener.local_addr()?, "metrics");
+        tokio::spawn(metrics::serve(listener, Arc::clone(&gateway)));
+    }
     let reloading = Reloading {
         file: file.to_owned(),
         overrides,
@@ -88,7 +97,7 @@ pub async fn run(
         logins,
     };
     service::notify("READY=1");
-    let drained = obey(&reloading, ordered, drained).await?;
+    let drained = obey(&reloading, ordered, drained, log).await?;
     service::notify("STOPPING=1");
     gateway.stop();
     if let Some(drained) = drained
@@ -134,7 +143,7 @@ async fn answer(request: Request, gateway: Arc<Gateway>, orders: mpsc::Sender<Or
         }
         Request::Kill { id } => match gateway.sessions().get(id) {
             Some(session) => {
-                tracing::info!(session = id, user = session.who.user.as_str(), "killed");
+                audit::killed(&session.who);
                 session.ending.end("ended by the administrator");
                 Answer::Done
             }
@@ -166,6 +175,7 @@ async fn obey(
     reloading: &Reloading,
     mut orders: mpsc::Receiver<Order>,
     drained: Drained,
+    log: &Flush,
 ) -> io::Result<Option<Drained>> {
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -173,6 +183,8 @@ async fn obey(
         tokio::select! {
             () = stop.wanted() => break,
             _ = hangup.recv() => {
+                // The log may have been moved away: that is what the signal is for as well.
+                log.reopen();
                 let _ = reloading.reload().await;
             }
             Some(order) = orders.recv() => match order {
@@ -195,10 +207,7 @@ async fn drain(
     deadline: Duration,
     stop: &mut Stop,
 ) -> Option<Drained> {
-    tracing::info!(
-        deadline = deadline.as_secs(),
-        "draining: nothing new is taken"
-    );
+    audit::draining(deadline.as_secs());
     gateway.drain();
     let deadline = async {
         tokio::select! {
@@ -271,7 +280,7 @@ impl Reloading {
         self.logins.replace_files(serving.login);
         let closed = rejudge::all(&self.gateway, &self.logins).await;
         let Closed { sessions, flows } = closed;
-        tracing::info!(file = %self.file.display(), sessions, flows, "policy read again");
+        audit::reloaded(sessions, flows);
         Ok(closed)
     }
 }

@@ -17,6 +17,7 @@ use crate::audit::{Open, Question};
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::log_queue;
+use crate::metrics::Metrics;
 use crate::permissions::Permissions;
 use crate::policy::{Authorized, Denial, Judgement, Policy};
 use crate::quota::{Full, Place, Quota};
@@ -39,6 +40,7 @@ pub struct Gateway {
     streams: Arc<Quota>,
     resolver: Resolver,
     sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
     changes: AtomicU64,
     drain: Ending,
     stop: watch::Sender<bool>,
@@ -130,6 +132,7 @@ impl Gateway {
             ),
             resolver: Resolver::new(),
             sessions: Arc::default(),
+            metrics: Arc::default(),
             changes: AtomicU64::new(0),
             drain: Ending::new(),
             stop: watch::Sender::new(false),
@@ -177,6 +180,10 @@ impl Gateway {
     /// Who is logged in.
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
@@ -236,7 +243,7 @@ impl Gateway {
             Ok((reached, connected, permit, place)) => {
                 let subject = Subject::Dialled(reached.asked);
                 let (address, entry) = (permit.address(), permit.entry());
-                let (open, entered) = enter(question, session, subject, address, entry);
+                let (open, entered) = self.enter(question, session, subject, address, entry);
                 // A reload that came in between has judged what was listed then.
                 if !Arc::ptr_eq(&reached.policy, &self.policy())
                     || !Arc::ptr_eq(&reached.permissions, &session.permissions())
@@ -254,6 +261,7 @@ impl Gateway {
             }
             Err(error) => {
                 let refusal = error.refusal();
+                Metrics::count(&self.metrics.refused);
                 question.refused(&refusal, &error.to_string());
                 Err(refusal)
             }
@@ -283,7 +291,7 @@ impl Gateway {
                 return Err(error.refusal());
             }
         };
-        let (open, entered) = enter(question, session, subject, peer, "permitlisten");
+        let (open, entered) = self.enter(question, session, subject, peer, "permitlisten");
         rejudge::flow(self, session, entered.flow());
         Ok(Dialled {
             connected,
@@ -339,27 +347,29 @@ impl Gateway {
         };
         Ok((reached, connected, permit, place))
     }
-}
 
-/// In the audit and in the list.
-fn enter(
-    question: Question,
-    session: &Arc<Session>,
-    subject: Subject,
-    dialled: SocketAddr,
-    entry: &str,
-) -> (Open, Entered) {
-    let (id, application) = question.subject();
-    let open = question.opened(dialled, entry);
-    let entered = session.enter(Flow {
-        id,
-        subject,
-        dialled,
-        entry: entry.to_owned(),
-        application,
-        since: Instant::now().into_std(),
-        counters: Arc::clone(&open.counters),
-        ending: Ending::new(),
-    });
-    (open, entered)
+    /// In the audit and in the list.
+    fn enter(
+        &self,
+        question: Question,
+        session: &Arc<Session>,
+        subject: Subject,
+        dialled: SocketAddr,
+        entry: &str,
+    ) -> (Open, Entered) {
+        let (id, application) = question.subject();
+        let open = question.opened(dialled, entry);
+        let flow = Flow {
+            id,
+            subject,
+            dialled,
+            entry: entry.to_owned(),
+            application,
+            since: Instant::now().into_std(),
+            counters: Arc::clone(&open.counters),
+            ending: Ending::new(),
+        };
+        Metrics::count(&self.metrics.opened);
+        (open, session.enter(flow, &self.metrics))
+    }
 }

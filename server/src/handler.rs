@@ -13,6 +13,7 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use crate::audit::Who;
 use crate::client::{Client, ConversationError, reject_slowly};
 use crate::link_channel::LinkChannel;
+use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::throttle::seldom;
 
@@ -98,6 +99,7 @@ impl Handler for Client {
             self.in_use.keep();
         }
         let who = Who {
+            session: 0,
             user,
             from: self.peer.to_string(),
             address: Some(self.peer.ip()),
@@ -105,15 +107,7 @@ impl Handler for Client {
         };
         let ending = Arc::clone(&self.ending);
         let session = Session::new(who, login.permissions, Some(login.proof), ending);
-        let who = &session.who;
-        tracing::info!(
-            session = session.id,
-            peer = %self.peer,
-            user = who.user.as_str(),
-            key = who.credential.key(),
-            certificate = who.certificate(),
-            "logged in"
-        );
+        Metrics::count(&self.gateway.metrics().logins);
         self.place = Some((place, self.gateway.sessions().enter(&session)));
         self.session = Some(session);
         // What was judged again in between did not know of this one.

@@ -5,17 +5,21 @@
 //! needed ([`has_room`]). What finds no place at all is counted, and the number is written later.
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use crate::audit;
+use crate::audit_event::Event;
+use crate::audit_file::AuditFile;
 
 /// Lines that may wait; each has at most a few KiB.
 const LINES: usize = 2048;
 /// Lines that are written with one call.
 const BATCH: usize = 64;
+/// How long until a file that took nothing is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Time for what still waits when the program ends.
 const FLUSH: Duration = Duration::from_secs(2);
 /// systemd-journald.service(8): the native protocol, one datagram for each entry.
@@ -23,19 +27,32 @@ pub(crate) const JOURNAL: &str = "/run/systemd/journal/socket";
 
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicU64 = AtomicU64::new(0);
+static LOST_IN_ALL: AtomicU64 = AtomicU64::new(0);
+/// The file of the audit takes nothing.
+static UNWRITABLE: AtomicBool = AtomicBool::new(false);
 
 /// Can the audit of one more stream be written? To be asked before it is opened.
 pub(crate) fn has_room() -> bool {
-    WAITING.load(Ordering::Relaxed) < LINES / 2
+    WAITING.load(Ordering::Relaxed) < LINES / 2 && !UNWRITABLE.load(Ordering::Relaxed)
+}
+
+/// Lines that were not written since the start.
+pub(crate) fn lost_in_all() -> u64 {
+    LOST_IN_ALL.load(Ordering::Relaxed)
 }
 
 /// Counts lines that are not written.
 pub(crate) fn lose(lines: u64) {
     LOST.fetch_add(lines, Ordering::Relaxed);
+    LOST_IN_ALL.fetch_add(lines, Ordering::Relaxed);
 }
 
 enum Message {
     Line(Vec<u8>),
+    /// For the file of the audit.
+    Audit(Vec<u8>),
+    /// Opens that file anew.
+    Reopen,
     /// Answered when all before it is written.
     Flush(SyncSender<()>),
 }
@@ -52,16 +69,25 @@ pub(crate) struct LogQueue(SyncSender<Message>);
 
 impl LogQueue {
     /// Starts the thread.
-    pub(crate) fn start(sink: Sink) -> io::Result<Self> {
-        // One more, for a flush.
-        let (sender, receiver) = sync_channel(LINES + 1);
+    pub(crate) fn start(sink: Sink, mut file: Option<AuditFile>) -> io::Result<Self> {
+        // A few more, for what is no line.
+        let (sender, receiver) = sync_channel(LINES + 16);
         let writer = thread::Builder::new().name("log".to_owned());
-        writer.spawn(move || write_all(&receiver, &sink))?;
+        writer.spawn(move || write_all(&receiver, &sink, file.as_mut()))?;
         Ok(Self(sender))
     }
 
     /// Never waits.
     pub(crate) fn put(&self, target: &str, line: Vec<u8>) {
+        self.send(target, Message::Line(line));
+    }
+
+    /// The same for the file of the audit.
+    pub(crate) fn put_audit(&self, line: Vec<u8>) {
+        self.send(audit::TARGET, Message::Audit(line));
+    }
+
+    fn send(&self, target: &str, message: Message) {
         let most = match target == audit::TARGET {
             true => LINES,
             false => LINES / 2,
@@ -73,7 +99,7 @@ impl LogQueue {
             .is_ok();
         if !fits {
             lose(1);
-        } else if self.0.try_send(Message::Line(line)).is_err() {
+        } else if self.0.try_send(message).is_err() {
             WAITING.fetch_sub(1, Ordering::Relaxed);
             lose(1);
         }
@@ -92,22 +118,35 @@ impl LogQueue {
 #[derive(Debug)]
 pub struct Flush(pub(crate) LogQueue);
 
+impl Flush {
+    /// Opens the file of the audit anew, after it was moved away.
+    pub fn reopen(&self) {
+        let _ = self.0.0.try_send(Message::Reopen);
+    }
+}
+
 impl Drop for Flush {
     fn drop(&mut self) {
         self.0.flush();
     }
 }
 
-fn write_all(queue: &Receiver<Message>, sink: &Sink) {
-    while let Ok(first) = queue.recv() {
-        let mut lines = Vec::new();
-        let mut flushed = Vec::new();
+fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut AuditFile>) {
+    while let Some(first) = next(queue, file.as_deref_mut()) {
+        let (mut lines, mut flushed) = (Vec::new(), Vec::new());
         let more = std::iter::from_fn(|| queue.try_recv().ok());
         for message in std::iter::once(first).chain(more.take(BATCH)) {
-            match message {
-                Message::Line(line) => lines.push(line),
-                Message::Flush(done) => flushed.push(done),
+            match (message, file.as_deref_mut()) {
+                (Message::Line(line), _) => lines.push(line),
+                (Message::Audit(line), Some(file)) => file.put(&line),
+                (Message::Audit(_), None) => {}
+                (Message::Reopen, Some(file)) => file.reopen(),
+                (Message::Reopen, None) => {}
+                (Message::Flush(done), _) => flushed.push(done),
             }
+        }
+        if let Some(file) = file.as_deref_mut() {
+            settle(file);
         }
         let failed = write(sink, &lines);
         WAITING.fetch_sub(lines.len(), Ordering::Relaxed);
@@ -122,10 +161,48 @@ fn write_all(queue: &Receiver<Message>, sink: &Sink) {
     }
 }
 
+/// Waits for a message; meanwhile a file that took nothing is tried again.
+fn next(queue: &Receiver<Message>, mut file: Option<&mut AuditFile>) -> Option<Message> {
+    loop {
+        let Some(file) = file.as_deref_mut().filter(|file| file.has_waiting()) else {
+            return queue.recv().ok();
+        };
+        match queue.recv_timeout(RETRY) {
+            Ok(message) => return Some(message),
+            Err(RecvTimeoutError::Timeout) => settle(file),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+/// Writes what waits; what cannot be written waits on, and no flow is opened until it is.
+fn settle(file: &mut AuditFile) {
+    match file.write() {
+        Ok(lines) => {
+            WAITING.fetch_sub(lines, Ordering::Relaxed);
+            if UNWRITABLE.swap(false, Ordering::Relaxed) {
+                tracing::info!(file = %file.path().display(), "the audit is written again");
+            }
+        }
+        Err(error) => {
+            if !UNWRITABLE.swap(true, Ordering::Relaxed) {
+                let file = file.path().display();
+                tracing::error!(%file, %error, "the audit cannot be written: no flow is opened");
+            }
+        }
+    }
+}
+
 fn say_lost() {
     let lines = LOST.swap(0, Ordering::Relaxed);
     if lines > 0 {
-        tracing::error!(target: audit::TARGET, event = "lost", lines, "lines could not be written");
+        tracing::error!(
+            target: audit::TARGET,
+            id = Event::Lost.id(),
+            event = Event::Lost.name(),
+            lines,
+            "lines could not be written"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
@@ -12,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::audit;
+use crate::audit_file::AuditFile;
 use crate::config::{Log, LogFormat, LogLevel, LogTo};
 use crate::journal::JournalLayer;
 pub use crate::log_queue::Flush;
@@ -28,6 +30,14 @@ pub enum LogError {
         "the journal cannot be written to ({0}), and the audit is not for the client's eyes: if it may go to its standard error, say so with log: {{to: stderr}} in the file or --log-to stderr"
     )]
     Nowhere(io::Error),
+    /// The file of the audit.
+    #[error("the audit cannot be written to {}: {source}", file.display())]
+    Audit {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// No thread to write.
     #[error("no thread for the log: {0}")]
     Thread(io::Error),
@@ -50,7 +60,15 @@ pub enum Stderr {
 ///
 /// # Errors
 /// The journal was asked for, or is all there could be, and is not there.
-pub fn start(log: Log, stderr: Stderr) -> Result<Flush, LogError> {
+pub fn start(log: Log, audit_file: Option<&Path>, stderr: Stderr) -> Result<Flush, LogError> {
+    let open = |path: &Path| {
+        AuditFile::open(path).map_err(|source| LogError::Audit {
+            file: path.to_owned(),
+            source,
+        })
+    };
+    let file = audit_file.map(open).transpose()?;
+    let has_file = file.is_some();
     let wanted = match (log.to, stderr) {
         (LogTo::Journal, _) | (LogTo::Auto, Stderr::Clients) => true,
         (LogTo::Stderr, _) => false,
@@ -59,21 +77,22 @@ pub fn start(log: Log, stderr: Stderr) -> Result<Flush, LogError> {
     if wanted {
         match journal() {
             Ok(socket) => {
-                let queue = LogQueue::start(Sink::Journal(socket)).map_err(LogError::Thread)?;
-                return begin(JournalLayer(queue.clone()), log, queue);
+                let queue =
+                    LogQueue::start(Sink::Journal(socket), file).map_err(LogError::Thread)?;
+                return begin(JournalLayer(queue.clone()), log, queue, has_file);
             }
             Err(error) if log.to == LogTo::Journal => return Err(LogError::Journal(error)),
             Err(error) if stderr == Stderr::Clients => return Err(LogError::Nowhere(error)),
             Err(_) => {}
         }
     }
-    let queue = LogQueue::start(Sink::Stderr).map_err(LogError::Thread)?;
+    let queue = LogQueue::start(Sink::Stderr, file).map_err(LogError::Thread)?;
     let lines = fmt::layer()
         .with_writer(Lines(queue.clone()))
         .with_ansi(io::stderr().is_terminal());
     match log.format {
-        LogFormat::Text => begin(lines, log, queue),
-        LogFormat::Json => begin(lines.json().flatten_event(true), log, queue),
+        LogFormat::Text => begin(lines, log, queue, has_file),
+        LogFormat::Json => begin(lines.json().flatten_event(true), log, queue, has_file),
     }
 }
 
@@ -120,13 +139,48 @@ impl io::Write for Line<'_> {
     }
 }
 
+/// The same for the file of the audit.
+struct AuditLines(LogQueue);
+
+struct AuditLine<'a>(&'a LogQueue);
+
+impl<'a> MakeWriter<'a> for AuditLines {
+    type Writer = AuditLine<'a>;
+
+    fn make_writer(&'a self) -> AuditLine<'a> {
+        AuditLine(&self.0)
+    }
+}
+
+impl io::Write for AuditLine<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.put_audit(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn begin(
     layer: impl Layer<tracing_subscriber::Registry> + Send + Sync,
     log: Log,
     queue: LogQueue,
+    has_file: bool,
 ) -> Result<Flush, LogError> {
+    let audit = has_file.then(|| {
+        fmt::layer()
+            .with_writer(AuditLines(queue.clone()))
+            .json()
+            .flatten_event(true)
+            .with_level(false)
+            .with_target(false)
+            .with_filter(Targets::new().with_target(audit::TARGET, Level::INFO))
+    });
     tracing_subscriber::registry()
         .with(layer.with_filter(filter(log.level)))
+        .with(audit)
         .try_init()?;
     Ok(Flush(queue))
 }

@@ -171,13 +171,19 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         writeln!(std::io::stdout(), "{}: no errors", file.display())?;
         return Ok(());
     }
-    let _flush = logging::start(config.log, Stderr::Ours)?;
+    let flush = logging::start(config.log, config.audit.as_deref(), Stderr::Ours)?;
     service::raise_descriptor_limit();
     if nix::unistd::geteuid().is_root() {
         tracing::warn!("running as root, which this server has no use for");
     }
     let runtime = runtime(serving.threads)?;
-    let served = runtime.block_on(daemon::run(file, overrides(arguments), config, serving));
+    let served = runtime.block_on(daemon::run(
+        file,
+        overrides(arguments),
+        config,
+        serving,
+        &flush,
+    ));
     // A lookup that does not come back is waited for by nobody.
     runtime.shutdown_background();
     served.map_err(|error| match error {
@@ -223,7 +229,7 @@ fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
             config
         }
     };
-    let _flush = logging::start(config.log, Stderr::Clients)?;
+    let _flush = logging::start(config.log, config.audit.as_deref(), Stderr::Clients)?;
     service::raise_descriptor_limit();
     let runtime = runtime(1)?;
     let relayed = runtime.block_on(async {

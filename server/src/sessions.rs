@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::asked::Asked;
-use crate::audit::Who;
+use crate::audit::{LoggedIn, Who};
 use crate::login::Proof;
+use crate::metrics::Metrics;
 use crate::permissions::Permissions;
 
 /// The sessions that are live.
@@ -122,9 +123,10 @@ impl Session {
         ending: Arc<Ending>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            who: Arc::new(who),
+            id,
+            who: Arc::new(Who { session: id, ..who }),
             since: Timestamp::now(),
             proof,
             ending,
@@ -161,12 +163,13 @@ impl Session {
     }
 
     /// Lists a flow until what is returned is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, flow: Flow) -> Entered {
+    pub(crate) fn enter(self: &Arc<Self>, flow: Flow, metrics: &Arc<Metrics>) -> Entered {
         let flow = Arc::new(flow);
         lock(&self.flows).insert(flow.id, Arc::clone(&flow));
         Entered {
             session: Arc::clone(self),
             flow,
+            metrics: Arc::clone(metrics),
         }
     }
 }
@@ -185,6 +188,7 @@ impl Flow {
 pub(crate) struct Entered {
     session: Arc<Session>,
     flow: Arc<Flow>,
+    metrics: Arc<Metrics>,
 }
 
 impl Entered {
@@ -204,6 +208,8 @@ impl Drop for Entered {
         let mut flows = lock(&self.session.flows);
         self.session.sent.fetch_add(sent, Ordering::Relaxed);
         self.session.received.fetch_add(received, Ordering::Relaxed);
+        self.metrics.sent.fetch_add(sent, Ordering::Relaxed);
+        self.metrics.received.fetch_add(received, Ordering::Relaxed);
         flows.remove(&self.flow.id);
     }
 }
@@ -213,6 +219,7 @@ impl Drop for Entered {
 pub(crate) struct Present {
     among: Arc<Sessions>,
     id: u64,
+    _audited: LoggedIn,
 }
 
 impl Sessions {
@@ -221,6 +228,7 @@ impl Sessions {
         Present {
             among: Arc::clone(self),
             id: session.id,
+            _audited: LoggedIn::new(&session.who),
         }
     }
 
@@ -251,6 +259,7 @@ mod tests {
 
     fn session() -> Arc<Session> {
         let who = Who {
+            session: 0,
             user: "alice".parse().expect("name"),
             from: "192.0.2.1:7".to_owned(),
             address: None,
@@ -275,7 +284,7 @@ mod tests {
         counters.down.store(5, Ordering::Relaxed);
         counters.up.store(7, Ordering::Relaxed);
         let at: SocketAddr = "192.0.2.9:443".parse().expect("address");
-        let entered = session.enter(Flow {
+        let flow = Flow {
             id: 1,
             subject: Subject::Dialled(Asked::Address(at)),
             dialled: at,
@@ -284,7 +293,8 @@ mod tests {
             since: Instant::now(),
             counters,
             ending: Ending::new(),
-        });
+        };
+        let entered = session.enter(flow, &Arc::default());
         assert_eq!((session.bytes(), session.flows().len()), ((5, 7), 1));
         drop(entered);
         assert_eq!((session.bytes(), session.flows().len()), ((5, 7), 0));

@@ -67,6 +67,7 @@ pub fn who() -> Result<Who, StdioError> {
         .map_err(|error| StdioError::BadUser(name, error))?;
     let from = std::env::var("SSH_CONNECTION").unwrap_or_else(|_| "stdio".to_owned());
     Ok(Who {
+        session: 0,
         user,
         address: from.split(' ').next().and_then(|first| first.parse().ok()),
         from,

@@ -88,6 +88,13 @@ fn errors_say_where_and_what() {
     let no_one = "user_ca: []";
     let no_keys = "authorized_keys: /etc/adit/keys/%u";
     check(no_keys, no_one, "", "`authorized_keys` is missing");
+    let far = "metrics: \"192.0.2.1:9464\"";
+    check(
+        "max_connections: 10",
+        far,
+        ":10:10",
+        "loopback address only",
+    );
     let limits = |more: &str, place, words| check("max_connections: 10", more, place, words);
     limits("limits: [{users: [\"@x\"]}]", ":10:19", "no group");
     limits("limits: [{users: [a], flows: 0}]", ":10:30", "from 1 to");

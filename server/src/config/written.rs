@@ -38,6 +38,8 @@ pub(super) struct Written {
     pub(super) threads: Option<Spanned<u64>>,
     pub(super) control: Option<Spanned<PathBuf>>,
     pub(super) log: Option<WrittenLog>,
+    pub(super) audit: Option<Spanned<PathBuf>>,
+    pub(super) metrics: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

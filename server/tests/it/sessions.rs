@@ -79,7 +79,7 @@ async fn sessions_are_listed_with_their_flows_and_can_be_ended() {
     );
     assert_eq!(
         (&session["id"], &session["key"], &session["from"]),
-        (&login["session"], &login["key"], &login["peer"])
+        (&login["session"], &login["key"], &login["from"])
     );
     assert_eq!(
         (&session["sent"], &session["received"]),
