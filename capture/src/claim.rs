@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Most steps in one claim.
 pub const MAX_STEPS: usize = 4096;
 /// Most networks in one claim, all steps together.
-pub const MAX_NETWORKS: usize = 100_000;
+pub const MAX_NETWORKS: usize = 131_072;
 /// Most port ranges in one claim, all steps together.
 pub const MAX_PORT_RANGES: usize = 65_536;
 

@@ -49,6 +49,20 @@ impl AddressRange {
             Self::V6(first, last) => first > last,
         }
     }
+
+    /// The least range around it whose ends do not differ in the last bits, so many of IPv4 and so many of IPv6.
+    pub(crate) fn widened(self, (v4, v6): (u32, u32)) -> Self {
+        match self {
+            Self::V4(first, last) => {
+                let low_bits = 1_u32.checked_shl(v4).map_or(u32::MAX, |bit| bit - 1);
+                Self::V4(first & !low_bits, last | low_bits)
+            }
+            Self::V6(first, last) => {
+                let low_bits = 1_u128.checked_shl(v6).map_or(u128::MAX, |bit| bit - 1);
+                Self::V6(first & !low_bits, last | low_bits)
+            }
+        }
+    }
 }
 
 /// Addresses of both families.

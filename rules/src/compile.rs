@@ -11,6 +11,7 @@ use crate::document;
 use crate::expectation;
 use crate::explanation;
 use crate::index::Index;
+use crate::kernel_room;
 use crate::language;
 use crate::matchers::Matchers;
 use crate::overlap;
@@ -85,6 +86,7 @@ fn compile_into(
     let file = Some(file.to_path_buf());
     let policy = Policy::new(file, zones, rules, default, index, Some(today));
     expectation::check(&policy, &tests, findings);
+    kernel_room::warn(&policy, &places, findings);
     (!findings.failed()).then_some(policy)
 }
 

@@ -4,9 +4,11 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::address::{AddressRange, AddressSet};
+use crate::address::AddressSet;
+use crate::commuting::{Bundle, Bundles};
 use crate::decision::Refusal;
-use crate::port::{self, PortSet};
+use crate::kernel_room::{self, KERNEL_ROOM, KernelRoom};
+use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule};
 use crate::targets::every_address;
 use crate::zone::Connect;
@@ -23,7 +25,7 @@ pub struct KernelStep {
 }
 
 /// What the kernel does with a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KernelVerdict {
     /// Holds it until the broker has judged it.
     Ask,
@@ -42,14 +44,8 @@ pub struct KernelProgram {
     pub steps: Vec<KernelStep>,
     /// When none matches.
     pub default: KernelVerdict,
-}
-
-/// A step while neighbours may still be merged into it.
-struct Draft {
-    /// Not merged yet: many neighbours are cheaper to merge together.
-    to: Vec<AddressRange>,
-    ports: PortSet,
-    verdict: KernelVerdict,
+    /// Whether all that the kernel could decide alone found room. The rest it asks the broker about.
+    pub is_whole: bool,
 }
 
 /// The program of rules in their order.
@@ -58,38 +54,40 @@ pub(crate) fn program(
     default: &Rule,
     circumstances: &Circumstances,
 ) -> KernelProgram {
-    let mut drafts: Vec<Draft> = Vec::new();
+    program_within(KERNEL_ROOM, rules, default, circumstances)
+}
+
+fn program_within(
+    room: KernelRoom,
+    rules: &[Rule],
+    default: &Rule,
+    circumstances: &Circumstances,
+) -> KernelProgram {
+    let mut bundles = Bundles::default();
     let mut last_word = verdict(default, Answer::Yes);
     for rule in rules {
-        let Some(draft) = draft(rule, circumstances) else {
+        let Some(bundle) = bundle(rule, circumstances) else {
             continue;
         };
-        if draft.is_everything() {
-            last_word = draft.verdict;
+        if bundle.is_everything() {
+            last_word = bundle.verdict;
             break;
         }
-        match drafts.last_mut() {
-            Some(last) if last.verdict == draft.verdict && last.ports == draft.ports => {
-                last.to.extend(draft.to);
-            }
-            Some(_) | None => drafts.push(draft),
-        }
+        bundles.add(bundle);
     }
-    // Neighbours may be everything together.
-    if let Some(first) = drafts.iter().position(Draft::is_everything) {
-        last_word = drafts[first].verdict;
-        drafts.truncate(first);
-    }
-    while drafts.pop_if(|last| last.verdict == last_word).is_some() {}
+    let (bundles, default) = bundles.against(last_word);
+    let fitting = kernel_room::fitting(bundles, room);
+    let is_whole = fitting.is_ok();
     KernelProgram {
-        steps: drafts.into_iter().map(KernelStep::from).collect(),
-        default: last_word,
+        steps: fitting.unwrap_or_else(|squeezed| squeezed),
+        default,
+        is_whole,
     }
 }
 
 /// `None`: the kernel sees no flow that the rule could take. It knows no names, and a flow it leaves to the broker has
 /// none.
-fn draft(rule: &Rule, circumstances: &Circumstances) -> Option<Draft> {
+fn bundle(rule: &Rule, circumstances: &Circumstances) -> Option<Bundle> {
     let answer = rule.ask_before_any_flow(circumstances);
     if matches!(answer, Answer::No(_)) || rule.is_empty() {
         return None;
@@ -101,7 +99,7 @@ fn draft(rule: &Rule, circumstances: &Circumstances) -> Option<Draft> {
     if to.is_empty() {
         return None;
     }
-    Some(Draft {
+    Some(Bundle {
         to: to.ranges().collect(),
         ports: rule.ports.clone(),
         verdict: verdict(rule, answer),
@@ -126,26 +124,18 @@ fn verdict(rule: &Rule, answer: Answer) -> KernelVerdict {
     }
 }
 
-impl Draft {
-    fn is_everything(&self) -> bool {
-        // The cheap question first: almost no rule has all ports and many addresses.
-        port::is_all(&self.ports)
-            && self.to.iter().copied().collect::<AddressSet>() == every_address()
-    }
-}
-
-impl From<Draft> for KernelStep {
-    fn from(draft: Draft) -> Self {
-        let ports = if port::is_all(&draft.ports) {
+impl From<Bundle> for KernelStep {
+    fn from(bundle: Bundle) -> Self {
+        let ports = if port::is_all(&bundle.ports) {
             Vec::new()
         } else {
-            let ranges = draft.ports.ranges().iter();
+            let ranges = bundle.ports.ranges().iter();
             ranges.map(|&(low, high)| low..=high).collect()
         };
         Self {
-            to: draft.to.into_iter().collect::<AddressSet>().networks(),
+            to: bundle.to.into_iter().collect::<AddressSet>().networks(),
             ports,
-            verdict: draft.verdict,
+            verdict: bundle.verdict,
         }
     }
 }

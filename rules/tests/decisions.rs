@@ -283,6 +283,42 @@ fn the_kernel_gets_its_share() {
 }
 
 #[test]
+fn steps_that_say_the_same_are_one_where_order_allows() {
+    // Rules about other addresses in between do not matter.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: block}\n  - {to: 11.1.0.0/16, action: tunnel}\n  - {to: 10.3.0.0/16, action: block}\n  - {to: 11.3.0.0/16, action: tunnel}\n",
+        "block 10.1.0.0/16 10.3.0.0/16 all\nask 11.1.0.0/16 11.3.0.0/16 all\nelse pass",
+    );
+    // What is about the same addresses and says something else stays before what comes behind it.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: block}\n  - {to: 10.2.3.0/24, action: tunnel}\n  - {to: 10.2.0.0/16, action: block}\n",
+        "block 10.1.0.0/16 all\nask 10.2.3.0/24 all\nblock 10.2.0.0/16 all\nelse pass",
+    );
+    // What the default says needs no step, unless it is an exception to a later one.
+    check_kernel(
+        "  - {to: 10.1.0.0/16, action: pass}\n  - {to: 12.1.2.3, action: pass}\n  - {to: [11.1.0.0/16, 12.0.0.0/8], action: block}\n",
+        "pass 12.1.2.3/32 all\nblock 11.1.0.0/16 12.0.0.0/8 all\nelse pass",
+    );
+}
+
+#[test]
+fn a_large_file_takes_few_steps() {
+    let mut rules = String::new();
+    for rule in 0..20_000 {
+        let network = format!("10.{}.{}.0/24", rule / 256, rule % 256);
+        let action = ["block", "pass", "tunnel"][rule % 3];
+        let ports = 80 + rule % 2;
+        rules += &format!("  - {{to: {network}, ports: {ports}, action: {action}}}\n");
+    }
+    let text =
+        format!("version: 1\nzones: {{z: {{gateways: [gw]}}}}\ndefault: pass\nrules:\n{rules}");
+    let program = policy(&text).kernel_program();
+    let networks: usize = program.steps.iter().map(|step| step.to.len()).sum();
+    assert_eq!((program.steps.len(), networks), (4, 13_334));
+    assert!(program.is_whole);
+}
+
+#[test]
 fn the_kernel_asks_as_the_first_rule_that_could_match_says() {
     // Of one destination the first word counts, whatever the later rules say.
     check_kernel(

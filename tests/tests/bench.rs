@@ -23,7 +23,7 @@ fn every_figure_of_the_bench_can_be_measured() -> Result<()> {
     let figures = numbers["results"]["figures"]
         .as_object()
         .context("no figures")?;
-    ensure!(figures.len() == 14, "{} figures", figures.len());
+    ensure!(figures.len() == 17, "{} figures", figures.len());
     for (figure, tools) in figures {
         let early = ["connect-serial", "connect-32", "hold"].contains(&figure.as_str());
         let wanted = ["direct", "adit", "adit-early"];

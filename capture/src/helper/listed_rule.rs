@@ -1,5 +1,6 @@
 //! One rule of a user's, from nft's JSON (libnftables-json(5)) back to a value.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use adit_capture::wire::QueueBy;
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::large_set::SetName;
 use super::program::{Action, ChainName, QueueRule, Role, Rule};
 use super::ranges::Ranges;
 use super::render::{BURST, RATE};
@@ -68,8 +70,11 @@ pub(crate) fn queued(number: u16, rule: &Value) -> Option<QueueBy> {
     ours.then_some(QueueBy::Xtables)
 }
 
+/// Sets with a name, and what is in each.
+pub(crate) type Sets = BTreeMap<SetName, Ranges>;
+
 /// The rule that `RuleText` would have written as this. `None`: it would not.
-pub(crate) fn rule(uid: u32, expression: &Value) -> Option<Rule> {
+pub(crate) fn rule(uid: u32, expression: &Value, sets: &Sets) -> Option<Rule> {
     let mut destination = None;
     let mut ports = Ranges::all_ports();
     let mut action = None;
@@ -81,8 +86,8 @@ pub(crate) fn rule(uid: u32, expression: &Value) -> Option<Rule> {
             let right = matched.get("right")?;
             match field(matched.get("left")?)? {
                 ("meta", "l4proto") => (right.as_str()? == "tcp").then_some(())?,
-                ("ip", "daddr") => destination = Some((Family::V4, addresses(right, Family::V4)?)),
-                ("ip6", "daddr") => destination = Some((Family::V6, addresses(right, Family::V6)?)),
+                ("ip", "daddr") => destination = Some(to(uid, right, Family::V4, sets)?),
+                ("ip6", "daddr") => destination = Some(to(uid, right, Family::V6, sets)?),
                 ("tcp", "dport") => ports = port_ranges(right)?,
                 _ => return None,
             }
@@ -116,6 +121,19 @@ pub(crate) fn rule(uid: u32, expression: &Value) -> Option<Rule> {
     })
 }
 
+/// The addresses, or the user's set of them that is named.
+fn to(uid: u32, right: &Value, family: Family, sets: &Sets) -> Option<(Family, Ranges)> {
+    let named = right.as_str().and_then(|text| text.strip_prefix('@'));
+    let to = match named {
+        Some(name) => {
+            let name = SetName::parse(name).filter(|name| name.uid == uid && name.family == family);
+            sets.get(&name?)?.clone()
+        }
+        None => addresses(right, family)?,
+    };
+    Some((family, to))
+}
+
 fn field(left: &Value) -> Option<(&str, &str)> {
     if let Some(meta) = left.get("meta") {
         return Some(("meta", meta.get("key")?.as_str()?));
@@ -129,7 +147,7 @@ fn field(left: &Value) -> Option<(&str, &str)> {
 
 /// A set's members; a set of one is listed as its only member.
 fn members(value: &Value) -> &[Value] {
-    match value.get("set").and_then(Value::as_array) {
+    match value.get("set").unwrap_or(value).as_array() {
         Some(members) => members,
         None => std::slice::from_ref(value),
     }
@@ -148,7 +166,8 @@ fn port_ranges(value: &Value) -> Option<Ranges> {
         .map(Ranges::new)
 }
 
-fn addresses(value: &Value, family: Family) -> Option<Ranges> {
+/// Of a rule's own set, or of the members of one with a name.
+pub(crate) fn addresses(value: &Value, family: Family) -> Option<Ranges> {
     let number = |value: &Value| match (value.as_str()?.parse().ok()?, family) {
         (IpAddr::V4(address), Family::V4) => Some(u128::from(address.to_bits())),
         (IpAddr::V6(address), Family::V6) => Some(address.to_bits()),

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod answers;
 pub(crate) mod background;
+pub(crate) mod base_chains;
 pub(crate) mod command;
 pub(crate) mod confinement;
 pub(crate) mod desk;
@@ -12,7 +13,8 @@ pub(crate) mod fallback;
 pub(crate) mod holding;
 pub(crate) mod instance;
 pub(crate) mod keeper;
-pub(crate) mod listed_rule;
+pub(crate) mod large_set;
+mod listed_rule;
 pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod netlink;
@@ -31,5 +33,7 @@ pub(crate) mod turn;
 pub(crate) mod watch;
 pub(crate) mod xtables;
 
+#[cfg(test)]
+mod interpreter_tests;
 #[cfg(test)]
 mod program_tests;

@@ -106,15 +106,19 @@ impl Program {
             Verdict::Pass => Action::Accept,
             Verdict::Ask | Verdict::HandOver | Verdict::Block => Action::Reject,
         };
+        let parts: Vec<Part> = FAMILIES
+            .into_iter()
+            .map(|family| (family, parts(claim, family).collect()))
+            .collect();
         Program {
             word: claim.on_broker_gone,
             ports,
             live: Live::Open,
-            hold: queue.and_then(|queue| Hold::of_claim(claim, ports, queue)),
-            nat: rules(claim, nat),
-            open: rules(claim, open),
+            hold: queue.and_then(|queue| Hold::of_parts(&parts, ports, queue)),
+            nat: rules(&parts, nat),
+            open: rules(&parts, open),
             gone: match claim.on_broker_gone {
-                OnBrokerGone::Block => rules(claim, gone),
+                OnBrokerGone::Block => rules(&parts, gone),
                 OnBrokerGone::Release => Vec::new(),
             },
         }
@@ -122,7 +126,7 @@ impl Program {
 }
 
 impl Hold {
-    fn of_claim(claim: &Claim, ports: Ports, queue: QueueRule) -> Option<Hold> {
+    fn of_parts(parts: &[Part], ports: Ports, queue: QueueRule) -> Option<Hold> {
         let hold = |verdict, family| match (verdict, ports.of(family)) {
             (Verdict::Ask, Some(_)) => Action::Ask(queue.number),
             // Where nobody listens, it is refused as all that is handed over.
@@ -130,7 +134,7 @@ impl Hold {
                 Action::Accept
             }
         };
-        let mut rules = rules(claim, hold);
+        let mut rules = rules(parts, hold);
         // What comes after the last question of a family says nothing more.
         for family in FAMILIES {
             let asks = |rule: &Rule| rule.family == family && rule.action != Action::Accept;
@@ -175,19 +179,44 @@ pub(crate) fn handed_over(claim: &Claim, family: Family) -> Ranges {
     Ranges::new(handed)
 }
 
-fn rules(claim: &Claim, action: impl Fn(Verdict, Family) -> Action) -> Vec<Rule> {
+/// What a claim says of a family's addresses and ports, in order; the last is for all of them.
+type Part = (Family, Vec<(Verdict, Ranges, Ranges)>);
+
+fn rules(parts: &[Part], action: impl Fn(Verdict, Family) -> Action) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for family in FAMILIES {
-        for (verdict, to, ports) in parts(claim, family) {
-            rules.push(Rule {
-                family,
-                to,
-                ports,
-                action: action(verdict, family),
-            });
-        }
+    for (family, parts) in parts {
+        let mut of_family: Vec<Rule> = parts
+            .iter()
+            .map(|(verdict, to, ports)| Rule {
+                family: *family,
+                to: to.clone(),
+                ports: ports.clone(),
+                action: action(*verdict, *family),
+            })
+            .collect();
+        drop_what_goes_without_saying(&mut of_family);
+        rules.append(&mut of_family);
     }
     rules
+}
+
+/// Rules that do what the last one does, for addresses of which no rule behind them does anything else. Each that is left
+/// costs every connection some time.
+fn drop_what_goes_without_saying(rules: &mut Vec<Rule>) {
+    let Some(last) = rules.pop() else { return };
+    let mut other = Growing::default();
+    let mut kept = Vec::with_capacity(rules.len() + 1);
+    for rule in rules.drain(..).rev() {
+        if rule.action != last.action {
+            rule.to.iter().for_each(|range| other.add(range));
+        } else if !rule.to.iter().any(|range| other.touches(range)) {
+            continue;
+        }
+        kept.push(rule);
+    }
+    kept.reverse();
+    kept.push(last);
+    *rules = kept;
 }
 
 /// The claim's steps as they concern one family, the default last.

@@ -189,7 +189,21 @@ fn networks() -> impl Strategy<Value = ipnet::IpNet> {
     prop_oneof![v4, v6, close]
 }
 
-fn claims() -> impl Strategy<Value = Claim> {
+/// So many networks that they are a set of their own.
+fn many() -> impl Strategy<Value = Step> {
+    (0u32..40, 65u32..90, any::<bool>()).prop_map(|(first, count, blocks)| Step {
+        to: (first..first + count)
+            .map(|number| {
+                std::net::IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + 2 * number))
+                    .into()
+            })
+            .collect(),
+        ports: Vec::new(),
+        verdict: if blocks { Verdict::Block } else { Verdict::Ask },
+    })
+}
+
+pub(super) fn claims() -> impl Strategy<Value = Claim> {
     let port = prop_oneof![any::<u16>(), Just(0), Just(65_535), 440_u16..450];
     let range = (port.clone(), port).prop_map(|(a, b)| a.min(b)..=a.max(b));
     let step = (
@@ -199,6 +213,7 @@ fn claims() -> impl Strategy<Value = Claim> {
     )
         .prop_map(|(to, ports, verdict)| Step { to, ports, verdict });
     let word = prop::sample::select(vec![OnBrokerGone::Block, OnBrokerGone::Release]);
+    let step = prop_oneof![9 => step, 1 => many()];
     (prop::collection::vec(step, 0..6), verdicts(), word).prop_map(
         |(steps, default, on_broker_gone)| Claim {
             steps,
@@ -208,7 +223,7 @@ fn claims() -> impl Strategy<Value = Claim> {
     )
 }
 
-fn ports() -> impl Strategy<Value = Ports> {
+pub(super) fn ports() -> impl Strategy<Value = Ports> {
     (any::<u16>(), any::<u16>(), 0..3).prop_map(|(v4, v6, which)| Ports {
         v4: (which != 0).then_some(v4.max(1)),
         v6: (which != 1).then_some(v6.max(1)),
@@ -295,7 +310,7 @@ proptest! {
 }
 
 /// What a claim means, said without any rules: the first step that matches.
-fn meaning(claim: &Claim, address: std::net::IpAddr, port: u16) -> Verdict {
+pub(super) fn meaning(claim: &Claim, address: std::net::IpAddr, port: u16) -> Verdict {
     let matches = |step: &&Step| {
         (step.to.is_empty() || step.to.iter().any(|net| net.contains(&address)))
             && (step.ports.is_empty() || step.ports.iter().any(|range| range.contains(&port)))

@@ -58,6 +58,10 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u128, u128)> {
         self.0.iter().copied()
     }
@@ -103,6 +107,11 @@ impl Growing {
             high = high.max(other_high);
         }
         self.ranges.insert(low, high);
+    }
+
+    /// Whether some of the range is in the set.
+    pub(crate) fn touches(&self, (low, high): (u128, u128)) -> bool {
+        self.touching(low, high).next().is_some()
     }
 
     /// The parts of a range that are not in the set.
@@ -189,6 +198,8 @@ mod tests {
             ranges.iter().for_each(|range| growing.add(*range));
             let missing = Ranges::new(growing.missing((low, low + length)));
             let set = Ranges::new(ranges);
+            let touches = (low..=low + length).any(|number| has(&set, number));
+            prop_assert_eq!(growing.touches((low, low + length)), touches);
             for number in 0..260 {
                 let asked = (low..=low + length).contains(&number);
                 prop_assert_eq!(has(&missing, number), asked && !has(&set, number));

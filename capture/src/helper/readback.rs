@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use adit_capture::OnBrokerGone;
 
-use super::listed_rule::{is_guard, queue_rule, rule};
+use super::base_chains::{BASE_CHAINS, CAPTURED, GUARDED_V4, GUARDED_V6, HELD, JUDGED, MAPS};
+use super::large_set::{SetName, sets};
+use super::listed_rule::{Sets, addresses, is_guard, queue_rule, rule};
 use super::program::{ChainName, Hold, Live, Ports, Program, Role, Rule, Word};
-use super::render::{BASE_CHAINS, CAPTURED, GUARDED_V4, GUARDED_V6, HELD, JUDGED, MAPS};
 
 /// A table that is not one that we would have written.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +74,20 @@ pub(crate) fn programs(
         .into_iter()
         .map(|uid| Ok((uid, listing.program(uid)?)))
         .collect::<Result<BTreeMap<_, _>, ReadError>>()?;
-    if listing.elements_used(&programs) {
-        Ok(programs)
-    } else {
-        Err(ReadError::Skeleton {
-            what: "map",
-            name: "elements".into(),
-        })
+    let wrong = |what, name: &str| ReadError::Skeleton {
+        what,
+        name: name.into(),
+    };
+    if !listing.elements_used(&programs) {
+        return Err(wrong("map", "elements"));
+    }
+    let used = programs
+        .iter()
+        .flat_map(|(uid, program)| sets(*uid, program));
+    let used: BTreeSet<SetName> = used.map(|(name, _)| name).collect();
+    match listing.sets.keys().find(|name| !used.contains(name)) {
+        Some(name) => Err(wrong("set", &name.to_string())),
+        None => Ok(programs),
     }
 }
 
@@ -121,6 +129,8 @@ struct Object<'a> {
     chain: Option<Value>,
     map: Option<Value>,
     #[serde(borrow)]
+    set: Option<SetObject<'a>>,
+    #[serde(borrow)]
     rule: Option<RuleObject<'a>>,
 }
 
@@ -131,11 +141,22 @@ struct RuleObject<'a> {
     expr: &'a RawValue,
 }
 
+#[derive(Debug, Deserialize)]
+struct SetObject<'a> {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Value,
+    flags: Option<Value>,
+    #[serde(borrow)]
+    elem: Option<&'a RawValue>,
+}
+
 #[derive(Debug, Default)]
 struct Listing<'a> {
     /// Name → element key → chain that it leads to.
     maps: BTreeMap<String, BTreeMap<u32, ChainName>>,
     skeleton: Skeleton,
+    sets: Sets,
     user_chains: BTreeMap<ChainName, Vec<&'a RawValue>>,
 }
 
@@ -160,6 +181,8 @@ impl<'a> Listing<'a> {
                 let name = text(map, "map", "name")?.to_owned();
                 listing.maps.insert(name.clone(), map_elements(map)?);
                 listing.skeleton.maps.insert(name, definition(map));
+            } else if let Some(set) = &object.set {
+                listing.add_set(set)?;
             } else if let Some(rule) = &object.rule {
                 listing.add_rule(rule)?;
             }
@@ -177,6 +200,22 @@ impl<'a> Listing<'a> {
             .and_then(|known| self.user_chains.get_mut(&known))
             .ok_or_else(|| ReadError::Foreign(name.to_owned()))?
             .push(rule.expr);
+        Ok(())
+    }
+
+    fn add_set(&mut self, set: &SetObject<'_>) -> Result<(), ReadError> {
+        let foreign = || ReadError::Foreign(set.name.clone());
+        let name = SetName::parse(&set.name).ok_or_else(foreign)?;
+        let flags = [json!("interval"), json!(["interval"])];
+        let is_ours =
+            set.kind == name.kind() && set.flags.as_ref().is_some_and(|it| flags.contains(it));
+        let elements = set.elem.filter(|_| is_ours).ok_or_else(foreign)?;
+        let elements: Value = serde_json::from_str(elements.get())?;
+        let to = addresses(&elements, name.family).ok_or_else(foreign)?;
+        if SetName::of(name.uid, name.family, &to) != name {
+            return Err(foreign());
+        }
+        self.sets.insert(name, to);
         Ok(())
     }
 
@@ -253,9 +292,9 @@ impl<'a> Listing<'a> {
             },
             live,
             hold,
-            nat: rules(uid, Role::Nat, chain(Role::Nat).ok_or_else(incomplete)?)?,
-            open: rules(uid, Role::Open, chain(Role::Open).ok_or_else(incomplete)?)?,
-            gone: rules(uid, Role::Gone(word.into()), gone)?,
+            nat: self.rules(uid, Role::Nat, chain(Role::Nat).ok_or_else(incomplete)?)?,
+            open: self.rules(uid, Role::Open, chain(Role::Open).ok_or_else(incomplete)?)?,
+            gone: self.rules(uid, Role::Gone(word.into()), gone)?,
         })
     }
 
@@ -284,12 +323,28 @@ impl<'a> Listing<'a> {
             };
         let hold = Hold {
             queue: queue_rule(number, queue).ok_or_else(incomplete)?,
-            rules: rules(uid, Role::Hold, expressions)?,
+            rules: self.rules(uid, Role::Hold, expressions)?,
         };
         let expected = (live == Live::Open).then(|| name(Role::Hold));
         (led == expected.as_ref())
             .then_some(Some(hold))
             .ok_or_else(incomplete)
+    }
+
+    fn rules(
+        &self,
+        uid: u32,
+        role: Role,
+        expressions: &[&RawValue],
+    ) -> Result<Vec<Rule>, ReadError> {
+        let read = |expression: &&RawValue| {
+            let value = serde_json::from_str(expression.get())?;
+            rule(uid, &value, &self.sets).ok_or_else(|| ReadError::Rule {
+                chain: ChainName { uid, role }.to_string(),
+                expression: beginning(expression.get()),
+            })
+        };
+        expressions.iter().map(read).collect()
     }
 
     fn port(&self, map: &str, uid: u32) -> Option<u16> {
@@ -351,18 +406,6 @@ fn map_elements(map: &Value) -> Result<BTreeMap<u32, ChainName>, ReadError> {
     elements
         .iter()
         .map(|pair| element(pair).ok_or_else(|| ReadError::Foreign(pair.to_string())))
-        .collect()
-}
-
-fn rules(uid: u32, role: Role, expressions: &[&RawValue]) -> Result<Vec<Rule>, ReadError> {
-    expressions
-        .iter()
-        .map(|expression| {
-            rule(uid, &serde_json::from_str(expression.get())?).ok_or_else(|| ReadError::Rule {
-                chain: ChainName { uid, role }.to_string(),
-                expression: beginning(expression.get()),
-            })
-        })
         .collect()
 }
 

@@ -1,12 +1,17 @@
 //! From programs to the text of one nft transaction. Nothing here is taken from a peer as text: numbers and addresses only.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_capture::Family;
-use adit_capture::mark::{self, DIRECT, HOST_UNREACHABLE, MARK, MASK, NETWORK_UNREACHABLE, REFUSE};
+use adit_capture::mark;
 use adit_capture::wire::QueueBy;
 
+use super::base_chains::{
+    BASE_CHAINS, BaseChain, CAPTURED, GUARDED_V4, GUARDED_V6, HELD, JUDGED, MAPS,
+};
+use super::large_set::{SetName, sets};
 use super::program::{Action, ChainName, Live, Program, QueueRule, Role, Rule};
 use super::ranges::{Ranges, last_address};
 
@@ -18,170 +23,9 @@ const PROBE: &str = "inet adit_probe";
 pub(crate) const PROBE_CHAIN: &str = "tried";
 pub(crate) const PROBE_QUEUE: u16 = 1;
 
-/// Only a connection's first packet is judged: conntrack takes up connections that it has not seen begin as new ones too, and
-/// those have to go on as they are. The first rule of each chain, as most packets meet no other.
-const NOT_A_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
-
 /// What a user may ask for in a second, and at once. A SYN beyond is dropped, and sent again a second later (RFC 6298, 2.1).
 pub(crate) const RATE: u32 = 16_000;
 pub(crate) const BURST: u32 = 8192;
-
-/// The maps that lead to users' chains, with the type of their keys.
-pub(crate) const MAPS: [(&str, &str); 5] = [
-    (HELD, "uid"),
-    (CAPTURED, "uid"),
-    (JUDGED, "uid"),
-    (GUARDED_V4, "inet_service"),
-    (GUARDED_V6, "inet_service"),
-];
-pub(crate) const HELD: &str = "held";
-pub(crate) const CAPTURED: &str = "captured";
-pub(crate) const JUDGED: &str = "judged";
-pub(crate) const GUARDED_V4: &str = "guarded_v4";
-pub(crate) const GUARDED_V6: &str = "guarded_v6";
-
-/// A chain that the kernel calls.
-pub(crate) struct BaseChain {
-    pub(crate) name: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) hook: &'static str,
-    /// A number: some names of priorities are not accepted in every hook.
-    pub(crate) priority: i32,
-    rules: fn() -> Vec<String>,
-}
-
-impl BaseChain {
-    pub(crate) fn rules(&self) -> Vec<String> {
-        (self.rules)()
-    }
-}
-
-pub(crate) const BASE_CHAINS: [BaseChain; 5] = [
-    // Before the others, which a SYN that was held then meets with its verdict.
-    BaseChain {
-        name: "hold",
-        kind: "filter",
-        hook: "output",
-        priority: -120,
-        rules: hold,
-    },
-    // Before NAT (-100), so that it sees where a program wants to go.
-    BaseChain {
-        name: "judge",
-        kind: "filter",
-        hook: "output",
-        priority: -110,
-        rules: judge,
-    },
-    BaseChain {
-        name: "capture",
-        kind: "nat",
-        hook: "output",
-        priority: -100,
-        rules: capture,
-    },
-    // A verdict's mark has done its work, and whoever comes after us sees none. Of this type because of the routes, which may
-    // depend on marks: the kernel chose one by the verdict's, and here chooses again.
-    BaseChain {
-        name: "settle",
-        kind: "route",
-        hook: "output",
-        priority: -90,
-        rules: settle,
-    },
-    // A redirected connection may only reach the socket that its user's broker claimed with: else whoever binds a dead
-    // broker's port would be given that user's connections.
-    BaseChain {
-        name: "guard",
-        kind: "filter",
-        hook: "input",
-        priority: 0,
-        rules: input,
-    },
-];
-
-fn hold() -> Vec<String> {
-    // A packet whose mark has changed gets another route, if one is found. So the connection bears it in the packet's place
-    // where it bears none of someone else's.
-    let known = |mark: u32, as_what: u32| {
-        format!("meta mark {mark:#x} ct mark 0 ct mark set {as_what:#x} meta mark set 0 accept")
-    };
-    // On the way to `lo` for want of a route there is no address that an ICMP message of IPv4 could come from.
-    let nowhere = |mark, as_what| format!("oif lo meta nfproto ipv4 {}", known(mark, as_what));
-    let no_route = "reject with icmpx type no-route";
-    vec![
-        format!("{NOT_A_SYN} accept"),
-        "meta l4proto != tcp accept".into(),
-        // Those that were held and come here again with their verdict. Without a route, the kernel's own answer is that.
-        nowhere(DIRECT, NETWORK_UNREACHABLE),
-        format!("oif lo meta mark {DIRECT:#x} {no_route}"),
-        known(DIRECT, DIRECT),
-        format!("meta mark {REFUSE:#x} reject with tcp reset"),
-        nowhere(HOST_UNREACHABLE, HOST_UNREACHABLE),
-        nowhere(NETWORK_UNREACHABLE, NETWORK_UNREACHABLE),
-        format!("meta mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"),
-        format!("meta mark {NETWORK_UNREACHABLE:#x} {no_route}"),
-        // A verdict may replace the mark, and another's must not get lost.
-        "meta mark != 0 accept".into(),
-        "fib daddr type local accept".into(),
-        format!("meta skuid vmap @{HELD}"),
-    ]
-}
-
-fn judge() -> Vec<String> {
-    output(JUDGED, &[])
-}
-
-fn capture() -> Vec<String> {
-    // To where there is an address; what the port is does not matter, as `guard` tells the program the truth.
-    let tell =
-        |mark| format!("meta nfproto ipv4 ct mark {mark:#x} meta l4proto tcp redirect to :9");
-    output(
-        CAPTURED,
-        &[tell(HOST_UNREACHABLE), tell(NETWORK_UNREACHABLE)],
-    )
-}
-
-fn output(map: &str, more: &[String]) -> Vec<String> {
-    let mut rules = vec![
-        format!("{NOT_A_SYN} accept"),
-        "meta l4proto != tcp accept".into(),
-        format!("meta mark & {MASK:#x} == {MARK:#x} accept"),
-        format!("meta mark {DIRECT:#x} accept"),
-        format!("ct mark {DIRECT:#x} accept"),
-    ];
-    rules.extend_from_slice(more);
-    rules.extend([
-        "fib daddr type local accept".into(),
-        format!("meta skuid vmap @{map}"),
-    ]);
-    rules
-}
-
-fn settle() -> Vec<String> {
-    vec![
-        format!("{NOT_A_SYN} accept"),
-        format!("meta mark {DIRECT:#x} meta mark set 0"),
-        format!("ct mark {DIRECT:#x} ct mark set 0"),
-    ]
-}
-
-fn input() -> Vec<String> {
-    vec![
-        "iif != lo accept".into(),
-        format!("{NOT_A_SYN} accept"),
-        "meta l4proto != tcp accept".into(),
-        format!(
-            "meta nfproto ipv4 ct mark {HOST_UNREACHABLE:#x} reject with icmpx type host-unreachable"
-        ),
-        format!(
-            "meta nfproto ipv4 ct mark {NETWORK_UNREACHABLE:#x} reject with icmpx type no-route"
-        ),
-        "ct status & dnat == 0 accept".into(),
-        format!("meta nfproto ipv4 tcp dport vmap @{GUARDED_V4}"),
-        format!("meta nfproto ipv6 tcp dport vmap @{GUARDED_V6}"),
-    ]
-}
 
 /// The table without users.
 pub(crate) fn skeleton() -> String {
@@ -257,6 +101,13 @@ fn skeleton_in(table: &str) -> String {
 /// Puts one user's program in the place of what is there of that user.
 pub(crate) fn replace(uid: u32, before: Option<&Program>, after: &Program) -> String {
     let mut text = before.map_or_else(String::new, |before| empty(uid, before));
+    let (known, needed) = (
+        before.map_or_else(BTreeMap::new, |before| sets(uid, before)),
+        sets(uid, after),
+    );
+    for (set, to) in needed.iter().filter(|(set, _)| !known.contains_key(set)) {
+        add_set(&mut text, *set, to);
+    }
     for (role, rules) in chains(after) {
         let chain = ChainName { uid, role };
         line(&mut text, format_args!("add chain {TABLE} {chain}"));
@@ -290,7 +141,32 @@ pub(crate) fn replace(uid: u32, before: Option<&Program>, after: &Program) -> St
             line(&mut text, format_args!("delete chain {TABLE} {chain}"));
         }
     }
+    for set in known.keys().filter(|set| !needed.contains_key(set)) {
+        delete_set(&mut text, *set);
+    }
     text
+}
+
+fn add_set(text: &mut String, set: SetName, to: &Ranges) {
+    let (kind, family) = (set.kind(), set.family);
+    let list: Vec<String> = to.iter().map(|range| addresses(range, family)).collect();
+    let list = list.join(", ");
+    line(
+        text,
+        format_args!(
+            "add set {TABLE} {set} {{ type {kind}; flags interval; elements = {{ {list} }}; }}"
+        ),
+    );
+}
+
+/// Helpers before this one wrote no sets, and what is not there cannot be deleted.
+fn delete_set(text: &mut String, set: SetName) {
+    let kind = set.kind();
+    line(
+        text,
+        format_args!("add set {TABLE} {set} {{ type {kind}; flags interval; }}"),
+    );
+    line(text, format_args!("delete set {TABLE} {set}"));
 }
 
 /// A user's chains, in the order in which they are written: none leads to a later one.
@@ -340,6 +216,9 @@ pub(crate) fn remove(uid: u32, before: &Program) -> String {
     for role in roles.into_iter().rev() {
         let chain = ChainName { uid, role };
         line(&mut text, format_args!("delete chain {TABLE} {chain}"));
+    }
+    for set in sets(uid, before).into_keys() {
+        delete_set(&mut text, set);
     }
     text
 }
@@ -433,8 +312,13 @@ impl std::fmt::Display for RuleText<'_> {
             Family::V4 => "ip daddr",
             Family::V6 => "ip6 daddr",
         };
-        let list = to.iter().map(|range| addresses(range, *family));
-        write!(f, "{field} {{ {} }} ", list.collect::<Vec<_>>().join(", "))?;
+        match SetName::of_rule(self.uid, self.rule) {
+            Some(set) => write!(f, "{field} @{set} ")?,
+            None => {
+                let list = to.iter().map(|range| addresses(range, *family));
+                write!(f, "{field} {{ {} }} ", list.collect::<Vec<_>>().join(", "))?;
+            }
+        }
         if *ports == Ranges::all_ports() {
             write!(f, "meta l4proto tcp ")?;
         } else {

@@ -20,6 +20,9 @@ pub(crate) enum Figure {
     PassUp,
     PassDown,
     PassConnect,
+    KernelPassUp,
+    KernelPassDown,
+    KernelPassConnect,
     PausedDown,
     PausedUp,
     BesideBulk,
@@ -43,6 +46,15 @@ pub(crate) struct Row {
     pub(crate) label: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
+}
+
+/// Who decides about connections, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decided {
+    Tunnelled,
+    /// A rule asks for the application, so the broker is asked.
+    PassedByBroker,
+    PassedByKernel,
 }
 
 /// How much of everything.
@@ -69,7 +81,12 @@ impl Figure {
     pub(crate) fn concerns(self, tool: Tool) -> bool {
         match self {
             Figure::ConnectSerial | Figure::Connect32 | Figure::Hold => true,
-            Figure::PassUp | Figure::PassDown | Figure::PassConnect => {
+            Figure::PassUp
+            | Figure::PassDown
+            | Figure::PassConnect
+            | Figure::KernelPassUp
+            | Figure::KernelPassDown
+            | Figure::KernelPassConnect => {
                 matches!(tool, Tool::Direct | Tool::Adit)
             }
             Figure::Up
@@ -83,20 +100,39 @@ impl Figure {
         }
     }
 
-    /// Is it about connections that the rules pass?
-    pub(crate) fn is_passed(self) -> bool {
-        matches!(
-            self,
-            Figure::PassUp | Figure::PassDown | Figure::PassConnect
-        )
+    /// Who decides about the connections that it makes.
+    pub(crate) fn decided(self) -> Decided {
+        match self {
+            Figure::PassUp | Figure::PassDown | Figure::PassConnect => Decided::PassedByBroker,
+            Figure::KernelPassUp | Figure::KernelPassDown | Figure::KernelPassConnect => {
+                Decided::PassedByKernel
+            }
+            Figure::Up
+            | Figure::Down
+            | Figure::Up8
+            | Figure::Down8
+            | Figure::RoundTrip
+            | Figure::ConnectSerial
+            | Figure::Connect32
+            | Figure::PausedDown
+            | Figure::PausedUp
+            | Figure::BesideBulk
+            | Figure::Hold => Decided::Tunnelled,
+        }
     }
 
     /// How many short turns make a round. A difference of a few µs or per cent would drown in what the machine
     /// does from one second to the next, were each tool measured for a second.
     pub(crate) fn turns(self, size: Size) -> usize {
         match (self, size) {
-            (Figure::ConnectSerial | Figure::PassConnect, Size::Full) => 6,
-            (Figure::PassUp | Figure::PassDown, Size::Full) => 5,
+            (
+                Figure::ConnectSerial | Figure::PassConnect | Figure::KernelPassConnect,
+                Size::Full,
+            ) => 6,
+            (
+                Figure::PassUp | Figure::PassDown | Figure::KernelPassUp | Figure::KernelPassDown,
+                Size::Full,
+            ) => 5,
             _ => 1,
         }
     }
@@ -108,10 +144,10 @@ impl Figure {
             Figure::Down => bulk("--down=1", 1200, size),
             Figure::Up8 => bulk("--up=8", 1200, size),
             Figure::Down8 => bulk("--down=8", 1200, size),
-            Figure::PassUp => bulk("--up=1", 400, size),
-            Figure::PassDown => bulk("--down=1", 400, size),
+            Figure::PassUp | Figure::KernelPassUp => bulk("--up=1", 400, size),
+            Figure::PassDown | Figure::KernelPassDown => bulk("--down=1", 400, size),
             Figure::RoundTrip => format!("round-trip {}", bounds(size, 5000, 800)),
-            Figure::ConnectSerial | Figure::PassConnect => {
+            Figure::ConnectSerial | Figure::PassConnect | Figure::KernelPassConnect => {
                 format!("connect {}", bounds(size, 300, 250))
             }
             Figure::Connect32 => format!("connect --at-once=32 {}", bounds(size, 1000, 1200)),
@@ -159,7 +195,7 @@ const fn row(
     }
 }
 
-pub(crate) const ROWS: [Row; 26] = [
+pub(crate) const ROWS: [Row; 30] = [
     row(
         Figure::Up,
         "gbit_per_s",
@@ -262,6 +298,34 @@ pub(crate) const ROWS: [Row; 26] = [
         Figure::PassConnect,
         "p50_us",
         "passed, connect + one byte, p50",
+        "µs",
+        Better::Lower,
+    ),
+    row(
+        Figure::KernelPassUp,
+        "gbit_per_s",
+        "passed by the kernel alone, one flow up",
+        "Gbit/s",
+        Better::Higher,
+    ),
+    row(
+        Figure::KernelPassDown,
+        "gbit_per_s",
+        "passed by the kernel alone, one flow down",
+        "Gbit/s",
+        Better::Higher,
+    ),
+    row(
+        Figure::KernelPassConnect,
+        "connect_p50_us",
+        "passed by the kernel alone, connect() alone, p50",
+        "µs",
+        Better::Lower,
+    ),
+    row(
+        Figure::KernelPassConnect,
+        "p50_us",
+        "passed by the kernel alone, connect + one byte, p50",
         "µs",
         Better::Lower,
     ),

@@ -136,7 +136,7 @@ const REDSOCKS: Against = Against::Ratio(Tool::Redsocks);
 const SSHUTTLE: Against = Against::Ratio(Tool::Sshuttle);
 const DIRECT: Against = Against::Ratio(Tool::Direct);
 
-pub(crate) const GATES: [Gate; 14] = [
+pub(crate) const GATES: [Gate; 16] = [
     gate(
         Tool::Adit,
         Figure::Up,
@@ -224,6 +224,22 @@ pub(crate) const GATES: [Gate; 14] = [
         Against::Difference(Tool::Direct),
         Bound::AtMost(80.0),
         "passed, connect() alone, p50, over direct",
+    ),
+    gate(
+        Tool::Adit,
+        Figure::KernelPassUp,
+        "gbit_per_s",
+        DIRECT,
+        Bound::AtLeast(0.97),
+        "passed by the kernel alone, one flow up, to direct",
+    ),
+    gate(
+        Tool::Adit,
+        Figure::KernelPassDown,
+        "gbit_per_s",
+        DIRECT,
+        Bound::AtLeast(0.97),
+        "passed by the kernel alone, one flow down, to direct",
     ),
     gate(
         Tool::Adit,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::figure::{Figure, Size};
+use crate::figure::{Decided, Figure, Size};
 use crate::peer::{Redsocks, Sshuttle};
 
 /// What is compared.
@@ -83,6 +83,8 @@ enum Programs {
 const CLOSED: u16 = 8090;
 /// The same for [`port::OTHER_ECHO`].
 const OTHER_CLOSED: u16 = 8091;
+/// An address of the gateway that no rule is about, of the network of RFC 5737 that it shares with the client.
+const OTHER_GATEWAY: &str = "192.0.2.9";
 const LOG_LINES: usize = 8;
 const READY: Duration = Duration::from_secs(15);
 /// No measure takes longer than its own bounds and what ending it takes.
@@ -97,6 +99,8 @@ impl Path {
             }
         })?;
         forget_closed_connections(&lab)?;
+        let added = format!("ip addr add {OTHER_GATEWAY}/24 dev outside");
+        lab.gateway().sh(&added)?.ok()?;
         // The one on the gateway is where connections get that are passed.
         let servers = [serve(&lab, Host::Server)?, serve(&lab, Host::Gateway)?];
         let programs = Programs::start(&lab, tool)?;
@@ -119,10 +123,10 @@ impl Path {
         if tool == Tool::AditEarly {
             words.push(format!("--port={}", port::OTHER_ECHO));
         }
-        let to = if figure.is_passed() {
-            address::GATEWAY
-        } else {
-            address::SERVER
+        let to = match figure.decided() {
+            Decided::Tunnelled => address::SERVER,
+            Decided::PassedByBroker => address::GATEWAY,
+            Decided::PassedByKernel => OTHER_GATEWAY,
         };
         self.load(to, &words)
     }
