@@ -49,6 +49,10 @@ e2e: deps programs ## Only the end-to-end tests, with the programs built first; 
 	cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(END_TO_END))
 	ADIT_TEST_CONNECT=early cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(BOTH_ORDERS))
 
+.PHONY: fuzz
+fuzz: ## Rule files that nobody would write, for a minute or SECONDS=…; none may panic or take long
+	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-rules --test fuzz -- --nocapture
+
 .PHONY: probe
 probe: deps ## What connect() tells a program through Adit, redsocks + ssh -D and sshuttle (installs them when missing)
 	@sh tests/packages.sh bench

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_capture::{Claim, OnBrokerGone, Step, Verdict};
-use adit_rules::{KernelProgram, KernelVerdict, Policy};
-use ipnet::{IpNet, Ipv6Net};
+use adit_capture::OnBrokerGone;
+use adit_rules::Policy;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
@@ -18,6 +17,7 @@ use crate::control::server::{ControlError, ControlSocket};
 use crate::dispatch::Dispatcher;
 use crate::flow_table::FlowTable;
 use crate::intake::Intake;
+use crate::kernel_claim::claim_of;
 use crate::listeners::{ListenError, Listeners};
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
@@ -26,9 +26,6 @@ use crate::user::User;
 use crate::zone::{Zone, ZoneState};
 use crate::zone_targets::targets_of;
 
-/// RFC 4291, section 2.5.6.
-const LINK_LOCAL: Ipv6Net =
-    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 /// How long the helper may take to remove a claim.
 const RELEASE: Duration = Duration::from_secs(20);
 /// How long the gateways may take to hear the goodbye.
@@ -368,34 +365,4 @@ fn zone_status(zone: &Zone) -> ZoneStatus {
         }
     }
     status
-}
-
-/// What the helper is asked for: the kernel's part of the rules, behind what is never handed over.
-fn claim_of(program: KernelProgram, on_broker_gone: OnBrokerGone) -> Claim {
-    let verdict = |verdict| match verdict {
-        KernelVerdict::Ask => Verdict::Ask,
-        KernelVerdict::HandOver => Verdict::HandOver,
-        KernelVerdict::Pass => Verdict::Pass,
-        KernelVerdict::Block => Verdict::Block,
-    };
-    let steps = program.steps.into_iter().map(|step| Step {
-        to: step.to,
-        ports: step.ports,
-        verdict: verdict(step.verdict),
-    });
-    Claim {
-        steps: std::iter::once(link_local()).chain(steps).collect(),
-        default: verdict(program.default),
-        on_broker_gone,
-    }
-}
-
-/// A link-local address means something only together with an interface (RFC 4007), which a redirected connection
-/// does not tell: it goes direct, whatever the rules say of its number.
-fn link_local() -> Step {
-    Step {
-        to: vec![IpNet::from(LINK_LOCAL)],
-        ports: Vec::new(),
-        verdict: Verdict::Pass,
-    }
 }

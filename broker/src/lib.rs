@@ -12,6 +12,7 @@ pub mod flow_table;
 pub mod gateway;
 pub mod held;
 pub mod intake;
+mod kernel_claim;
 pub mod listeners;
 pub mod original_destination;
 pub mod original_sources;

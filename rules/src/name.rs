@@ -9,7 +9,7 @@ use crate::expression;
 use crate::glob::Glob;
 
 /// RFC 1035, section 2.3.4, without the root's dot.
-const LONGEST_NAME: usize = 253;
+pub(crate) const LONGEST_NAME: usize = 253;
 /// RFC 1035, section 2.3.4.
 const LONGEST_LABEL: usize = 63;
 
@@ -52,9 +52,12 @@ fn is_label(label: &str) -> bool {
     (1..=LONGEST_LABEL).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && label.bytes().all(|byte| byte != b'.' && is_of_a_name(byte))
+}
+
+/// Whether names are made of this, in any case.
+pub(crate) fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || [b'.', b'-', b'_'].contains(&byte)
 }
 
 /// A pattern of names.
@@ -95,7 +98,10 @@ impl NamePattern {
         }
         let written = normalize(text).into_owned();
         // As a label each run is as good as any character: what is left to be wrong is wrong.
-        parse(&bare.replace('*', "x"))?;
+        if parse(&bare.replace('*', "x")).is_err() {
+            return Err(Fault::new(format!("{text:?} matches no name of a host"))
+                .hint("it would be none with a letter for each `*` either"));
+        }
         let labels = written.replace('.', "/");
         let glob = match labels.strip_prefix("*/") {
             // Any name below, at any depth.

@@ -92,3 +92,86 @@ fn doubtful_files_are_accepted_with_these_words() {
         }
     }
 }
+
+const HEAD: &str = "version: 1\nzones: {z: {gateways: gw}}\ndefault: pass\n";
+
+/// `line` so many times; `#` becomes a number.
+fn many(times: usize, line: &str) -> String {
+    let numbers = (0..times).map(|number| line.replace('#', &number.to_string()));
+    numbers.collect()
+}
+
+/// Files that are wrong because of their size, each the smallest that is.
+#[test]
+fn files_beyond_their_bounds_are_told_so_in_these_words() {
+    let rules = format!("{HEAD}rules:\n");
+    let network = |rule: usize| format!("10.{}.{}", rule / 256 % 256, rule % 256);
+    let odd = |rule: usize| {
+        format!(
+            "  - {{to: {}.1-{}.254, ports: {}, action: tunnel}}\n",
+            network(rule),
+            network(rule),
+            1 + rule % 60_000
+        )
+    };
+    for (name, text) in [
+        ("too_long", format!("{HEAD}#{}\n", "x".repeat(16 << 20))),
+        ("too_deep", format!("{HEAD}rules: {}", "[".repeat(100))),
+        (
+            "too_many_values",
+            format!(
+                "{HEAD}x: &x [{}]\ny: &y [{}]\nrules: [{}]\n",
+                many(1000, "#, "),
+                many(1000, "*x, "),
+                many(3, "*y, ")
+            ),
+        ),
+        (
+            "too_many_expressions",
+            format!(
+                "{rules}{}",
+                many(1001, "  - {to: {regex: \"^a#$\"}, action: pass}\n")
+            ),
+        ),
+        (
+            "too_many_set_files",
+            format!(
+                "{HEAD}sets:\n{}rules:\n{}",
+                many(257, "  s#: {file: vendor.json}\n"),
+                many(257, "  - {to: \"@s#\", ports: 1#, action: block}\n")
+            ),
+        ),
+        (
+            "sets_used_too_often",
+            format!(
+                "{HEAD}sets:\n  s: [{}]\nrules:\n{}",
+                many(5000, "host-#.corp, "),
+                many(300, "  - {to: [\"@s\", x#.corp], action: block}\n")
+            ),
+        ),
+        (
+            "more_than_the_kernel_has_room_for",
+            rules.clone() + &(0..10_000).map(odd).collect::<String>(),
+        ),
+        (
+            "shadows_not_looked_for",
+            format!(
+                "{rules}{}",
+                many(3000, "  - {app: \"*a#*\", action: block}\n")
+            ),
+        ),
+    ] {
+        let said = match said_of(&text) {
+            Ok(warnings) => format!("accepted\n\n{warnings}"),
+            Err(errors) => errors.to_string(),
+        };
+        let said: Vec<&str> = said.lines().take(12).collect();
+        // The line itself may be as long as the file.
+        let said: Vec<String> = said
+            .iter()
+            .map(|line| line.chars().take(160).collect())
+            .collect();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/beyond");
+        check(&file.join(name).with_extension("yaml"), &said.join("\n"));
+    }
+}

@@ -112,10 +112,18 @@ fn made(chance: &mut Chance, corpus: &[String]) -> String {
             _ => widened(chance, &text),
         };
         if text.len() > LONGEST {
-            text.truncate(text.floor_char_boundary(LONGEST));
+            text.truncate(boundary(&text, LONGEST));
         }
     }
     text
+}
+
+/// Where a character begins, not behind `at`.
+fn boundary(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 fn words_changed(chance: &mut Chance, text: &str) -> String {
@@ -181,7 +189,7 @@ fn one_line_many_times(chance: &mut Chance, text: &str) -> String {
 }
 
 fn deepened(chance: &mut Chance, text: &str) -> String {
-    let at = text.floor_char_boundary(chance.below(text.len() + 1));
+    let at = boundary(text, chance.below(text.len() + 1));
     let (open, close) = chance.one_of(&[
         &("[", "]"),
         &("{a: ", "}"),

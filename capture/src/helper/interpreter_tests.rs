@@ -219,21 +219,21 @@ impl Kernel {
         match words[..] {
             ["accept"] => Some(End::Accepted),
             ["reject", "with", ..] => Some(End::Fate(Fate::Refused)),
-            ["redirect", "to", port] => {
-                let port = port.strip_prefix(':').unwrap().parse().unwrap();
-                Some(End::Fate(Fate::Redirected(port)))
-            }
-            ["queue", "num", number, "bypass"] => {
-                Some(End::Fate(Fate::Asked(number.parse().unwrap())))
-            }
+            ["redirect", "to", port] => Some(End::Fate(Fate::Redirected(port_of(port)))),
+            ["queue", "num", number, "bypass"] => Some(End::Fate(Fate::Asked(port_of(number)))),
             ["goto", chain] => Some(self.walk(chain, syn)),
             ["meta", "skuid", "vmap", map] => {
-                let target = self.maps[map.strip_prefix('@').unwrap()].get(&syn.uid)?;
+                let target = self.maps[map.trim_start_matches('@')].get(&syn.uid)?;
                 Some(self.walk(target, syn))
             }
             _ => panic!("{statement}"),
         }
     }
+}
+
+/// Behind a colon or not.
+fn port_of(text: &str) -> u16 {
+    text.trim_start_matches(':').parse().unwrap()
 }
 
 /// `KEY : goto CHAIN`.
