@@ -25,7 +25,7 @@ pub struct KernelRoom {
 pub const KERNEL_ROOM: KernelRoom = KernelRoom {
     steps: 4095,
     networks: 131_000,
-    port_ranges: 65_536,
+    port_ranges: 32_000,
 };
 
 impl KernelRoom {

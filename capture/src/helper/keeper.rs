@@ -19,7 +19,7 @@ use super::table::{Table, TableError};
 
 /// Most networks and port ranges of all users together, and of those whose claims are so small that they should find room
 /// whatever others claim.
-const ROOM: usize = 262_144;
+const ROOM: usize = 196_608;
 const ROOM_OF_SMALL: usize = 65_536;
 const SMALL: usize = 1024;
 

@@ -325,11 +325,11 @@ fn a_large_claim() {
     program.expect("connect 10.0.100.20:443", "ok");
     broker.expect("accept 0", "ok");
     program.expect("connect 10.0.100.21:443", "NetworkUnreachable");
-    broker.expect(&format!("claim {}", networks(100_001)), "BadClaim");
+    broker.expect(&format!("claim {}", networks(131_073)), "BadClaim");
     // All users together have room for no more; small claims have room of their own.
     other.expect(&format!("claim {}", claim()), "ok");
-    let room = other.expect(&format!("claim {}", networks(40_000)), "Kernel");
-    assert!(room.contains("of 131072 for claims of that size"), "{room}");
+    let room = other.expect(&format!("claim {}", networks(100_000)), "Kernel");
+    assert!(room.contains("of 196608 for claims of that size"), "{room}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", helper.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let peak: u64 = peak
