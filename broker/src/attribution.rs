@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use adit_capture::attribution::{Attributor, Hashes, Owner, Process, Unknowable};
 use adit_rules::{Ancestors, Fact, Facts, Learned};
 
-use crate::original_destination::Ends;
+use crate::accepted::Ends;
 use crate::original_sources::{NoSource, OriginalSources};
 use crate::worker::Worker;
 
@@ -58,6 +58,9 @@ impl Attribution {
 
     /// Who opened it, for what depends on it. The peer as seen may be another socket's address, so conntrack is always asked.
     pub async fn surely(&self, ends: Ends) -> Attributed {
+        if !ends.is_redirected {
+            return self.exactly(ends.source, ends.destination).await;
+        }
         // Mostly the peer is right: both at once.
         let (own, as_seen) = tokio::join!(
             self.sources.of(ends.listener, ends.source),
@@ -74,6 +77,9 @@ impl Attribution {
 
     /// Who opened it, for people to see: conntrack is asked only where the peer as seen leads to nobody of ours.
     pub async fn probably(&self, ends: Ends) -> Attributed {
+        if !ends.is_redirected {
+            return self.exactly(ends.source, ends.destination).await;
+        }
         let as_seen = self.of(ends.source, ends.destination).await;
         match as_seen {
             Attributed::Process(_) | Attributed::NotAsked { .. } => as_seen,

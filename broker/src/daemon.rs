@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_capture::OnBrokerGone;
@@ -12,13 +12,17 @@ use tokio::time::timeout;
 
 use crate::attribution::Attribution;
 use crate::capture_session::{CaptureSession, CaptureState, Meeting, Questioning};
-use crate::control::protocol::{Answer, Capture, Connect, FlowCounts, Request, Status, ZoneStatus};
+use crate::control::protocol::{
+    Answer, Capture, Connect, FlowCounts, Listening, Request, Status, ZoneStatus,
+};
 use crate::control::server::{ControlError, ControlSocket};
 use crate::dispatch::Dispatcher;
+use crate::entrances::{self, Entrances, Leads, NoDiag};
 use crate::flow_table::FlowTable;
 use crate::intake::Intake;
 use crate::kernel_claim::claim_of;
 use crate::listeners::{ListenError, Listeners};
+use crate::names::Names;
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
 use crate::signals::Signals;
@@ -73,6 +77,9 @@ pub enum DaemonError {
     /// No attribution.
     #[error("cannot look sockets up: {0}")]
     Attribution(std::io::Error),
+    /// No word on whose the connections to its listeners are.
+    #[error(transparent)]
+    Whose(#[from] NoDiag),
     /// No signals.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -120,6 +127,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
         }
     };
     drop(taking_in);
+    broker.close_entrances();
     // Who was asked to end says goodbye to the helper. Who has to end does not: then the claim's word applies.
     let outcome = match outcome {
         Ok(()) => broker.release().await,
@@ -135,6 +143,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
 struct Broker {
     settings: Settings,
     intake: Arc<Intake>,
+    entrances: Mutex<Entrances>,
     since: jiff::Timestamp,
     session: CaptureSession,
     dispatcher: Arc<Dispatcher>,
@@ -164,13 +173,17 @@ impl Broker {
             }),
             sockets: session.sockets.clone(),
             attribution,
+            names: Names::default(),
             flows: Arc::new(FlowTable::default()),
         });
         let intake = Arc::new(Intake::new(listeners, dispatcher.clone()));
+        let mut entrances = Entrances::new(dispatcher.clone(), intake.places())?;
+        entrances.set(&entrances::wanted(&settings.policy))?;
         let since = jiff::Timestamp::now();
         Ok(Self {
             settings,
             intake,
+            entrances: Mutex::new(entrances),
             since,
             session,
             dispatcher,
@@ -187,6 +200,18 @@ impl Broker {
                 RELEASE.as_secs()
             ))),
         }
+    }
+
+    /// Nobody new comes in.
+    fn close_entrances(&self) {
+        // Nothing is bound, so nothing can fail.
+        let _ = self.entrances().set(&[]);
+    }
+
+    fn entrances(&self) -> std::sync::MutexGuard<'_, Entrances> {
+        self.entrances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Then the flows, then the links, all at once.
@@ -301,6 +326,23 @@ impl Broker {
         }
     }
 
+    fn listening(&self) -> Vec<Listening> {
+        let listening = self.entrances().listening().into_iter();
+        listening
+            .map(|(address, leads)| {
+                let (speaks, tunnel) = match leads {
+                    Leads::Anywhere(protocol) => (Some(protocol.as_str().to_owned()), None),
+                    Leads::Through(name) => (None, Some(name.as_ref().to_owned())),
+                };
+                Listening {
+                    address,
+                    speaks,
+                    tunnel,
+                }
+            })
+            .collect()
+    }
+
     fn status(&self) -> Status {
         let (state, connected, reason) = match self.session.state.borrow().clone() {
             CaptureState::Capturing => ("capturing", true, None),
@@ -333,6 +375,7 @@ impl Broker {
                 reason,
             },
             connect: self.connect(),
+            listening: self.listening(),
             zones,
             flows: FlowCounts { active, total },
         }

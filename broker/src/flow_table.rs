@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use adit_link::Counters;
-use adit_rules::{Application, Decision, Destination, Facts, Learned};
+use adit_rules::{Application, Decision, Destination, Facts, Judgement, Learned, Policy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::accepted::Asked;
 use crate::gateway::Target;
-use crate::original_destination::{ClientAddress, OriginalDestination};
+use crate::original_destination::ClientAddress;
 
 /// How many ended flows are remembered.
 const REMEMBERED: usize = 1000;
@@ -88,6 +89,7 @@ struct Course {
 /// What is learnt of a flow on its way.
 #[derive(Debug, Clone)]
 struct Details {
+    to: Option<String>,
     application: Option<PathBuf>,
     pid: Option<u32>,
     rule: Option<String>,
@@ -101,12 +103,19 @@ struct Details {
 /// What the rules gave for a flow, and for what: so they, or others, can be asked again.
 #[derive(Debug, Clone)]
 pub struct Judged {
-    /// Where it wants to go.
-    pub destination: Destination,
+    /// What its program asked for.
+    pub asked: Asked,
     /// What is known of who opened it; `None`: the rules did not need to know.
     pub application: Option<Application>,
     /// What they gave.
     pub decision: Decision,
+}
+
+impl Judged {
+    /// What other rules give for the same.
+    pub fn again(&self, policy: &Policy) -> Judgement {
+        self.asked.judge(policy, self.application.as_ref())
+    }
 }
 
 /// One flow, shared between the task that carries it and whoever asks about it.
@@ -117,7 +126,7 @@ pub struct Flow {
     /// Bytes relayed so far.
     pub counters: Counters,
     source: SocketAddr,
-    destination: SocketAddr,
+    destination: Destination,
     opened_at: jiff::Timestamp,
     started: Instant,
     closing: Notify,
@@ -137,8 +146,11 @@ pub struct FlowView {
     pub script: Option<String>,
     /// Its process.
     pub pid: Option<u32>,
-    /// Where the application wanted to go.
-    pub destination: SocketAddr,
+    /// Where the application wanted to go: an address or a name, with the port.
+    pub destination: String,
+    /// Where it goes, when the rule names somewhere else, or when a name that passes was looked up.
+    #[serde(default)]
+    pub to: Option<String>,
     /// The application's end; of a connection that was accepted early as the listener saw it, where the redirect may have
     /// changed its port.
     pub source: SocketAddr,
@@ -181,14 +193,9 @@ impl Flow {
     }
 
     /// Notes what was asked of the rules, and what they gave.
-    pub fn judged(
-        &self,
-        destination: &Destination,
-        application: Option<&Application>,
-        decision: &Decision,
-    ) {
+    pub fn judged(&self, asked: &Asked, application: Option<&Application>, decision: &Decision) {
         let judged = Judged {
-            destination: destination.clone(),
+            asked: asked.clone(),
             application: application.cloned(),
             decision: decision.clone(),
         };
@@ -258,6 +265,11 @@ impl Flow {
         details.state = State::Opening;
     }
 
+    /// Notes that it goes somewhere else than was asked for, or where exactly.
+    pub fn goes_to(&self, destination: String) {
+        self.details().to = Some(destination);
+    }
+
     /// Notes that the way is open.
     pub fn opened(&self) {
         self.details().state = State::Open;
@@ -293,7 +305,8 @@ impl Flow {
                 .map(|path| path.to_string_lossy().into_owned()),
             script: self.script(),
             pid: details.pid,
-            destination: self.destination,
+            destination: self.destination.to_string(),
+            to: details.to,
             source: self.source,
             rule: details.rule,
             zone: details.zone,
@@ -350,20 +363,21 @@ pub struct FlowTable {
 
 impl FlowTable {
     /// Enters a new flow.
-    pub fn begin(&self, source: ClientAddress, destination: OriginalDestination) -> Arc<Flow> {
+    pub fn begin(&self, source: ClientAddress, asked: &Destination) -> Arc<Flow> {
         let mut flows = self.flows();
         flows.last_id += 1;
         let flow = Arc::new(Flow {
             id: flows.last_id,
             counters: Counters::default(),
             source: source.address(),
-            destination: destination.address(),
+            destination: asked.clone(),
             opened_at: jiff::Timestamp::now(),
             started: Instant::now(),
             closing: Notify::new(),
             judging: Notify::new(),
             course: Mutex::default(),
             details: Mutex::new(Details {
+                to: None,
                 application: None,
                 pid: None,
                 rule: None,

@@ -48,6 +48,11 @@ impl Intake {
         }
     }
 
+    /// A place for each flow, however it comes in.
+    pub fn places(&self) -> Arc<Semaphore> {
+        self.places.clone()
+    }
+
     /// Takes in what comes from now on. Each of its tasks is woken by itself alone; they end with what is returned.
     pub fn start(self: Arc<Self>, asked: mpsc::Receiver<Questioning>) -> JoinSet<()> {
         let (accepting, asking, looking) = (self.clone(), self.clone(), self);
@@ -97,7 +102,8 @@ impl Intake {
             return;
         };
         drop(waiting);
-        self.dispatcher.carry(early).await;
+        let asked = early.destination.address().into();
+        self.dispatcher.carry(early.into(), asked).await;
     }
 
     /// Where the kernel keeps no SYN, it is the connection's own source that tells which question it belongs to.

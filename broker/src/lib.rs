@@ -3,17 +3,20 @@
 //! [`daemon`] composes the rest. The way of one connection is in [`dispatch`].
 #![forbid(unsafe_code)]
 
+pub mod accepted;
 pub mod attribution;
 pub mod capture_session;
 pub mod control;
 pub mod daemon;
 pub mod dispatch;
+pub mod entrances;
 pub mod flow_table;
 pub mod gateway;
 pub mod held;
 pub mod intake;
 mod kernel_claim;
 pub mod listeners;
+pub mod names;
 pub mod original_destination;
 pub mod original_sources;
 pub mod rules_in_force;

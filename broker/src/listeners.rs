@@ -66,7 +66,19 @@ async fn accept_on(listener: &TcpListener) -> std::io::Result<(TcpStream, Socket
     Ok((tcp, peer, own))
 }
 
+/// Listens at an address that others know: one whose connections of before are still being forgotten by the kernel is free.
+pub(crate) fn listen_at(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    listen_with(address, |socket| socket.set_reuse_address(true))
+}
+
 fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    listen_with(address, |socket| saved_syn::keep(socket))
+}
+
+fn listen_with(
+    address: SocketAddr,
+    prepare: impl FnOnce(&Socket) -> std::io::Result<()>,
+) -> Result<TcpListener, ListenError> {
     let bound = || {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -78,7 +90,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
         }
         socket.set_nonblocking(true)?;
         keep_alive(&socket)?;
-        saved_syn::keep(&socket)?;
+        prepare(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())

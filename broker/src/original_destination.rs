@@ -7,6 +7,8 @@ use adit_capture::saved_syn;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::accepted::{Accepted, Ends, Manner};
+
 /// The address that the application asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OriginalDestination(SocketAddr);
@@ -15,28 +17,15 @@ pub struct OriginalDestination(SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddress(SocketAddr);
 
-/// A connection that the kernel redirected to us. Dropped, it is reset: its program must not take an end that
-/// nobody meant for the end of an answer.
+/// A connection that the kernel redirected to us.
 #[derive(Debug)]
 pub struct Captured {
-    tcp: Option<TcpStream>,
-    listener: SocketAddr,
+    accepted: Accepted,
     sequence: Option<u32>,
     /// The application's end.
     pub source: ClientAddress,
     /// Where it wanted to go.
     pub destination: OriginalDestination,
-}
-
-/// The addresses of a captured connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Ends {
-    /// The listener that accepted it.
-    pub listener: SocketAddr,
-    /// The peer that it saw.
-    pub source: SocketAddr,
-    /// Where the application wanted to go.
-    pub destination: SocketAddr,
 }
 
 /// Why an accepted connection is not a captured one. It is closed, never guessed at.
@@ -73,6 +62,11 @@ impl ClientAddress {
         Self(question.source)
     }
 
+    /// Of a connection that came to us on purpose.
+    pub fn seen(peer: SocketAddr) -> Self {
+        Self(peer)
+    }
+
     /// The address and port.
     pub fn address(self) -> SocketAddr {
         self.0
@@ -102,13 +96,7 @@ impl Captured {
         if destination == own {
             return Err(NotCaptured::Direct(peer));
         }
-        Ok(Self {
-            sequence: sequence(&tcp),
-            tcp: Some(tcp),
-            listener: own,
-            source: ClientAddress(peer),
-            destination: OriginalDestination(destination),
-        })
+        Ok(Self::of((tcp, own), peer, destination))
     }
 
     /// Its initial sequence number, where the kernel kept it.
@@ -119,41 +107,42 @@ impl Captured {
     /// One as if it had been redirected.
     #[cfg(test)]
     pub(crate) fn accepted(
-        (tcp, listener): (TcpStream, SocketAddr),
+        at: (TcpStream, SocketAddr),
         peer: SocketAddr,
         destination: SocketAddr,
     ) -> Self {
-        Self {
-            sequence: sequence(&tcp),
-            tcp: Some(tcp),
-            listener,
-            source: ClientAddress(peer),
-            destination: OriginalDestination(destination),
-        }
+        Self::of(at, peer, destination)
     }
 
-    /// Who spoke to whom, for those who outlive the socket.
+    /// Who spoke to whom.
     pub fn ends(&self) -> Ends {
-        Ends {
-            listener: self.listener,
-            source: self.source.address(),
-            destination: self.destination.address(),
-        }
-    }
-
-    /// Whether the client has reset it: its address may be another socket's by now. While this is not so, the kernel gives
-    /// the four-tuple to nobody else.
-    pub fn is_reset(&self) -> bool {
-        self.tcp
-            .as_ref()
-            .is_none_or(|tcp| !matches!(tcp.take_error(), Ok(None)))
+        self.accepted.ends()
     }
 
     /// The accepted socket, for whoever relays from now on.
-    pub fn into_tcp(mut self) -> TcpStream {
-        self.tcp
-            .take()
-            .unwrap_or_else(|| unreachable!("taken only here"))
+    pub fn into_tcp(self) -> TcpStream {
+        self.accepted.into_tcp()
+    }
+
+    fn of((tcp, listener): (TcpStream, SocketAddr), peer: SocketAddr, to: SocketAddr) -> Self {
+        let ends = Ends {
+            listener,
+            source: peer,
+            destination: to,
+            is_redirected: true,
+        };
+        Self {
+            sequence: sequence(&tcp),
+            accepted: Accepted::new(tcp, ends, Manner::Unasked),
+            source: ClientAddress(peer),
+            destination: OriginalDestination(to),
+        }
+    }
+}
+
+impl From<Captured> for Accepted {
+    fn from(captured: Captured) -> Self {
+        captured.accepted
     }
 }
 
@@ -162,48 +151,4 @@ fn sequence(tcp: &TcpStream) -> Option<u32> {
         .inspect_err(|error| tracing::debug!("no word on a connection's SYN: {error}"))
         .ok()
         .flatten()
-}
-
-impl Drop for Captured {
-    fn drop(&mut self) {
-        if let Some(tcp) = self.tcp.take() {
-            adit_link::reset(tcp);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-    use tokio::io::AsyncReadExt as _;
-    use tokio::net::TcpListener;
-
-    /// What a client does to its end, and whether that is a reset.
-    async fn check(act: impl FnOnce(std::net::TcpStream), expected: bool) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = listener.local_addr().unwrap();
-        let client = std::net::TcpStream::connect(own).unwrap();
-        let (tcp, peer) = listener.accept().await.unwrap();
-        let mut captured = Captured::accepted((tcp, own), peer, own);
-        assert!(!captured.is_reset());
-        act(client);
-        captured.tcp.as_ref().unwrap().readable().await.unwrap();
-        assert_eq!(captured.is_reset(), expected);
-        if !expected {
-            let read = captured.tcp.as_mut().unwrap().read(&mut [0]).await;
-            assert_eq!(read.unwrap(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reset_is_told_from_an_end() {
-        check(drop, false).await;
-        let reset = |client: std::net::TcpStream| {
-            SockRef::from(&client)
-                .set_linger(Some(Duration::ZERO))
-                .unwrap();
-        };
-        check(reset, true).await;
-    }
 }

@@ -8,6 +8,7 @@ use crate::date::Date;
 use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
 use crate::document;
+use crate::elsewhere::{self, Elsewhere};
 use crate::expectation;
 use crate::explanation;
 use crate::index::Index;
@@ -16,6 +17,7 @@ use crate::language;
 use crate::matchers::Matchers;
 use crate::overlap;
 use crate::policy::{Checked, DEFAULT, Policy};
+use crate::port;
 use crate::rule::{Action, Rule, Validity};
 use crate::sets::{Files, Sets};
 use crate::unreachable;
@@ -73,8 +75,9 @@ fn compile_into(
     let mut written = written::read(root, findings);
     let sets = Sets::read(std::mem::take(&mut written.sets), files, findings);
     let mut compiler = Compiler::new(&written, sets, today, findings);
-    let (places, rules) = compiler.rules(&written.rules);
+    let (places, rules) = compiler.rules(&written);
     let default = compiler.default(written.default.as_ref());
+    let entrances = compiler.entrances(&written);
     let zones = compiler.zones(&written.zones);
     compiler.matchers.warn_of_unused_sets(compiler.findings);
     let index = Index::new(&rules);
@@ -84,7 +87,7 @@ fn compile_into(
     let tests = expectation::read(&written.tests, &names.collect(), findings);
     let default = default.filter(|_| !findings.failed())?;
     let file = Some(file.to_path_buf());
-    let policy = Policy::new(file, zones, rules, default, index, Some(today));
+    let policy = Policy::new(file, zones, entrances, rules, default, index, Some(today));
     expectation::check(&policy, &tests, findings);
     kernel_room::warn(&policy, &places, findings);
     (!findings.failed()).then_some(policy)
@@ -99,11 +102,12 @@ pub(crate) struct KnownZone {
     pub(crate) is_used: bool,
 }
 
-/// What a rule says instead of its zone.
-#[derive(Debug, Clone, Copy, Default)]
-struct OwnWords {
-    on_down: Option<OnDown>,
-    connect: Option<Connect>,
+/// What a rule says instead of its zone, and of the program.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnWords {
+    pub(crate) on_down: Option<OnDown>,
+    pub(crate) connect: Option<Connect>,
+    pub(crate) elsewhere: Option<(Place, Elsewhere)>,
 }
 
 /// Makes of what was written what is meant.
@@ -119,6 +123,7 @@ pub(crate) struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     /// Zones that are wrong in themselves still count as defined: one mistake is one error.
     fn new(written: &WrittenFile, sets: Sets, today: Date, findings: &'a mut Findings) -> Self {
+        let has_names = !written.entries.is_empty() || !written.tunnels.is_empty();
         let zones = written.zones.iter().map(|zone| {
             let on_down = zone.on_down.as_ref();
             let connect = zone.connect.as_ref();
@@ -139,16 +144,16 @@ impl<'a> Compiler<'a> {
             by_name: names.zip(0..).collect(),
             zones,
             findings,
-            matchers: Matchers::new(sets),
+            matchers: Matchers::new(sets, has_names),
             today,
         }
     }
 
     /// The rules that could be understood, and where each stands.
-    fn rules(&mut self, written: &[WrittenRule]) -> (Vec<Place>, Vec<Rule>) {
+    fn rules(&mut self, written: &WrittenFile) -> (Vec<Place>, Vec<Rule>) {
         self.refuse_duplicate_labels(written);
-        written
-            .iter()
+        let rules = written.rules.iter();
+        rules
             .filter_map(|rule| Some((rule.place, self.rule(rule)?)))
             .unzip()
     }
@@ -195,18 +200,23 @@ impl<'a> Compiler<'a> {
         Some(Validity::Until(last))
     }
 
-    fn refuse_duplicate_labels(&mut self, written: &[WrittenRule]) {
-        let mut seen: HashMap<String, Option<u32>> = HashMap::from([(DEFAULT.to_owned(), None)]);
-        for rule in written.iter().filter(|rule| rule.name.is_none()) {
-            seen.insert(label(rule), Some(rule.place.line));
+    fn refuse_duplicate_labels(&mut self, written: &WrittenFile) {
+        let WrittenFile { rules, tunnels, .. } = written;
+        let mut seen = HashMap::from([(DEFAULT.to_owned(), None)]);
+        for rule in rules.iter().filter(|rule| rule.name.is_none()) {
+            seen.insert(label(rule), Some(("rule", rule.place.line)));
         }
-        for name in written.iter().filter_map(|rule| rule.name.as_ref()) {
-            let Some(first) = seen.insert(name.value.clone(), Some(name.place.line)) else {
+        let of_rules = rules.iter().filter_map(|rule| rule.name.as_ref());
+        let of_tunnels = tunnels.iter().map(|tunnel| &tunnel.name);
+        let names = of_rules.map(|name| ("rule", name));
+        for (what, name) in names.chain(of_tunnels.map(|name| ("tunnel", name))) {
+            let here = Some((what, name.place.line));
+            let Some(first) = seen.insert(name.value.clone(), here) else {
                 continue;
             };
             let fault = Fault::new(format!("the name {:?} is taken", name.value));
             let hint = match first {
-                Some(line) => format!("the rule in line {line} is called so"),
+                Some((what, line)) => format!("the {what} in line {line} is called so"),
                 None => "what decides when no rule matches is called so".to_owned(),
             };
             self.findings.error(name.place, fault.hint(hint));
@@ -217,9 +227,11 @@ impl<'a> Compiler<'a> {
         let action = &written.action;
         let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
         let connect = self.optional(written.connect.as_ref(), words::connect_of);
+        let elsewhere = self.elsewhere(written);
         let own = OwnWords {
             on_down: on_down?,
             connect: connect?,
+            elsewhere: elsewhere?,
         };
         let refusal = self.optional(written.with.as_ref(), words::refusal_of)?;
         if let (Some(At { place, .. }), "tunnel" | "pass") = (&written.with, action.value.as_str())
@@ -240,21 +252,49 @@ impl<'a> Compiler<'a> {
         };
         let only_tunnels = [
             ("zone", &written.zone),
+            ("destination", &written.destination),
+            ("port", &written.port),
             ("on_down", &written.on_down),
             ("connect", &written.connect),
         ];
         for (key, value) in only_tunnels {
             if let Some(At { place, .. }) = value {
                 let fault = Fault::new(format!("`{key}` says nothing without `action: tunnel`"));
-                let hint = format!("this rule's action is {}", action.as_str());
+                let hint = match (key, &written.ports) {
+                    ("port", None) => written::PORTS_ARE_MEANT.to_owned(),
+                    (_, _) => format!("this rule's action is {}", action.as_str()),
+                };
                 self.findings.error(*place, fault.hint(hint));
             }
         }
         Some(action)
     }
 
+    /// `destination:` and `port:`.
+    fn elsewhere(&mut self, written: &WrittenRule) -> Option<Option<(Place, Elsewhere)>> {
+        let host = self.optional(written.destination.as_ref(), elsewhere::host);
+        let port = self.optional(written.port.as_ref(), port::single);
+        let (host, port) = (host?, port?);
+        let Some(At { place, .. }) = written.destination.as_ref().or(written.port.as_ref()) else {
+            return Some(None);
+        };
+        if let (None, Some(port), None) = (&host, port, &written.ports) {
+            let fault = Fault::new(format!(
+                "connections to every port are tunnelled to port {port}"
+            ));
+            self.findings
+                .warning(*place, fault.hint(written::PORTS_ARE_MEANT));
+        }
+        Some(Some((*place, Elsewhere { host, port })))
+    }
+
     /// `zone`: as written; when it is not, and one zone is defined, that is meant.
-    fn tunnel(&mut self, place: Place, zone: Option<&At<String>>, own: OwnWords) -> Option<Action> {
+    pub(crate) fn tunnel(
+        &mut self,
+        place: Place,
+        zone: Option<&At<String>>,
+        own: OwnWords,
+    ) -> Option<Action> {
         let place = zone.map_or(place, |zone| zone.place);
         let name = zone.map(|zone| zone.value.as_str());
         let found = match name {
@@ -268,10 +308,16 @@ impl<'a> Compiler<'a> {
             return None;
         };
         zone.is_used = true;
+        let on_down = own.on_down.unwrap_or(zone.on_down);
+        if let (Some((place, _)), OnDown::Pass) = (&own.elsewhere, on_down) {
+            let fault = no_way_around("another destination", &zone.name, own.on_down.is_none());
+            self.findings.error(*place, fault);
+        }
         Some(Action::Tunnel {
             zone: Arc::clone(&zone.name),
-            on_down: own.on_down.unwrap_or(zone.on_down),
+            on_down,
             connect: own.connect.unwrap_or(zone.connect),
+            elsewhere: own.elsewhere.map(|(_, elsewhere)| Box::new(elsewhere)),
         })
     }
 
@@ -326,6 +372,19 @@ fn label(rule: &WrittenRule) -> String {
     match &rule.name {
         Some(name) => name.value.clone(),
         None => format!("rule {}", rule.position),
+    }
+}
+
+/// A direct connection would go where the program asked, which is not what was written.
+pub(crate) fn no_way_around(what: &str, zone: &str, by_zone: bool) -> Fault {
+    let fault = Fault::new(format!("{what} cannot be passed while no gateway answers"));
+    let words = "write `on_down: reject` or `on_down: hold`";
+    match by_zone {
+        true => fault.hint(format!(
+            "the zone {:?} has `on_down: pass`: {words} here",
+            zone
+        )),
+        false => fault.hint(words),
     }
 }
 

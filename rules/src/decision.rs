@@ -50,12 +50,14 @@ impl Decision {
 pub struct TunnelPermit {
     zone: Arc<str>,
     destination: Destination,
+    is_elsewhere: bool,
     rule: Arc<str>,
     on_down: OnDown,
     connect: Connect,
 }
 
 impl TunnelPermit {
+    /// To what was asked for.
     pub(crate) fn new(
         zone: Arc<str>,
         destination: Destination,
@@ -66,9 +68,19 @@ impl TunnelPermit {
         Self {
             zone,
             destination,
+            is_elsewhere: false,
             rule,
             on_down,
             connect,
+        }
+    }
+
+    /// The same to somewhere else than was asked for.
+    pub(crate) fn to(self, destination: Destination) -> Self {
+        Self {
+            destination,
+            is_elsewhere: true,
+            ..self
         }
     }
 
@@ -77,9 +89,14 @@ impl TunnelPermit {
         &self.zone
     }
 
-    /// The one destination.
+    /// The one destination: what was asked for, or what the rule says instead.
     pub fn destination(&self) -> &Destination {
         &self.destination
+    }
+
+    /// The destination where it is another than was asked for.
+    pub fn elsewhere(&self) -> Option<&Destination> {
+        self.is_elsewhere.then_some(&self.destination)
     }
 
     /// Label of the rule that decided; `default` when none matched.
@@ -97,10 +114,12 @@ impl TunnelPermit {
         self.connect
     }
 
-    /// Leave to dial directly while no gateway answers: only where the administrator wrote `on_down: pass`.
+    /// Leave to dial directly while no gateway answers: only where the administrator wrote `on_down: pass`, and never to
+    /// somewhere else than was asked for.
     pub fn when_down(&self) -> Option<PassPermit> {
         match self.on_down {
             OnDown::Reject | OnDown::Hold => None,
+            OnDown::Pass if self.is_elsewhere => None,
             OnDown::Pass => Some(PassPermit::new(
                 self.destination.clone(),
                 Arc::clone(&self.rule),
@@ -138,16 +157,36 @@ impl PassPermit {
 pub struct Block {
     rule: Arc<str>,
     refusal: Refusal,
+    in_doubt: bool,
 }
 
 impl Block {
+    /// By a rule that says so.
     pub(crate) fn new(rule: Arc<str>, refusal: Refusal) -> Self {
-        Self { rule, refusal }
+        Self {
+            rule,
+            refusal,
+            in_doubt: false,
+        }
+    }
+
+    /// By a rule of which nobody can say whether it matches.
+    pub(crate) fn in_doubt(rule: Arc<str>, refusal: Refusal) -> Self {
+        Self {
+            rule,
+            refusal,
+            in_doubt: true,
+        }
     }
 
     /// Label of the rule that decided; `default` when none matched.
     pub fn rule(&self) -> &str {
         &self.rule
+    }
+
+    /// Whether it is only blocked because something under a `not` cannot be answered.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// What the program is told.

@@ -27,6 +27,28 @@ impl Destination {
         parse(text).map_err(|fault| fault.to_string())
     }
 
+    /// Of a host and a port as a program gives them: an address without brackets, or a name.
+    ///
+    /// # Errors
+    ///
+    /// In one sentence, when `host` is neither.
+    pub fn of_host(host: &str, port: u16) -> Result<Self, String> {
+        let (address, name) = match host.parse::<IpAddr>() {
+            Ok(address) => (Some(address.to_canonical()), None),
+            Err(_) => host_of(host).map_err(|fault| fault.to_string())?,
+        };
+        if name.as_deref().is_some_and(ends_in_a_number) {
+            return Err(format!(
+                "{host:?} is neither an address nor the name of a host"
+            ));
+        }
+        Ok(Self {
+            address,
+            name,
+            port,
+        })
+    }
+
     /// The same with the address and the name in the form in which rules compare them: an IPv4-mapped address as
     /// IPv4, the name in lower case without a trailing dot.
     pub(crate) fn normalized(&self) -> Self {
@@ -53,6 +75,16 @@ impl fmt::Display for Destination {
         }
         write!(f, ":{}", self.port)
     }
+}
+
+/// Resolvers take such a name for an address (inet_aton(3)), which it would then be without having been judged as one.
+fn ends_in_a_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let digits = last.strip_prefix("0x").unwrap_or(last);
+    let is_hex = digits.len() < last.len();
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || is_hex && byte.is_ascii_hexdigit())
 }
 
 /// See [`Destination::parse`].
@@ -129,6 +161,51 @@ mod tests {
             "a:70000",
             Err("there is no port 70000; ports go from 1 to 65535"),
         );
+    }
+
+    #[track_caller]
+    fn check_host(host: &str, expected: Option<(Option<&str>, Option<&str>)>) {
+        let read = Destination::of_host(host, 443).ok();
+        let expected = expected.map(|(address, name)| Destination {
+            address: address.map(|address| address.parse().unwrap()),
+            name: name.map(str::to_owned),
+            port: 443,
+        });
+        assert_eq!(read, expected, "{host}");
+    }
+
+    #[test]
+    fn takes_a_host_as_programs_give_it() {
+        check_host("10.20.1.1", Some((Some("10.20.1.1"), None)));
+        check_host("2001:db8::1", Some((Some("2001:db8::1"), None)));
+        check_host("::ffff:10.0.0.1", Some((Some("10.0.0.1"), None)));
+        check_host("ERP.corp.", Some((None, Some("erp.corp"))));
+        check_host("a.b2", Some((None, Some("a.b2"))));
+        check_host("0xfeed.example", Some((None, Some("0xfeed.example"))));
+        // What inet_aton(3) takes for an address.
+        for number in [
+            "167772161",
+            "10.1",
+            "0x0a000001",
+            "10.0.0.0x1",
+            "127.1",
+            "0x",
+            "a.7",
+        ] {
+            check_host(number, None);
+        }
+        for wrong in [
+            "",
+            "a b",
+            "a..b",
+            "-a",
+            "*.a",
+            "a/b",
+            "http://a",
+            "é.example",
+        ] {
+            check_host(wrong, None);
+        }
     }
 
     #[test]

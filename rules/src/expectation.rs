@@ -96,11 +96,12 @@ pub(crate) fn check(policy: &Policy, tests: &[Expectation<'_>], findings: &mut F
     }
 }
 
-/// What a test expects; `tunnel` without a zone is through any.
+/// What a test expects; `tunnel` without a zone is through any, without `to` to anywhere.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected<'a> {
     action: &'a str,
     zone: Option<&'a str>,
+    to: Option<Destination>,
 }
 
 impl<'a> Expected<'a> {
@@ -109,10 +110,15 @@ impl<'a> Expected<'a> {
         zones: &HashSet<&str>,
         findings: &mut Findings,
     ) -> Result<Self, Fault> {
-        let (action, zone) = match written.split_once(char::is_whitespace) {
-            Some((action, zone)) => (action, Some(zone.trim())),
-            None => (written, None),
+        let words: Vec<&str> = written.split_whitespace().collect();
+        let (action, zone, to) = match *words.as_slice() {
+            [action] => (action, None, None),
+            [action, zone] => (action, Some(zone), None),
+            [action, "to", to] => (action, None, Some(to)),
+            [action, zone, "to", to] => (action, Some(zone), Some(to)),
+            _ => ("", None, None),
         };
+        let to = to.map(destination::parse).transpose()?;
         match (action, zone) {
             ("tunnel", Some(zone)) if !zones.contains(zone) => {
                 let fault = Fault::new(format!("no zone is called {zone:?}"));
@@ -121,15 +127,32 @@ impl<'a> Expected<'a> {
                     None => fault,
                 })
             }
-            ("tunnel", _) | ("pass" | "block", None) => Ok(Self { action, zone }),
+            ("pass" | "block", None) if to.is_none() => Ok(Self { action, zone, to }),
+            ("tunnel", _) => Ok(Self { action, zone, to }),
             (_, _) => Err(Fault::new(format!("{written:?} cannot be expected"))
-                .hint("write `tunnel ZONE`, `pass` or `block`")),
+                .hint("write `tunnel ZONE`, `tunnel ZONE to HOST:PORT`, `pass` or `block`")),
         }
     }
 
     fn is(&self, decision: &Decision) -> bool {
-        self.action == decision.action() && (self.zone.is_none() || self.zone == decision.zone())
+        let is_there = match (&self.to, decision) {
+            (None, _) => true,
+            (Some(to), Decision::Tunnel(permit)) => is_same(to, permit.destination()),
+            (Some(_), Decision::Pass(_) | Decision::Block(_)) => false,
+        };
+        self.action == decision.action()
+            && (self.zone.is_none() || self.zone == decision.zone())
+            && is_there
     }
+}
+
+/// Whether what is dialled is what a test names, which gives a name or an address.
+fn is_same(expected: &Destination, dialled: &Destination) -> bool {
+    let is_host = match (&expected.name, expected.address) {
+        (Some(name), _) => dialled.name.as_ref() == Some(name),
+        (None, address) => dialled.address == address && address.is_some(),
+    };
+    is_host && expected.port == dialled.port
 }
 
 fn failed(policy: &Policy, test: &Expectation<'_>) -> Fault {
@@ -158,15 +181,32 @@ fn failed(policy: &Policy, test: &Expectation<'_>) -> Fault {
 fn fault_of(decision: &Decision, test: &Expectation<'_>) -> Fault {
     Fault::new(format!(
         "this flow gets {}, by {:?}, and not {}",
-        show(decision.action(), decision.zone()),
+        show(decision.action(), decision.zone(), dialled(decision, test)),
         decision.rule(),
-        show(test.expected.action, test.expected.zone),
+        show(
+            test.expected.action,
+            test.expected.zone,
+            test.expected.to.as_ref()
+        ),
     ))
 }
 
-fn show(action: &str, zone: Option<&str>) -> String {
-    match zone {
-        Some(zone) => format!("{action} {zone}"),
-        None => action.to_owned(),
+/// Where it goes, when the test or the rule says something about it.
+fn dialled<'a>(decision: &'a Decision, test: &Expectation<'_>) -> Option<&'a Destination> {
+    match decision {
+        Decision::Tunnel(permit) if test.expected.to.is_some() => Some(permit.destination()),
+        Decision::Tunnel(permit) => permit.elsewhere(),
+        Decision::Pass(_) | Decision::Block(_) => None,
     }
+}
+
+fn show(action: &str, zone: Option<&str>, to: Option<&Destination>) -> String {
+    let mut shown = action.to_owned();
+    if let Some(zone) = zone {
+        shown += &format!(" {zone}");
+    }
+    if let Some(to) = to {
+        shown += &format!(" to {to}");
+    }
+    shown
 }

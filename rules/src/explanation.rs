@@ -21,9 +21,9 @@ const MOST_PATTERNS: usize = 5;
 
 /// Why a flow gets what it gets.
 ///
-/// `Display` is for people. `Serialize` gives `{"action", "zone", "connect", "rule", "file", "line", "steps"}`; `zone` is
-/// null unless the action is `tunnel`, `connect` is [`Explanation::connect`], `file` and `line` are null for a policy
-/// without a file. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "rule", "file", "line", "steps"}`;
+/// `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was asked, else null,
+/// `connect` is [`Explanation::connect`], `file` and `line` are null for a policy without a file. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     decision: Decision,
@@ -131,6 +131,14 @@ impl Explanation {
             (Some(_), _) => Some(Connect::Early),
             (None, Decision::Tunnel(permit)) => Some(permit.connect()),
             (None, Decision::Pass(_) | Decision::Block(_)) => None,
+        }
+    }
+
+    /// Where it is tunnelled to, if that is not where was asked.
+    pub fn elsewhere(&self) -> Option<&Destination> {
+        match &self.decision {
+            Decision::Tunnel(permit) => permit.elsewhere(),
+            Decision::Pass(_) | Decision::Block(_) => None,
         }
     }
 
@@ -257,9 +265,11 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Explanation", 7)?;
+        let mut object = serializer.serialize_struct("Explanation", 8)?;
         object.serialize_field("action", self.decision.action())?;
         object.serialize_field("zone", &self.decision.zone())?;
+        let elsewhere = self.elsewhere().map(Destination::to_string);
+        object.serialize_field("destination", &elsewhere)?;
         object.serialize_field("connect", &self.connect().map(Connect::as_str))?;
         object.serialize_field("rule", self.decision.rule())?;
         let file = self.file.as_deref().map(Path::to_string_lossy);
@@ -275,6 +285,9 @@ impl fmt::Display for Explanation {
         f.write_str(self.decision.action())?;
         if let Some(zone) = self.decision.zone() {
             write!(f, " through {zone}")?;
+        }
+        if let Some(elsewhere) = self.elsewhere() {
+            write!(f, " to {elsewhere}")?;
         }
         if let Some(connect) = self.connect() {
             write!(f, " (connect: {})", connect.as_str())?;

@@ -147,6 +147,7 @@ pub(crate) fn items<T>(
         let fault = Fault::new(format!("the list of `{key}` is empty"));
         let hint = match key {
             "gateways" => "write at least one gateway",
+            "socks5" | "http" => "write where to listen, or leave the key out",
             _ => "leave the key out to mean any",
         };
         findings.error(place, fault.hint(hint));

@@ -89,6 +89,16 @@ pub(crate) const FILE: &[Key] = &[
         Shape::Named(&Shape::Mapping(ZONE)),
     ),
     key(
+        "entries",
+        "Where programs may ask for connections that cannot be captured.",
+        Shape::Mapping(ENTRIES),
+    ),
+    key(
+        "tunnels",
+        "Listeners that lead through a zone to one destination.",
+        Shape::List(&Shape::Mapping(TUNNEL)),
+    ),
+    key(
         "rules",
         "The rules; the first that matches decides.",
         Shape::List(&Shape::Mapping(RULE)),
@@ -146,6 +156,49 @@ pub(crate) const ZONE: &[Key] = &[
     ),
 ];
 
+/// `entries:`
+pub(crate) const ENTRIES: &[Key] = &[
+    key(
+        "socks5",
+        "Where SOCKS 5 is spoken: a port, or a loopback address with one.",
+        Shape::OneOrMore(&Shape::Text),
+    ),
+    key(
+        "http",
+        "Where HTTP's CONNECT is understood: a port, or a loopback address with one.",
+        Shape::OneOrMore(&Shape::Text),
+    ),
+];
+
+/// A static tunnel.
+pub(crate) const TUNNEL: &[Key] = &[
+    required(
+        "name",
+        "What tables and messages call the tunnel.",
+        Shape::Text,
+    ),
+    required(
+        "listen",
+        "A port of both loopback addresses, or a loopback address with one.",
+        Shape::Text,
+    ),
+    key(
+        "zone",
+        "Through which zone; may be left out while there is one.",
+        Shape::Text,
+    ),
+    required(
+        "to",
+        "HOST:PORT; a name is resolved by the gateway.",
+        Shape::Text,
+    ),
+    key(
+        "on_down",
+        "As in the zone; goes before it.",
+        Shape::Words(ON_DOWN),
+    ),
+];
+
 /// A rule.
 pub(crate) const RULE: &[Key] = &[
     key(
@@ -197,6 +250,16 @@ pub(crate) const RULE: &[Key] = &[
         Shape::Text,
     ),
     key(
+        "destination",
+        "To which host instead of the one that was asked for: an address, or a name that the gateway resolves.",
+        Shape::Text,
+    ),
+    key(
+        "port",
+        "To which port instead of the one that was asked for.",
+        Shape::Text,
+    ),
+    key(
         "on_down",
         "As in the zone; goes before it.",
         Shape::Words(ON_DOWN),
@@ -222,7 +285,11 @@ pub(crate) const TEST: &[Key] = &[
         "The groups of the user.",
         Shape::OneOrMore(&Shape::Text),
     ),
-    required("expect", "tunnel ZONE, tunnel, pass or block.", Shape::Text),
+    required(
+        "expect",
+        "tunnel ZONE, tunnel, pass or block; behind a tunnel also `to HOST:PORT`.",
+        Shape::Text,
+    ),
 ];
 
 /// `app:` of a test.

@@ -32,6 +32,8 @@ type Written = At<WrittenPattern>;
 pub(crate) struct Matchers {
     sets: Sets,
     expressions: usize,
+    /// Whether there are flows whose names are known.
+    has_names: bool,
 }
 
 /// What a matcher admits: `None` is any. The outer `None`: it was wrong, and noted.
@@ -49,10 +51,11 @@ type Read<T> = fn(&mut Matchers, &Written, &mut Findings) -> Option<T>;
 
 impl Matchers {
     /// With these sets to name.
-    pub(crate) fn new(sets: Sets) -> Self {
+    pub(crate) fn new(sets: Sets, has_names: bool) -> Self {
         Self {
             sets,
             expressions: 0,
+            has_names,
         }
     }
 
@@ -92,7 +95,8 @@ impl Matchers {
             none_of: list.none_of.map(|hosts| hosts.into_iter().collect()),
             shown: shown(written.unwrap_or_default()),
         };
-        unsatisfiable::warn_of_names(written.unwrap_or_default(), &targets, findings);
+        let written = written.unwrap_or_default();
+        unsatisfiable::warn_of_names(written, &targets, self.has_names, findings);
         let targets = Arc::new(targets);
         if let Some(name) = alone {
             self.sets.keep_targets(name, &targets);

@@ -9,9 +9,10 @@ use crate::address::AddressRange;
 use crate::application::Application;
 use crate::compile;
 use crate::date::Date;
-use crate::decision::Judgement;
+use crate::decision::{Block, Decision, Judgement, Refusal};
 use crate::destination::Destination;
 use crate::diagnostics::Diagnostics;
+use crate::entrance::{Entrances, Entry, StaticTunnel};
 use crate::explanation::{self, Explanation};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
@@ -37,6 +38,7 @@ pub struct Policy {
 struct Compiled {
     file: Option<PathBuf>,
     zones: Vec<Zone>,
+    entrances: Entrances,
     rules: Vec<Rule>,
     default: Rule,
     index: Index,
@@ -74,6 +76,7 @@ impl Policy {
             zone: zone.name.as_str().into(),
             on_down: zone.on_down,
             connect: zone.connect,
+            elsewhere: None,
         };
         let mut rule = Rule::for_everything("adit up", None, action);
         rule.targets = Some(Arc::new(Targets {
@@ -87,12 +90,14 @@ impl Policy {
         let default = Rule::for_everything(DEFAULT, None, Action::Pass);
         let rules = vec![rule];
         let index = Index::new(&rules);
-        Self::new(None, vec![zone], rules, default, index, None)
+        let entrances = Entrances::default();
+        Self::new(None, vec![zone], entrances, rules, default, index, None)
     }
 
     pub(crate) fn new(
         file: Option<PathBuf>,
         zones: Vec<Zone>,
+        entrances: Entrances,
         rules: Vec<Rule>,
         default: Rule,
         index: Index,
@@ -101,6 +106,7 @@ impl Policy {
         let compiled = Compiled {
             file,
             zones,
+            entrances,
             rules,
             default,
             index,
@@ -157,6 +163,34 @@ impl Policy {
     /// The zone of this name.
     pub fn zone(&self, name: &str) -> Option<&Zone> {
         self.zones().iter().find(|zone| zone.name == name)
+    }
+
+    /// The listeners that ask programs where they want to go.
+    pub fn entries(&self) -> &[Entry] {
+        &self.compiled.entrances.entries
+    }
+
+    /// The listeners that lead to one destination each.
+    pub fn static_tunnels(&self) -> &[StaticTunnel] {
+        &self.compiled.entrances.tunnels
+    }
+
+    /// Decides about a flow that came in through the static tunnel of this name. A rule that blocks its destination blocks it;
+    /// whatever else the rules say of it, and whatever the default, the tunnel leads through its own zone. One that is not there
+    /// leads nowhere.
+    pub fn judge_static(&self, tunnel: &str, application: Option<&Application>) -> Judgement {
+        let found = self.static_tunnels().iter().find(|it| it.name() == tunnel);
+        let Some((tunnel, permit)) = found.and_then(|it| Some((it, it.permit()?))) else {
+            let block = Block::new(tunnel.into(), Refusal::Reset);
+            return Judgement::Decided(Decision::Block(block));
+        };
+        match self.judge(tunnel.to(), application) {
+            Judgement::Decided(Decision::Block(block)) if block.rule() != DEFAULT => {
+                Judgement::Decided(Decision::Block(block))
+            }
+            Judgement::Decided(_) => Judgement::Decided(Decision::Tunnel(permit)),
+            Judgement::Needs(fact) => Judgement::Needs(fact),
+        }
     }
 
     /// Decides about a flow; the first rule that matches wins.

@@ -7,6 +7,7 @@ use crate::clause::{Applications, Clause};
 use crate::date::Date;
 use crate::decision::{Block, Decision, PassPermit, Refusal, TunnelPermit};
 use crate::destination::Destination;
+use crate::elsewhere::Elsewhere;
 use crate::port::{self, PortSet};
 use crate::targets::Targets;
 use crate::truth::Truth;
@@ -56,6 +57,8 @@ pub(crate) enum Action {
         on_down: OnDown,
         /// The rule's word, else the zone's.
         connect: Connect,
+        /// To where; `None` is where the program asked.
+        elsewhere: Option<Box<Elsewhere>>,
     },
     /// Directly.
     Pass,
@@ -273,13 +276,18 @@ impl Rule {
                 zone,
                 on_down,
                 connect,
-            } => Decision::Tunnel(TunnelPermit::new(
-                Arc::clone(zone),
-                destination,
-                label,
-                *on_down,
-                *connect,
-            )),
+                elsewhere,
+            } => {
+                let dialled = elsewhere
+                    .as_ref()
+                    .map(|it| it.instead_of(destination.clone()));
+                let zone = Arc::clone(zone);
+                let permit = TunnelPermit::new(zone, destination, label, *on_down, *connect);
+                Decision::Tunnel(match dialled {
+                    Some(dialled) => permit.to(dialled),
+                    None => permit,
+                })
+            }
             Action::Pass => Decision::Pass(PassPermit::new(destination, label)),
             Action::Block(refusal) => Decision::Block(Block::new(label, *refusal)),
         }
@@ -291,7 +299,7 @@ impl Rule {
             Action::Block(refusal) => refusal,
             Action::Tunnel { .. } | Action::Pass => Refusal::Reset,
         };
-        Decision::Block(Block::new(Arc::clone(&self.label), refusal))
+        Decision::Block(Block::in_doubt(Arc::clone(&self.label), refusal))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::written_pattern::WrittenPattern;
 pub(crate) fn warn_of_names(
     written: &[At<WrittenPattern>],
     targets: &Targets,
+    has_names: bool,
     findings: &mut Findings,
 ) {
     let is_name = |at: &&At<WrittenPattern>| match &at.value {
@@ -34,10 +35,14 @@ pub(crate) fn warn_of_names(
         } else {
             "so only the addresses of this rule match them"
         };
-        findings.warning(
-            place,
-            nameless(&name, consequence).hint("give the addresses behind the name"),
-        );
+        let fault = nameless(&name, consequence);
+        match has_names {
+            true => findings.note(
+                place,
+                fault.hint("those that come through `entries` and `tunnels` have one"),
+            ),
+            false => findings.warning(place, fault.hint("give the addresses behind the name")),
+        }
     }
     if targets.excludes_names()
         && let Some((place, name)) = written.iter().find_map(|at| first(at.value.under_not()))

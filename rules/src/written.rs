@@ -5,12 +5,19 @@ use crate::document::{Content, Node};
 use crate::keys::{Keys, has_content, items, list, mapping, scalar};
 use crate::language;
 use crate::sets::{SetContent, WrittenSet};
+use crate::written_entrances::{self, WrittenEntry, WrittenTunnel};
 use crate::written_pattern::{self, WrittenPattern};
 
 /// The version of the file's format that is understood.
 const VERSION: &str = "1";
 /// Characters of a label that people are to read in a table.
 const LONGEST_NAME: usize = 120;
+
+/// What is said of an empty name.
+const POSITION: &str = "leave the key out: the rule is then called by its position";
+
+/// What is said of a `port` that looks like a slip.
+pub(crate) const PORTS_ARE_MEANT: &str = "`ports` says which ports a rule is about";
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -24,6 +31,8 @@ pub(crate) struct At<T> {
 pub(crate) struct WrittenFile {
     pub(crate) sets: Vec<WrittenSet>,
     pub(crate) zones: Vec<WrittenZone>,
+    pub(crate) entries: Vec<WrittenEntry>,
+    pub(crate) tunnels: Vec<WrittenTunnel>,
     pub(crate) rules: Vec<WrittenRule>,
     pub(crate) default: Option<At<String>>,
     pub(crate) tests: Vec<WrittenTest>,
@@ -59,6 +68,8 @@ pub(crate) struct WrittenRule {
     pub(crate) action: At<String>,
     pub(crate) with: Option<At<String>>,
     pub(crate) zone: Option<At<String>>,
+    pub(crate) destination: Option<At<String>>,
+    pub(crate) port: Option<At<String>>,
     pub(crate) on_down: Option<At<String>>,
     pub(crate) connect: Option<At<String>>,
 }
@@ -102,6 +113,8 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
     WrittenFile {
         sets: sets(&mut keys, findings),
         zones: zones(&mut keys, findings),
+        entries: written_entrances::entries(&mut keys, findings),
+        tunnels: written_entrances::tunnels(&mut keys, findings),
         rules: rules(&mut keys, findings),
         default: keys.required("default", "say what flows get that no rule matches: `default: pass`, `default: block` or `default: tunnel ZONE`", findings),
         tests: tests(&mut keys, findings),
@@ -218,7 +231,7 @@ fn rules(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenRule> {
 fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenRule> {
     let mut keys = Keys::of(node, &format!("rule {position}"), language::RULE, findings)?;
     let name = keys.scalar("name", findings);
-    let name = name.filter(|name| is_readable(name, findings));
+    let name = name.filter(|name| is_readable(name, POSITION, findings));
     let user = keys.list("user", findings, written_pattern::name);
     let group = keys.list("group", findings, written_pattern::name);
     let app = keys.list("app", findings, written_pattern::application);
@@ -229,6 +242,8 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
     let expires = keys.scalar("expires", findings);
     let with = keys.scalar("with", findings);
     let zone = keys.scalar("zone", findings);
+    let destination = keys.scalar("destination", findings);
+    let port = other_port(&mut keys, findings);
     let on_down = keys.scalar("on_down", findings);
     let connect = keys.scalar("connect", findings);
     let hint = "write `action: tunnel`, `action: pass` or `action: block`";
@@ -252,9 +267,22 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
         action,
         with,
         zone,
+        destination,
+        port,
         on_down,
         connect,
     })
+}
+
+/// `port:`, which is easily taken for `ports:`.
+fn other_port(keys: &mut Keys, findings: &mut Findings) -> Option<At<String>> {
+    let (_, node) = keys.take("port")?;
+    if let Content::Scalar(_) = node.content {
+        return scalar(node, "`port`", findings);
+    }
+    let fault = Fault::new("`port` is one port to tunnel to");
+    findings.error(node.place, fault.hint(PORTS_ARE_MEANT));
+    None
 }
 
 fn tests(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenTest> {
@@ -310,11 +338,10 @@ fn tested_application(node: Node, findings: &mut Findings) -> Option<WrittenAppl
 }
 
 /// A name stands in tables, logs and messages on one line.
-fn is_readable(name: &At<String>, findings: &mut Findings) -> bool {
+pub(crate) fn is_readable(name: &At<String>, without: &str, findings: &mut Findings) -> bool {
     let text = name.value.trim();
     let fault = if text.is_empty() {
-        Fault::new("a name is empty")
-            .hint("leave the key out: the rule is then called by its position")
+        Fault::new("a name is empty").hint(without)
     } else if name.value.chars().any(char::is_control) {
         Fault::new("a name has control characters or several lines")
     } else if name.value.chars().count() > LONGEST_NAME {

@@ -106,6 +106,98 @@ fn a_permit_carries_the_one_destination_normalized() {
 }
 
 #[track_caller]
+fn check_elsewhere(keys: &str, asked: &str, expected: &str) {
+    let text = format!(
+        "version: 1\nzones: {{z: {{gateways: [gw]}}}}\ndefault: block\nrules:\n  - {{ports: [1-9], action: tunnel, {keys}}}\n"
+    );
+    let Decision::Tunnel(permit) = decide(&policy(&text), "unknown", asked) else {
+        panic!("the rule tunnels");
+    };
+    let expected = Destination::parse(expected).expect("valid");
+    assert_eq!(permit.destination(), &expected);
+    assert_eq!(permit.elsewhere(), Some(&expected));
+}
+
+#[test]
+fn a_rule_tunnels_to_another_host_or_port() {
+    check_elsewhere("destination: 10.9.9.9", "10.0.0.1:1", "10.9.9.9:1");
+    check_elsewhere(
+        "destination: db.corp, port: 5432",
+        "10.0.0.1:1",
+        "db.corp:5432",
+    );
+    check_elsewhere("port: 5432", "a.corp:9", "a.corp:5432");
+    check_elsewhere(
+        "destination: '2001:db8::1'",
+        "10.0.0.1:1",
+        "[2001:db8::1]:1",
+    );
+    let plain = policy("version: 1\nzones: {z: {gateways: [gw]}}\ndefault: tunnel\n");
+    let Decision::Tunnel(permit) = decide(&plain, "unknown", "10.0.0.1:1") else {
+        panic!("the default tunnels");
+    };
+    assert_eq!(permit.elsewhere(), None);
+}
+
+const ENTRANCES: &str = r#"version: 1
+zones: {z: {gateways: [gw]}}
+entries: {socks5: 1080, http: ["127.0.0.1:3128"]}
+tunnels:
+  - {name: db, listen: "127.0.0.1:5433", to: "db.corp:5432"}
+  - {name: mail, listen: 2525, to: "10.0.0.25:25", on_down: hold}
+rules:
+  - {app: /usr/bin/nc, to: db.corp, action: block}
+  - {to: db.corp, action: pass}
+default: block
+"#;
+
+#[track_caller]
+fn check_static(tunnel: &str, app: Option<&str>, expected: &str) {
+    let application = app.map(|app| Application::parse(app).expect("valid"));
+    let said = match policy(ENTRANCES).judge_static(tunnel, application.as_ref()) {
+        Judgement::Needs(fact) => format!("needs {fact:?}"),
+        Judgement::Decided(Decision::Tunnel(permit)) => format!(
+            "{} through {} by {}, {}",
+            permit.destination(),
+            permit.zone(),
+            permit.rule(),
+            permit.on_down().as_str()
+        ),
+        Judgement::Decided(decision) => format!("{} by {}", decision.action(), decision.rule()),
+    };
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_static_tunnel_leads_through_its_zone_unless_a_rule_blocks() {
+    check_static("db", None, "needs Path");
+    let tunnelled = "db.corp:5432 through z by db, reject";
+    check_static("db", Some("/usr/bin/psql"), tunnelled);
+    check_static("db", Some("/usr/bin/nc"), "block by rule 1");
+    // Whatever the default is.
+    check_static("mail", None, "10.0.0.25:25 through z by mail, hold");
+    check_static("none", None, "block by none");
+}
+
+#[test]
+fn a_policy_says_where_to_listen() {
+    let policy = policy(ENTRANCES);
+    let entries = policy.entries().iter();
+    let entries: Vec<_> = entries
+        .map(|entry| format!("{} {}", entry.protocol.as_str(), entry.listen))
+        .collect();
+    assert_eq!(entries, ["socks5 1080", "http 127.0.0.1:3128"]);
+    let tunnels = policy.static_tunnels().iter();
+    let tunnels: Vec<_> = tunnels
+        .map(|it| format!("{} {} {}", it.name(), it.listen(), it.to()))
+        .collect();
+    assert_eq!(
+        tunnels,
+        ["db 127.0.0.1:5433 db.corp:5432", "mail 2525 10.0.0.25:25"]
+    );
+}
+
+#[track_caller]
 fn check_on_down(zone_says: &str, rule_says: &str, expected: OnDown) {
     let text = format!(
         "version: 1\nzones: {{z: {{gateways: [gw]{zone_says}}}}}\ndefault: block\nrules:\n  - {{action: tunnel{rule_says}}}\n"
@@ -388,6 +480,7 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "tunnel",
             "zone": "finance",
+            "destination": null,
             "connect": "early",
             "rule": "payroll only from the browser",
             "file": "/etc/adit/rules.yaml",
@@ -407,6 +500,7 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "pass",
             "zone": null,
+            "destination": null,
             "connect": null,
             "rule": "default",
             "file": null,

@@ -44,6 +44,12 @@ fn verdict(decision: &Decision) -> Verdict {
             Decision::Tunnel(permit) => Some(permit.connect().as_str()),
             Decision::Pass(_) | Decision::Block(_) => None,
         },
+        dialled: match decision {
+            Decision::Tunnel(permit) => Some(permit.destination()),
+            Decision::Pass(permit) => Some(permit.destination()),
+            Decision::Block(_) => None,
+        }
+        .map(|it| (it.address, it.name.clone(), it.port)),
         drops: match decision {
             Decision::Block(block) => block.refusal() == Refusal::Drop,
             Decision::Tunnel(_) | Decision::Pass(_) => false,
@@ -257,7 +263,7 @@ proptest! {
 
     #[test]
     fn random_yaml_never_panics(
-        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone|gateways|on_down|connect|not|script|path|user|sets|file|expires|enabled|with|regex): |[&*]a |<<: |\"@a\"|: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
+        text in "(version: 1\n|default: pass\n|(rules|zones|tests):|\n +- |\\{|\\}|\\[|\\]|(name|app|to|ports|action|zone|gateways|on_down|connect|not|script|path|user|sets|file|expires|enabled|with|regex|destination|port|entries|tunnels|socks5|http|listen): |[&*]a |<<: |\"@a\"|: |, |\"|'|[0-9]{1,6}|\\PC){0,40}"
     ) {
         let _ = parse_file(Path::new("rules.yaml"), &text, &[]).map_err(|errors| errors.to_string());
     }

@@ -9,8 +9,18 @@ adit-alice ALL=(ALL:ALL) NOPASSWD: ALL
 adit-bob ALL=(ALL:ALL) NOPASSWD: ALL
 ";
 
-/// The machine's own name, which sudo looks up, and no other.
-pub(crate) const HOSTS: &str = "127.0.0.1 localhost adit-lab\n::1 localhost\n";
+/// The machine's own name, which sudo looks up, and hosts that everybody knows.
+pub(crate) const HOSTS: &str = "127.0.0.1 localhost adit-lab
+::1 localhost
+198.51.100.11 near.test
+198.51.100.13 forbidden.test
+198.51.100.14 inside.test
+";
+
+/// Names that only the gateway can look up.
+pub(crate) const HOSTS_OF_THE_ZONE: &str = "198.51.100.10 db.finance.test web.finance.test
+2001:db8:2::10 six.finance.test
+";
 
 pub(crate) fn passwd(own: &str) -> String {
     with_lines(own, |user| {

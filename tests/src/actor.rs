@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::content::{Content, mix};
+use crate::entry::Entry;
 use crate::script::{Script, Sight, Step, Timing};
 
 /// A peer that says nothing for so long is not coming back.
@@ -30,7 +31,38 @@ pub enum End {
 #[must_use]
 pub fn dial(to: SocketAddr, from: u16, script: &Script, seed: u64, number: u64) -> Sight {
     let started = Instant::now();
-    let connected = connect(to, from);
+    acted(connect(to, from), started, script, seed, number)
+}
+
+/// The same through an entry.
+#[must_use]
+pub fn dial_through(
+    entry: Entry,
+    to: SocketAddr,
+    script: &Script,
+    seed: u64,
+    number: u64,
+) -> Sight {
+    let started = Instant::now();
+    let connected = connect(entry.address(), 0).and_then(|stream| {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        entry.ask(&stream, to)?;
+        Ok(stream)
+    });
+    Sight {
+        peer: to.ip().to_canonical().to_string(),
+        ..acted(connected, started, script, seed, number)
+    }
+}
+
+fn acted(
+    connected: io::Result<TcpStream>,
+    started: Instant,
+    script: &Script,
+    seed: u64,
+    number: u64,
+) -> Sight {
     let connect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut sight = match connected {
         Ok(stream) => act(stream, script, End::Dialler, seed, number),
@@ -320,7 +352,9 @@ fn dribbled(writes: u64) -> u64 {
 /// A read's time-out says "would block": nobody spoke.
 fn name(error: &io::Error) -> String {
     let kind = error.kind();
-    if kind == ErrorKind::WouldBlock {
+    if kind == ErrorKind::Other {
+        error.to_string()
+    } else if kind == ErrorKind::WouldBlock {
         "silence".to_owned()
     } else if matches!(kind, ErrorKind::InvalidData | ErrorKind::UnexpectedEof) {
         error.to_string()

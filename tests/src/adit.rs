@@ -244,8 +244,10 @@ pub struct Flow {
     pub script: Option<String>,
     /// The application's end, as the broker's listener saw it.
     pub source: String,
-    /// `address:port` that the application asked for.
+    /// `address:port` or `name:port` that the application asked for.
     pub destination: String,
+    /// Where it goes, if that is somewhere else, or was looked up.
+    pub to: Option<String>,
     /// Name of the rule that decided.
     pub rule: Option<String>,
     /// Zone, when tunnelled.

@@ -29,6 +29,8 @@ pub struct Conversation<'a> {
     pub seed: u64,
     /// How long all of it may take.
     pub within: Duration,
+    /// The entry that is asked for the connection: `socks5=ADDRESS:PORT` or `http=ADDRESS:PORT`.
+    pub entry: Option<&'a str>,
 }
 
 /// What both ends saw, each connection's in an order that does not depend on chance.
@@ -55,6 +57,15 @@ impl<'a> Conversation<'a> {
             address: crate::address::SERVER,
             seed: 1,
             within: Duration::from_secs(60),
+            entry: None,
+        }
+    }
+
+    /// Through an entry, which its dialler asks.
+    pub fn through(self, entry: &'a str) -> Self {
+        Conversation {
+            entry: Some(entry),
+            ..self
         }
     }
 
@@ -121,7 +132,10 @@ impl<'a> Conversation<'a> {
         );
         let words = ["adit-peer", "dial", &to, self.client];
         let more = ["--connections", &connections, "--seed", &seed];
-        words.into_iter().chain(more).map(str::to_owned).collect()
+        let entry = self.entry.map(|entry| ["--through", entry]);
+        let entry = entry.into_iter().flatten();
+        let all = words.into_iter().chain(more).chain(entry);
+        all.map(str::to_owned).collect()
     }
 }
 

@@ -96,6 +96,9 @@ pub struct Lab {
     bin: PathBuf,
 }
 
+/// What is `/etc/hosts` on the gateway.
+pub(crate) const GATEWAY_HOSTS: &str = "/run/lab/gateway-hosts";
+
 const WIRING: &str = include_str!("wiring.sh");
 
 impl Lab {
@@ -244,6 +247,8 @@ impl Lab {
         self.overlay("/etc/group", 0o644, accounts::group)?;
         self.overlay("/etc/shadow", 0o600, accounts::shadow)?;
         self.overlay("/etc/hosts", 0o644, |_| accounts::HOSTS.to_owned())?;
+        let of_gateway = [accounts::HOSTS, accounts::HOSTS_OF_THE_ZONE].concat();
+        fs::write(self.outside(GATEWAY_HOSTS), of_gateway)?;
         if Path::new("/etc/sudoers").exists() {
             self.overlay("/etc/sudoers", 0o440, |_| accounts::SUDOERS.to_owned())?;
         }

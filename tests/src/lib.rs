@@ -13,6 +13,7 @@ mod content;
 mod control_group;
 mod conversation;
 mod deadline;
+pub mod entry;
 mod lab;
 pub mod load;
 mod order;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::{Host, Lab};
+use crate::lab::{GATEWAY_HOSTS, Host, Lab};
 use crate::process::Process;
 use crate::users::User;
 
@@ -124,6 +124,10 @@ impl<'a> Run<'a> {
 
     fn command(&self, argv: &[String]) -> Command {
         let mut command = self.lab.sandbox().enter(Some(self.host.namespace()));
+        if self.host == Host::Gateway {
+            let line = format!("mount --bind {GATEWAY_HOSTS} /etc/hosts && exec \"$@\"");
+            command.args(["unshare", "--mount", "sh", "-c", &line, "sh"]);
+        }
         if self.user != User::Root {
             let id = self.user.uid();
             command.args([

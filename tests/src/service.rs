@@ -41,7 +41,7 @@ pub fn web(lab: &Lab) -> Result<Process> {
     serve_files(lab)?;
     lab.make_dir(User::Root, "/run/lab/tls")?;
     let names = format!(
-        "subjectAltName=IP:{},IP:{}",
+        "subjectAltName=IP:{},IP:{},DNS:web.finance.test",
         address::SERVER,
         address::SERVER6
     );

@@ -52,7 +52,10 @@ fn row(flow: &FlowView) -> Vec<String> {
     vec![
         flow.id.to_string(),
         output::printable(&application),
-        flow.destination.to_string(),
+        match &flow.to {
+            Some(to) => format!("{} → {to}", flow.destination),
+            None => flow.destination.clone(),
+        },
         flow.rule.clone().unwrap_or_else(|| "-".to_owned()),
         zone.to_owned(),
         output::printable(&state),

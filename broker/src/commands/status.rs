@@ -1,6 +1,6 @@
 //! `adit status`.
 
-use adit_broker::control::protocol::{Answer, Request, Status, ZoneStatus};
+use adit_broker::control::protocol::{Answer, Listening, Request, Status, ZoneStatus};
 use adit_capture::wire::QueueBy;
 use anyhow::anyhow;
 
@@ -45,6 +45,18 @@ fn show(status: &Status) {
         (None, None) => String::new(),
     };
     output::line(format_args!("connect  {}{connect}", status.connect.mode));
+    for Listening {
+        address,
+        speaks,
+        tunnel,
+    } in &status.listening
+    {
+        match (speaks, tunnel) {
+            (Some(speaks), _) => output::line(format_args!("entry    {speaks} at {address}")),
+            (None, Some(name)) => output::line(format_args!("tunnel   {name} at {address}")),
+            (None, None) => {}
+        }
+    }
     for zone in &status.zones {
         output::line(format_args!("zone     {}", describe(zone)));
     }

@@ -1,5 +1,6 @@
 //! What goes over the control socket: one request a connection, one line of JSON each way.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use adit_capture::wire::QueueBy;
@@ -65,6 +66,9 @@ pub struct Status {
     pub capture: Capture,
     /// How captured connections are met.
     pub connect: Connect,
+    /// Where programs can come in on purpose.
+    #[serde(default)]
+    pub listening: Vec<Listening>,
     /// Every zone.
     pub zones: Vec<ZoneStatus>,
     /// How many flows.
@@ -91,6 +95,17 @@ pub struct Connect {
     pub by: Option<QueueBy>,
     /// Why it does not.
     pub reason: Option<String>,
+}
+
+/// A listener that the rules want.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listening {
+    /// Where.
+    pub address: SocketAddr,
+    /// `socks5` or `http`; null for a static tunnel.
+    pub speaks: Option<String>,
+    /// The static tunnel's name.
+    pub tunnel: Option<String>,
 }
 
 /// How a zone stands.

@@ -16,6 +16,7 @@ use crate::capture_session::CaptureSession;
 use crate::flow_table::FlowTable;
 use crate::held::HeldTable;
 use crate::listeners::Listeners;
+use crate::names::Names;
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::zone::{HOLD_PATIENCE, Zone};
 
@@ -45,6 +46,7 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         rules: RulesInForce::new(InForce { policy, zones }),
         sockets: session.sockets.clone(),
         attribution: Attribution::start(session.sources.clone()).unwrap(),
+        names: Names::default(),
         flows: Arc::new(FlowTable::default()),
     }
 }

@@ -1,28 +1,34 @@
 //! The way of one connection: attributed, decided, opened, relayed.
 //!
-//! Two orders of the same steps. The honest one ([`Dispatcher::answer`]) has a connection that is held at its SYN, and accepts it
-//! when the destination has; the early one ([`Dispatcher::carry`]) has one that was accepted already. Each step consumes what the
-//! step before made, so that a step can't be left out. Only a permit dials.
+//! Three orders of the same steps. The honest one ([`Dispatcher::answer`]) has a connection that is held at its SYN, and accepts it
+//! when the destination has. [`Dispatcher::carry`] has one that was accepted already: the program believes itself connected (early),
+//! or has asked for its destination in words and waits for a reply (told). Each step consumes what the step before made, so that a
+//! step can't be left out. Only a permit dials.
 
 mod accepted;
 mod asked;
+mod direct;
 #[cfg(test)]
 mod down_tests;
 mod ending;
 mod opener;
 mod opening;
+mod told;
 
 use std::sync::Arc;
 
-use adit_rules::{Application, Decision, Destination, Fact, Judgement, PassPermit, TunnelPermit};
+use adit_rules::{Application, Decision, Fact, Judgement, PassPermit, TunnelPermit};
 
+pub(crate) use self::ending::Cause;
 use self::ending::{Ending, report};
 use self::opener::Opener;
+use crate::accepted::{Accepted, Asked, Ends, Manner};
 use crate::attribution::Attribution;
 use crate::capture_session::MarkedSockets;
 use crate::flow_table::{Action, Flow, FlowTable};
 use crate::held::Held;
-use crate::original_destination::{Captured, ClientAddress, OriginalDestination};
+use crate::names::Names;
+use crate::original_destination::{ClientAddress, OriginalDestination};
 use crate::rules_in_force::RulesInForce;
 use crate::zone::ZoneDown;
 
@@ -35,27 +41,37 @@ pub struct Dispatcher {
     pub sockets: MarkedSockets,
     /// Who opened what.
     pub attribution: Attribution,
+    /// The addresses of names that pass.
+    pub names: Names,
     /// Where flows are entered.
     pub flows: Arc<FlowTable>,
 }
 
 impl Dispatcher {
     /// Carries one connection from its acceptance to its end.
-    pub async fn carry(&self, captured: Captured) {
-        let flow = self.flows.begin(captured.source, captured.destination);
-        self.see_through(&flow, self.accepted_way(captured, &flow))
-            .await;
+    pub async fn carry(&self, accepted: Accepted, asked: Asked) {
+        let source = ClientAddress::seen(accepted.ends().source);
+        let flow = self.flows.begin(source, asked.destination());
+        match accepted.manner() {
+            Manner::Unasked => {
+                let way = self.accepted_way(accepted, &asked, &flow);
+                self.see_through(&flow, way).await;
+            }
+            Manner::Told(protocol) => {
+                let way = self.told_way(accepted, protocol, &asked, &flow);
+                self.see_through(&flow, way).await;
+            }
+        }
     }
 
     /// Carries one connection from its SYN to its end.
     pub async fn answer(&self, held: Held) {
-        let (source, destination) = (
-            ClientAddress::of(&held.question),
-            OriginalDestination::of(&held.question),
-        );
-        let flow = self.flows.begin(source, destination);
+        let source = ClientAddress::of(&held.question);
+        let asked = Asked::from(OriginalDestination::of(&held.question).address());
+        let flow = self.flows.begin(source, asked.destination());
         flow.held();
-        self.see_through(&flow, self.asked_way(held, &flow)).await;
+        let way = self.asked_way(held, &asked, &flow);
+        self.see_through(&flow, way).await;
     }
 
     async fn see_through(&self, flow: &Arc<Flow>, way: impl Future<Output = Ending>) {
@@ -73,21 +89,15 @@ impl Dispatcher {
     async fn decide(
         &self,
         flow: &Flow,
-        asked: OriginalDestination,
+        asked: &Asked,
         attribute: impl AsyncFnOnce() -> Result<Opener, Ending>,
     ) -> Result<Decision, Ending> {
-        let asked = asked.address();
-        let destination = Destination {
-            address: Some(asked.ip()),
-            name: None,
-            port: asked.port(),
-        };
-        let mut opener = match self.ask(flow, &destination, None) {
+        let mut opener = match self.ask(flow, asked, None) {
             Ok(decision) => return Ok(decision),
             Err(_fact) => attribute().await?,
         };
         loop {
-            match self.ask(flow, &destination, Some(&opener.application)) {
+            match self.ask(flow, asked, Some(&opener.application)) {
                 Ok(decision) => return Ok(decision),
                 Err(fact) => opener.learn(fact, &self.attribution).await,
             }
@@ -98,16 +108,16 @@ impl Dispatcher {
     fn ask(
         &self,
         flow: &Flow,
-        destination: &Destination,
+        asked: &Asked,
         application: Option<&Application>,
     ) -> Result<Decision, Fact> {
         loop {
             let rules = self.rules.now();
-            let decision = match rules.policy.judge(destination, application) {
+            let decision = match asked.judge(&rules.policy, application) {
                 Judgement::Decided(decision) => decision,
                 Judgement::Needs(fact) => return Err(fact),
             };
-            flow.judged(destination, application, &decision);
+            flow.judged(asked, application, &decision);
             // A reload judges again what it finds noted; one that came before that has not found it.
             if self.rules.are_still(&rules) {
                 return Ok(decision);
@@ -116,8 +126,15 @@ impl Dispatcher {
     }
 }
 
+impl Dispatcher {
+    async fn attribute_accepted(&self, ends: Ends, flow: &Flow) -> Result<Opener, Ending> {
+        Opener::of(self.attribution.surely(ends).await, flow)
+    }
+}
+
 fn foreign(uid: u32) -> Ending {
-    Ending::refused(format!("opened by another user (uid {uid})"))
+    let text = format!("opened by another user (uid {uid})");
+    Ending::refused(Cause::Refused, text)
 }
 
 /// Leave to go direct, where no gateway answers and the rule says so.

@@ -3,7 +3,7 @@
 use adit_capture::attribution::Process;
 use adit_rules::{Application, Fact};
 
-use super::ending::Ending;
+use super::ending::{Cause, Ending};
 use crate::attribution::{Attributed, Attribution};
 use crate::flow_table::Flow;
 
@@ -28,9 +28,10 @@ impl Opener {
                 application: Application::Unknown,
                 process: None,
             }),
-            Attributed::NotAsked { reason } => Err(Ending::failed(format!(
-                "the application could not be looked up: {reason}"
-            ))),
+            Attributed::NotAsked { reason } => Err(Ending::failed(
+                Cause::Broken,
+                format!("the application could not be looked up: {reason}"),
+            )),
             Attributed::Foreign { uid } => Err(super::foreign(uid)),
         }
     }

@@ -1,11 +1,10 @@
 //! From a permit to a stream on the zone's link.
 
-use adit_capture::questions::Answer;
 use adit_link::{Host, OpenError, OpenHeader, Stream, StreamError};
 use adit_rules::{Destination, OnDown, TunnelPermit};
 
 use super::Dispatcher;
-use super::ending::Ending;
+use super::ending::{Cause, Ending};
 use crate::flow_table::{Action, Flow};
 use crate::zone::{OpenLink, ZoneDown};
 
@@ -28,10 +27,13 @@ impl Dispatcher {
         flow: &Flow,
     ) -> Result<Stream, NotOpened> {
         flow.decided(Action::Tunnel, permit.rule(), Some(permit.zone()));
+        if let Some(elsewhere) = permit.elsewhere() {
+            flow.goes_to(elsewhere.to_string());
+        }
         let zone = self.rules.now().zones.get(permit.zone()).cloned();
         let Some(zone) = zone else {
             let text = format!("zone {} is not there", permit.zone());
-            return Err(NotOpened::Ended(Ending::failed(text)));
+            return Err(NotOpened::Ended(Ending::failed(Cause::Broken, text)));
         };
         // A link may end between being handed out and being used; the next one is waited for.
         for _ in 0..LINKS_TRIED {
@@ -48,11 +50,12 @@ impl Dispatcher {
                 Err(OpenError::Ended(_) | OpenError::Draining) => {}
                 // There may be room when its SYN is sent again.
                 Err(error @ OpenError::TooMany) => {
-                    let ending = Ending::failed(error.to_string()).answering(Answer::Drop);
+                    let ending = Ending::failed(Cause::Busy, error.to_string());
                     return Err(NotOpened::Ended(ending));
                 }
                 Err(error @ OpenError::Header(_)) => {
-                    return Err(NotOpened::Ended(Ending::failed(error.to_string())));
+                    let ending = Ending::failed(Cause::Broken, error.to_string());
+                    return Err(NotOpened::Ended(ending));
                 }
             }
         }
@@ -80,7 +83,7 @@ impl Dispatcher {
 }
 
 fn link_lost() -> Ending {
-    Ending::failed("the zone's link is lost again and again")
+    Ending::failed(Cause::Broken, "the zone's link is lost again and again")
 }
 
 fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
@@ -89,9 +92,10 @@ fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
         name,
         port,
     } = permit.destination();
-    let host = match (name, address) {
-        (Some(name), _) => Host::Name(name.clone()),
-        (None, Some(ip)) => Host::Address(*ip),
+    // An address that is known here is what the rules have judged: the gateway must not look for another.
+    let host = match (address, name) {
+        (Some(ip), _) => Host::Address(*ip),
+        (None, Some(name)) => Host::Name(name.clone()),
         (None, None) => Host::Name(String::new()),
     };
     let application = flow

@@ -242,8 +242,12 @@ impl Core {
 
     /// Resolves with the answer to an opening.
     pub(crate) fn poll_opened(&mut self, id: u32, waker: &Waker) -> Poll<Result<(), StreamError>> {
-        if let Err(error) = self.check(id) {
-            return Poll::Ready(Err(error));
+        let phase = self.streams.get(&id).map(|state| state.phase);
+        match self.check(id) {
+            Ok(()) => {}
+            // Yes is the answer, though a reset may follow it at once.
+            Err(StreamError::Reset) if phase == Some(Phase::Open) => return Poll::Ready(Ok(())),
+            Err(error) => return Poll::Ready(Err(error)),
         }
         match self.streams.get_mut(&id) {
             Some(state) if state.phase == Phase::Opening => {

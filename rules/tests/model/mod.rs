@@ -34,6 +34,8 @@ pub(crate) struct ModelRule {
     pub(crate) drops: bool,
     /// Its word for `connect`; said only when it tunnels.
     pub(crate) connect: Option<&'static str>,
+    /// The host and the port to tunnel to instead; said only when it tunnels.
+    pub(crate) elsewhere: (Option<&'static str>, Option<u16>),
     /// A key and its value, or nothing.
     pub(crate) validity: &'static str,
     /// Whether `to` is written as a set.
@@ -65,6 +67,8 @@ pub(crate) struct Verdict {
     pub(crate) action: String,
     pub(crate) zone: Option<String>,
     pub(crate) connect: Option<&'static str>,
+    /// Where a tunnel or a pass goes.
+    pub(crate) dialled: Option<(Option<IpAddr>, Option<String>, u16)>,
     pub(crate) drops: bool,
     pub(crate) rule: String,
 }
@@ -88,6 +92,7 @@ impl ModelPolicy {
             action: word.to_owned(),
             zone,
             connect: self.connect(rule).filter(|_| is_known),
+            dialled: (word != "block").then(|| dialled(flow, rule.filter(|_| word == "tunnel"))),
             drops: rule.is_some_and(|rule| rule.drops && rule.action == "block"),
             rule: name.to_owned(),
         }
@@ -174,6 +179,17 @@ impl ModelPolicy {
             if let (Some(word), true) = (rule.connect, rule.action.starts_with("tunnel")) {
                 let _ = writeln!(text, "    connect: {word}");
             }
+            if rule.action.starts_with("tunnel") {
+                let (host, port) = rule.elsewhere;
+                for (key, value) in [
+                    ("destination", host.map(str::to_owned)),
+                    ("port", port.map(|port| port.to_string())),
+                ] {
+                    if let Some(value) = value {
+                        let _ = writeln!(text, "    {key}: \"{value}\"");
+                    }
+                }
+            }
             if rule.drops && rule.action == "block" {
                 let _ = writeln!(text, "    with: drop");
             }
@@ -183,6 +199,22 @@ impl ModelPolicy {
         }
         text
     }
+}
+
+/// Where a flow goes that is not blocked.
+fn dialled(flow: &ModelFlow, rule: Option<&ModelRule>) -> (Option<IpAddr>, Option<String>, u16) {
+    let (host, port) = rule.map_or((None, None), |rule| rule.elsewhere);
+    let (address, name) = match host {
+        None => (
+            flow.address.map(|address| address.to_canonical()),
+            flow.name.map(str::to_owned),
+        ),
+        Some(host) => match host.parse() {
+            Ok(address) => (Some(address), None),
+            Err(_) => (None, Some(host.to_owned())),
+        },
+    };
+    (address, name, port.unwrap_or(flow.port))
 }
 
 impl ModelRule {
@@ -370,6 +402,15 @@ fn connect() -> impl Strategy<Value = Option<&'static str>> {
     prop::sample::select(&[None, Some("honest"), Some("early")][..])
 }
 
+/// Mostly where was asked.
+fn elsewhere() -> impl Strategy<Value = (Option<&'static str>, Option<u16>)> {
+    let hosts = &["10.0.0.3", "2001:db8::3", "a.corp", "far.example"];
+    (
+        prop::option::weighted(0.2, prop::sample::select(&hosts[..])),
+        prop::option::weighted(0.2, 1u16..12),
+    )
+}
+
 fn rule() -> impl Strategy<Value = ModelRule> {
     let account = || prop::sample::select(&["alice", "1000", "bob", "staff", "60"][..]);
     let users = rarely(rarely(list(account(), account())));
@@ -380,8 +421,7 @@ fn rule() -> impl Strategy<Value = ModelRule> {
             apps,
             list(host(), host()),
             list(ports(), ports()),
-            action(),
-            connect(),
+            (action(), connect(), elsewhere()),
         ),
         (users, groups),
         prop::bool::weighted(0.2),
@@ -401,7 +441,13 @@ fn rule() -> impl Strategy<Value = ModelRule> {
         any::<bool>(),
     )
         .prop_map(
-            |((app, to, ports, action, connect), (users, groups), drops, validity, is_set)| {
+            |(
+                (app, to, ports, (action, connect, elsewhere)),
+                (users, groups),
+                drops,
+                validity,
+                is_set,
+            )| {
                 ModelRule {
                     name: String::new(),
                     app,
@@ -412,6 +458,7 @@ fn rule() -> impl Strategy<Value = ModelRule> {
                     action,
                     drops,
                     connect,
+                    elsewhere,
                     validity,
                     is_set,
                 }

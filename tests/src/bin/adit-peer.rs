@@ -8,7 +8,8 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::{io, thread};
 
-use adit_tests::actor::{End, act, dial};
+use adit_tests::actor::{End, act, dial, dial_through};
+use adit_tests::entry::Entry;
 use adit_tests::script::{Script, Sight};
 use anyhow::{Result, anyhow};
 use clap::Parser;
@@ -43,6 +44,9 @@ enum Command {
         /// Local port; 0: any that is free.
         #[arg(long, default_value_t = 0)]
         from: u16,
+        /// Asks an entry for the connection: `socks5=ADDRESS:PORT` or `http=ADDRESS:PORT`.
+        #[arg(long)]
+        through: Option<Entry>,
         /// How many connections at once.
         #[arg(long, default_value_t = 1)]
         connections: usize,
@@ -71,6 +75,7 @@ fn main() -> Result<()> {
             to,
             script,
             from,
+            through,
             connections,
             seed,
         } => {
@@ -78,7 +83,10 @@ fn main() -> Result<()> {
             let threads: Vec<_> = numbers
                 .map(|number| {
                     let script = script.clone();
-                    thread::spawn(move || dial(to, from, &script, seed, number))
+                    thread::spawn(move || match through {
+                        None => dial(to, from, &script, seed, number),
+                        Some(entry) => dial_through(entry, to, &script, seed, number),
+                    })
                 })
                 .collect();
             tell_all(threads)

@@ -62,6 +62,19 @@ fn what_a_complete_stream_brought_outlives_its_link() {
     assert_eq!(read(&mut broker), (SENT, Poll::Ready(Ok(Received::Fin))));
 }
 
+/// A destination that accepts, speaks and resets before the broker has looked.
+#[test]
+fn an_answer_is_one_whatever_follows_it() {
+    let (mut broker, mut gateway) = joined();
+    gateway.send(1, frame_of(&[5; SENT]));
+    gateway.release(1, true);
+    carry(&mut gateway, &mut broker);
+    let opened = broker.poll_opened(1, Waker::noop());
+    assert_eq!(opened, Poll::Ready(Ok(())));
+    let reset = Poll::Ready(Err(StreamError::Reset));
+    assert_eq!(read(&mut broker), (SENT, reset));
+}
+
 #[test]
 fn an_incomplete_stream_ends_with_its_link() {
     for finish_gateway in [true, false] {
