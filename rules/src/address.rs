@@ -170,7 +170,30 @@ pub(crate) fn parse(text: &str) -> Option<Result<AddressRange, Fault>> {
     {
         return Some(range(first, last.trim()));
     }
-    looks_numeric(text).then(|| Err(not_an_address(text)))
+    let wildcard = network_with_stars(text).map(Err);
+    wildcard.or_else(|| looks_numeric(text).then(|| Err(not_an_address(text))))
+}
+
+/// `10.20.*.*` is a network to whoever writes it, and would be the name of no host.
+fn network_with_stars(text: &str) -> Option<Fault> {
+    let labels: Vec<&str> = text.split('.').take(5).collect();
+    let is_number = |label: &&str| label.parse::<u8>().is_ok();
+    let numbers = labels.iter().take_while(|label| is_number(label)).count();
+    let stars = labels.iter().filter(|label| **label == "*").count();
+    let all_numbers = labels.iter().filter(|label| is_number(label)).count();
+    if all_numbers == 0 || stars == 0 || all_numbers + stars != labels.len() || labels.len() > 4 {
+        return None;
+    }
+    let fault = Fault::new(format!("{text:?} is not a network, and no name either"));
+    if numbers != all_numbers {
+        return Some(fault.hint("write a network as 10.20.0.0/16"));
+    }
+    let address: Vec<&str> = (0..4)
+        .map(|at| labels.get(at).filter(|_| at < numbers).unwrap_or(&"0"))
+        .copied()
+        .collect();
+    let address = address.join(".");
+    Some(fault.hint(format!("the network is {address}/{}", 8 * numbers)))
 }
 
 /// Reads ADDRESS/LENGTH of a network, whose host bits must be zero.
@@ -313,6 +336,24 @@ mod tests {
             "erp.corp/24",
             "error: \"erp.corp\" is not an address, so erp.corp/24 is not a network; write a network as 10.20.0.0/16 or 2001:db8::/32",
         );
+        for (text, network) in [
+            ("10.0.0.*", "10.0.0.0/24"),
+            ("192.168.*.*", "192.168.0.0/16"),
+            ("10.*", "10.0.0.0/8"),
+        ] {
+            check(
+                text,
+                &format!(
+                    "error: {text:?} is not a network, and no name either; the network is {network}"
+                ),
+            );
+        }
+        check(
+            "10.*.0.1",
+            "error: \"10.*.0.1\" is not a network, and no name either; write a network as 10.20.0.0/16",
+        );
+        check("10.*.corp", "a name?");
+        check("*.corp", "a name?");
         check("10.0.0.256", "error: \"10.0.0.256\" is not an address");
         check("10.0.0", "error: \"10.0.0\" is not an address");
         check(

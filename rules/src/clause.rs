@@ -84,6 +84,14 @@ impl Clause {
         }
     }
 
+    /// A quick no to whether `covers` could say yes.
+    pub(crate) fn may_cover(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(own), Self::Path(path)) => own.may_cover(path),
+            (Self::Unknown | Self::Path(_) | Self::Facts(_), _) => true,
+        }
+    }
+
     /// Whether no application can match both. Never a wrong yes.
     pub(crate) fn is_apart_from(&self, other: &Self) -> bool {
         match (self, other) {

@@ -20,6 +20,7 @@ use crate::policy::{Checked, DEFAULT, Policy};
 use crate::port;
 use crate::rule::{Action, Rule, Validity};
 use crate::sets::{Files, Sets};
+use crate::uncaptured;
 use crate::unreachable;
 use crate::words;
 use crate::written::{self, At, WrittenFile, WrittenRule};
@@ -82,6 +83,7 @@ fn compile_into(
     compiler.matchers.warn_of_unused_sets(compiler.findings);
     let index = Index::new(&rules);
     overlap::note(&rules, &places, findings);
+    uncaptured::warn(&rules, &places, findings);
     unreachable::check(&rules, &index, &places, text.len(), findings);
     let names = written.zones.iter().map(|zone| zone.name.value.as_str());
     let tests = expectation::read(&written.tests, &names.collect(), findings);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 
+use unicode_width::UnicodeWidthChar;
+
 use crate::suggestion;
 
 /// More findings than this say nothing new to a person and are only counted.
@@ -100,6 +102,8 @@ pub struct Diagnostic {
     /// The source line, made harmless for a terminal, and where the caret starts in it.
     excerpt: String,
     caret: usize,
+    /// How wide it is, in a terminal's cells.
+    width: usize,
 }
 
 impl Diagnostic {
@@ -155,8 +159,7 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{gutter}--> {}:{line}:{column}", self.file.display())?;
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{line} | {}", self.excerpt)?;
-        let room = self.excerpt.chars().count().saturating_sub(self.caret);
-        let carets = "^".repeat(number(self.place.length).clamp(1, room.max(1)));
+        let carets = "^".repeat(self.width);
         write!(f, "{gutter} | {}{carets}", " ".repeat(self.caret))?;
         match &self.fault.hint {
             Some(hint) => write!(f, "\n{gutter} = hint: {hint}"),
@@ -168,17 +171,25 @@ impl fmt::Display for Diagnostic {
 /// Errors, or warnings and notes, of one file and those it names, in the order of the file.
 ///
 /// `Display` renders them for people, each with its source line and a caret; `Serialize` gives a list of
-/// `{severity, file, line, column, message, hint}`.
+/// `{severity, file, line, column, message, hint}`, the warnings and notes beside errors at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
     more: usize,
+    /// Warnings beside errors, for programs: a person mends the errors first.
+    beside: Vec<Diagnostic>,
+    more_beside: usize,
 }
 
 impl Diagnostics {
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
+    }
+
+    /// How many there are beyond those that are kept, of the warnings beside errors too.
+    pub fn more(&self) -> usize {
+        self.more + self.more_beside
     }
 
     /// The findings, in the order of the file. At most 100 are kept.
@@ -189,8 +200,9 @@ impl Diagnostics {
 
 impl Serialize for Diagnostics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.found.len()))?;
-        for diagnostic in &self.found {
+        let all = self.found.len() + self.beside.len();
+        let mut list = serializer.serialize_seq(Some(all))?;
+        for diagnostic in self.found.iter().chain(&self.beside) {
             list.serialize_element(diagnostic)?;
         }
         list.end()
@@ -296,9 +308,14 @@ impl Findings {
         !self.errors.kept.is_empty()
     }
 
-    /// The errors with their source lines.
+    /// The errors with their source lines, and for programs the warnings.
     pub(crate) fn into_errors(self) -> Diagnostics {
-        render(self.errors, &self.sources)
+        let warnings = render(self.warnings, &self.sources);
+        Diagnostics {
+            beside: warnings.found,
+            more_beside: warnings.more,
+            ..render(self.errors, &self.sources)
+        }
     }
 
     /// The warnings and notes with their source lines.
@@ -319,7 +336,12 @@ fn render(mut found: Found, sources: &[(PathBuf, String)]) -> Diagnostics {
         let here = findings.iter().filter(|(_, place, _)| place.file == number);
         all.extend(render_one(here, file, text));
     }
-    Diagnostics { found: all, more }
+    Diagnostics {
+        found: all,
+        more,
+        beside: Vec::new(),
+        more_beside: 0,
+    }
 }
 
 fn render_one<'a>(
@@ -337,7 +359,7 @@ fn render_one<'a>(
             while current.0 < place.line {
                 current = (current.0 + 1, lines.next().unwrap_or_default());
             }
-            let (excerpt, caret) = excerpt(current.1, number(place.column));
+            let (excerpt, caret, width) = excerpt(current.1, place);
             Diagnostic {
                 severity: *severity,
                 file: file.to_path_buf(),
@@ -345,6 +367,7 @@ fn render_one<'a>(
                 fault: fault.clone(),
                 excerpt,
                 caret,
+                width,
             }
         })
         .collect()
@@ -354,25 +377,32 @@ fn number(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The part of `line` to show, and where in it `column` (from 1) is. Characters that could move a terminal's cursor,
-/// or be none or two cells wide there, are replaced so that the caret stands where it should.
-fn excerpt(line: &str, column: usize) -> (String, usize) {
-    let caret = column.saturating_sub(1);
-    let skipped = caret.saturating_sub(WIDEST_EXCERPT / 2);
+/// The part of `line` to show, where in it the place is, and how wide, in cells. Characters that could move a terminal's
+/// cursor, or have no width there, are replaced so that the caret stands where it should.
+fn excerpt(line: &str, place: &Place) -> (String, usize, usize) {
+    let before = number(place.column).saturating_sub(1);
+    let skipped = before.saturating_sub(WIDEST_EXCERPT / 2);
     let shown: String = line
         .chars()
         .skip(skipped)
         .take(WIDEST_EXCERPT)
         .map(|character| match character {
             '\t' => ' ',
-            other if other.is_control() => '\u{fffd}',
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => {
-                '\u{fffd}'
-            }
+            '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => '\u{fffd}',
+            other if other.width().is_none_or(|cells| cells == 0) => '\u{fffd}',
             other => other,
         })
         .collect();
-    (shown.trim_end().to_owned(), caret - skipped)
+    let shown = shown.trim_end();
+    let cells = |from: usize, count: usize| -> usize {
+        let part = shown.chars().skip(from).take(count);
+        part.filter_map(UnicodeWidthChar::width).sum()
+    };
+    let at = before - skipped;
+    // An indented place may be behind what is there.
+    let caret = cells(0, at) + at.saturating_sub(shown.chars().count());
+    let width = cells(at, number(place.length)).max(1);
+    (shown.to_owned(), caret, width)
 }
 
 #[cfg(test)]
@@ -433,6 +463,20 @@ mod tests {
     }
 
     #[test]
+    fn wide_characters_take_two_cells() {
+        check(
+            "東京: 大阪x\n",
+            (1, 5, 3),
+            "error: no\n --> f.yaml:1:5\n  |\n1 | 東京: 大阪x\n  |       ^^^^^\n  = hint: yes",
+        );
+        check(
+            "a\u{200b}b\u{301}c\n",
+            (1, 5, 1),
+            "error: no\n --> f.yaml:1:5\n  |\n1 | a\u{fffd}b\u{fffd}c\n  |     ^\n  = hint: yes",
+        );
+    }
+
+    #[test]
     fn a_long_line_is_cut_around_the_caret() {
         let text = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
         let shown = format!("{}X{}", "a".repeat(80), "b".repeat(79));
@@ -459,6 +503,25 @@ mod tests {
         }
         let warnings = findings.into_warnings();
         assert_eq!(warnings.iter().count(), 100);
+        assert_eq!(warnings.more(), 20);
         assert!(warnings.to_string().ends_with("\n\nand 20 more"));
+    }
+
+    #[test]
+    fn programs_hear_of_warnings_beside_errors() {
+        let place = |line| Place {
+            file: 0,
+            line,
+            column: 1,
+            length: 1,
+        };
+        let mut findings = Findings::new(Path::new("f"), "x\ny\n");
+        findings.warning(place(1), Fault::new("w"));
+        findings.error(place(2), Fault::new("e"));
+        let errors = findings.into_errors();
+        assert!(!errors.to_string().contains("warning"), "{errors}");
+        let list = serde_json::to_value(&errors).unwrap();
+        let severities = [&list[0]["severity"], &list[1]["severity"]];
+        assert_eq!(severities, ["error", "warning"]);
     }
 }

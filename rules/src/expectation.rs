@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::application::Application;
+use crate::date::Date;
 use crate::decision::{Decision, Judgement};
 use crate::destination::{self, Destination};
 use crate::diagnostics::{Fault, Findings, Place};
@@ -17,6 +18,12 @@ use crate::written::WrittenTest;
 const MOST_REASONS: usize = 3;
 /// Rules that have their say in why tests failed, over all tests: about 30 ms. The first tests always hear why.
 const MOST_SAID: usize = 100_000;
+/// Rules that are asked, over all tests, about 100 ms, …
+const MOST_ASKED: usize = 2_000_000;
+/// … or so many tests of any file.
+const ALWAYS_RUN: usize = 100;
+/// Days on which a failing test is tried whose rule may have expired.
+const MOST_DAYS: usize = 8;
 
 /// A test that could be understood.
 #[derive(Debug)]
@@ -26,6 +33,8 @@ pub(crate) struct Expectation<'a> {
     /// `None`: of nobody in particular.
     user: Option<User>,
     destination: Destination,
+    /// `None`: whenever the file is read.
+    on: Option<Date>,
     expected: Expected<'a>,
 }
 
@@ -57,6 +66,10 @@ fn read_one<'a>(
         .map_err(|(place, fault)| noted(place, fault));
     let destination =
         destination::parse(&test.to.value).map_err(|fault| noted(test.to.place, fault));
+    let on = test
+        .on
+        .as_ref()
+        .map(|on| Date::parse(&on.value).map_err(|fault| findings.error(on.place, fault)));
     let expected = Expected::parse(&test.expect.value, zones, findings)
         .map_err(|fault| findings.error(test.expect.place, fault));
     Some(Expectation {
@@ -64,35 +77,106 @@ fn read_one<'a>(
         application: application.ok()?,
         user: user.ok()?,
         destination: destination.ok()?,
+        on: on.transpose().ok()?,
         expected: expected.ok()?,
     })
 }
 
 /// Runs tests; each that fails is an error at its `expect:`.
 pub(crate) fn check(policy: &Policy, tests: &[Expectation<'_>], findings: &mut Findings) {
-    let mut said: usize = 0;
+    let rules = policy.rules().len();
+    let most_asked = MOST_ASKED.max(rules.saturating_mul(ALWAYS_RUN));
+    let (mut asked, mut said): (usize, usize) = (0, 0);
     for test in tests {
-        let of_user = test.user.clone().map(|user| policy.for_user(user));
-        let policy = of_user.as_ref().unwrap_or(policy);
-        let application = test.application.as_far_as_known();
-        let judgement = policy.judge(&test.destination, Some(&application));
-        let is_met = match &judgement {
-            Judgement::Decided(decision) => test.expected.is(decision),
-            Judgement::Needs(_) => false,
-        };
-        if is_met {
+        asked = asked.saturating_add(test.cost(policy));
+        if asked > most_asked {
+            let fault = Fault::new("the tests up to here ask more rules than is bearable");
+            let hint =
+                format!("at most {most_asked}: take out tests, or globs, expressions and `not`");
+            findings.error(test.place, fault.hint(hint));
+            return;
+        }
+        let policy = &test.circumstances(policy);
+        let judgement = test.judge(policy);
+        if test.is_met(&judgement) {
+            note_of_doubt(policy, test, &judgement, findings);
+            continue;
+        }
+        if let Some(last) = last_day_met(policy, test, &mut asked) {
+            let fault = Fault::new(format!(
+                "this test was met until {last}, the last day of a rule"
+            ));
+            let hint = format!("`on: {last}` in the test judges it on that day");
+            findings.warning(test.place, fault.hint(hint));
             continue;
         }
         // Each rule has its say in why; of very many rules and tests, nobody reads it all.
-        said = said.saturating_add(policy.rules().len());
+        said = said.saturating_add(rules);
         let fault = match &judgement {
-            Judgement::Decided(decision) if said > MOST_SAID.max(policy.rules().len()) => fault_of(
-                decision, test,
-            )
-            .hint("ask `adit explain` for the reason: too many tests fail to say it of each"),
+            Judgement::Decided(decision) if said > MOST_SAID.max(rules) => fault_of(decision, test)
+                .hint("ask `adit explain` for the reason: too many tests fail to say it of each"),
             Judgement::Decided(_) | Judgement::Needs(_) => failed(policy, test),
         };
         findings.error(test.place, fault);
+    }
+}
+
+impl Expectation<'_> {
+    fn circumstances(&self, policy: &Policy) -> Policy {
+        let policy = match &self.user {
+            Some(user) => policy.for_user(user.clone()),
+            None => policy.clone(),
+        };
+        self.on.map_or(policy.clone(), |day| policy.on(day))
+    }
+
+    fn judge(&self, policy: &Policy) -> Judgement {
+        let application = self.application.as_far_as_known();
+        policy.judge(&self.destination, Some(&application))
+    }
+
+    fn is_met(&self, judgement: &Judgement) -> bool {
+        match judgement {
+            Judgement::Decided(decision) => self.expected.is(decision),
+            Judgement::Needs(_) => false,
+        }
+    }
+
+    /// How many rules may be asked.
+    fn cost(&self, policy: &Policy) -> usize {
+        let application = self.application.as_far_as_known();
+        1 + policy.most_asked(&self.destination, Some(&application))
+    }
+}
+
+/// The last day on which `test`, which fails today, was met because a rule had not expired yet.
+fn last_day_met(policy: &Policy, test: &Expectation<'_>, asked: &mut usize) -> Option<Date> {
+    if test.on.is_some() {
+        return None;
+    }
+    policy.expired().into_iter().take(MOST_DAYS).find(|day| {
+        *asked = asked.saturating_add(test.cost(policy));
+        test.is_met(&test.judge(&policy.on(*day)))
+    })
+}
+
+/// A flow of which too little is said is blocked: that is no rule's meaning, and may not be what the test is about.
+fn note_of_doubt(
+    policy: &Policy,
+    test: &Expectation<'_>,
+    judgement: &Judgement,
+    findings: &mut Findings,
+) {
+    let Judgement::Decided(Decision::Block(block)) = judgement else {
+        return;
+    };
+    let application = test.application.as_far_as_known();
+    if policy.is_in_doubt(&test.destination, Some(&application)) {
+        let fault = Fault::new(format!(
+            "this test is met only because too little is said of the flow: {:?} blocks in doubt",
+            block.rule()
+        ));
+        findings.note(test.place, fault.hint("say in the test what is known"));
     }
 }
 

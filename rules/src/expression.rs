@@ -7,42 +7,88 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use crate::diagnostics::Fault;
 use crate::name::{LONGEST_NAME, is_of_a_name};
 
-/// Bytes of a compiled expression, and of each thread's cache for it.
-const LARGEST: usize = 256 * 1024;
+/// Bytes of a compiled expression, and of each thread's cache for it: the first of these that it fits into, ...
+const SIZES: [usize; 3] = [16 * 1024, 64 * 1024, 256 * 1024];
+/// ... and of all of a policy together, which compile in about 100 ms.
+const LARGEST_SUM: usize = 16 * 1024 * 1024;
+/// Expressions of a policy.
+const MOST: usize = 1000;
+/// Wrong ones after which no more are compiled: those that are too big take longest.
+const MOST_WRONG: usize = 20;
 /// Bytes of an expression as written.
 const LONGEST: usize = 4096;
 /// Nesting of groups.
 const DEEPEST: u32 = 50;
 
-/// An expression on names: ASCII, without case. One that is found in no name is wrong.
-pub(crate) fn for_names(source: &str) -> Result<Regex, Fault> {
-    let regex = build(source, true)?;
-    if may_be_in_a_name(source) {
-        return Ok(regex);
+/// Compiles expressions, as many and as large as those of one policy may be together.
+#[derive(Debug, Default)]
+pub(crate) struct Expressions {
+    count: usize,
+    wrong: usize,
+    bytes: usize,
+}
+
+impl Expressions {
+    /// An expression on names: ASCII, without case. One that is found in no name is wrong.
+    pub(crate) fn for_names(&mut self, source: &str) -> Result<Regex, Fault> {
+        let regex = self.build(source, true)?;
+        if may_be_in_a_name(source) {
+            return Ok(regex);
+        }
+        Err(
+            Fault::new("no name of a host has what this expression asks for").hint(format!(
+                "names are letters, digits, - and _ between dots, {LONGEST_NAME} in all: no scheme, port or path"
+            )),
+        )
     }
-    Err(
-        Fault::new("no name of a host has what this expression asks for").hint(format!(
-            "names are letters, digits, - and _ between dots, {LONGEST_NAME} in all: no scheme, port or path"
-        )),
-    )
+
+    /// An expression on paths, which are bytes.
+    pub(crate) fn for_paths(&mut self, source: &str) -> Result<Regex, Fault> {
+        self.build(source, false)
+    }
+
+    fn build(&mut self, source: &str, ignores_case: bool) -> Result<Regex, Fault> {
+        self.count += 1;
+        let cheaper = "a glob or `*.wildcard` costs less";
+        if self.count > MOST {
+            let fault = Fault::new(format!("a file has at most {MOST} regular expressions"));
+            return Err(fault.hint(cheaper));
+        }
+        if self.wrong >= MOST_WRONG {
+            return Err(Fault::new(format!(
+                "not looked at, as {MOST_WRONG} expressions are wrong already"
+            )));
+        }
+        let (regex, bytes) = compile(source, ignores_case).inspect_err(|_| self.wrong += 1)?;
+        self.bytes += bytes;
+        if self.bytes > LARGEST_SUM {
+            self.wrong = MOST_WRONG;
+            let fault = Fault::new("the regular expressions are too big together");
+            return Err(fault.hint(cheaper));
+        }
+        Ok(regex)
+    }
 }
 
-/// An expression on paths, which are bytes.
-pub(crate) fn for_paths(source: &str) -> Result<Regex, Fault> {
-    build(source, false)
-}
-
-/// Without Unicode classes, which multiply the size of what is compiled: `\w` and `.` are of bytes.
-fn build(source: &str, ignores_case: bool) -> Result<Regex, Fault> {
+/// Also gives the size into which it fits. Without Unicode classes, which multiply that: `\w` and `.` are of bytes.
+fn compile(source: &str, ignores_case: bool) -> Result<(Regex, usize), Fault> {
     not_too_long(source)?;
-    RegexBuilder::new(source)
-        .case_insensitive(ignores_case)
-        .unicode(false)
-        .size_limit(LARGEST)
-        .dfa_size_limit(LARGEST)
-        .nest_limit(DEEPEST)
-        .build()
-        .map_err(fault)
+    let mut found = Err(Fault::new("the regular expression is too big"));
+    for bytes in SIZES {
+        let regex = RegexBuilder::new(source)
+            .case_insensitive(ignores_case)
+            .unicode(false)
+            .size_limit(bytes)
+            .dfa_size_limit(bytes)
+            .nest_limit(DEEPEST)
+            .build();
+        let is_too_big = matches!(regex, Err(regex::Error::CompiledTooBig(_)));
+        found = regex.map(|regex| (regex, bytes)).map_err(fault);
+        if !is_too_big {
+            break;
+        }
+    }
+    found
 }
 
 /// Whether some text of what names are made of could match. Not all such texts are names, so this is sometimes a wrong yes.
@@ -120,8 +166,9 @@ mod tests {
 
     #[track_caller]
     fn check(source: &str, expected: &str) {
-        let names = for_names(source).unwrap_err().to_string();
-        let paths = for_paths(source).unwrap_err().to_string();
+        let mut all = Expressions::default();
+        let names = all.for_names(source).unwrap_err().to_string();
+        let paths = all.for_paths(source).unwrap_err().to_string();
         assert_eq!((names.as_str(), paths.as_str()), (expected, expected));
     }
 
@@ -144,9 +191,30 @@ mod tests {
             ("^.{254}", false),
             ("[a&&b]", false),
         ] {
-            assert_eq!(for_names(source).is_ok(), expected, "{source}");
-            assert!(for_paths(source).is_ok(), "{source}");
+            let mut all = Expressions::default();
+            assert_eq!(all.for_names(source).is_ok(), expected, "{source}");
+            assert!(all.for_paths(source).is_ok(), "{source}");
         }
+    }
+
+    #[test]
+    fn no_more_are_compiled_than_a_file_may_have() {
+        let mut all = Expressions::default();
+        let said = |result: Result<Regex, Fault>| result.unwrap_err().message;
+        for _ in 0..MOST_WRONG {
+            let message = said(all.for_paths("x{99999}"));
+            assert_eq!(message, "the regular expression is too big");
+        }
+        assert_eq!(
+            said(all.for_names("a")),
+            "not looked at, as 20 expressions are wrong already"
+        );
+        let mut all = Expressions::default();
+        let compiled = (0..MOST).take_while(|_| all.for_paths(r"(?u)\w{4}").is_ok());
+        assert!((64..256).contains(&compiled.count()));
+        let mut all = Expressions::default();
+        assert!((0..MOST).all(|_| all.for_paths("^/srv/[a-z]+/run$").is_ok()));
+        assert!(all.for_paths("a").is_err());
     }
 
     #[test]

@@ -68,6 +68,12 @@ impl Glob {
         &self.source
     }
 
+    /// What everything that matches begins with.
+    pub(crate) fn literal_start(&self) -> &str {
+        let end = self.source.find(['*', '?', '[']);
+        &self.source[..end.unwrap_or(self.source.len())]
+    }
+
     /// Whether the whole of `path` matches.
     pub(crate) fn matches(&self, path: &[u8]) -> bool {
         self.matches_components(path, b'/')

@@ -182,6 +182,13 @@ pub(crate) struct Candidates<'a> {
     lists: Vec<&'a [u32]>,
 }
 
+impl Candidates<'_> {
+    /// How many there are at most.
+    pub(crate) fn most(&self) -> usize {
+        self.lists.iter().map(|list| list.len()).sum()
+    }
+}
+
 impl Iterator for Candidates<'_> {
     type Item = usize;
 

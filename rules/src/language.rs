@@ -79,6 +79,7 @@ pub(crate) const FILE: &[Key] = &[
         "sets",
         "Lists that rules name as \"@NAME\".",
         Shape::Named(&Shape::Either(&[
+            PLAIN_APPLICATION,
             Shape::List(&PLAIN_APPLICATION),
             Shape::Mapping(SET_FILE),
         ])),
@@ -284,6 +285,11 @@ pub(crate) const TEST: &[Key] = &[
         "group",
         "The groups of the user.",
         Shape::OneOrMore(&Shape::Text),
+    ),
+    key(
+        "on",
+        "The day on which it is judged; without it that of reading.",
+        Shape::Date,
     ),
     required(
         "expect",

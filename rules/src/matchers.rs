@@ -7,6 +7,7 @@ use crate::application::UNKNOWN;
 use crate::clause::{Applications, Clause, FactPatterns};
 use crate::diagnostics::{Fault, Findings};
 use crate::explanation;
+use crate::expression::Expressions;
 use crate::hex;
 use crate::name::NamePattern;
 use crate::path_pattern::PathPattern;
@@ -22,8 +23,6 @@ use crate::written_pattern::WrittenPattern;
 
 /// The word for everything.
 const ANY: &str = "any";
-/// Regular expressions of a file; each may take up to 256 KiB.
-const MOST_EXPRESSIONS: usize = 1000;
 
 type Written = At<WrittenPattern>;
 
@@ -31,7 +30,9 @@ type Written = At<WrittenPattern>;
 #[derive(Debug)]
 pub(crate) struct Matchers {
     sets: Sets,
-    expressions: usize,
+    expressions: Expressions,
+    /// Whether what is read now stands under a `not`.
+    is_under_not: bool,
     /// Whether there are flows whose names are known.
     has_names: bool,
 }
@@ -54,7 +55,8 @@ impl Matchers {
     pub(crate) fn new(sets: Sets, has_names: bool) -> Self {
         Self {
             sets,
-            expressions: 0,
+            expressions: Expressions::default(),
+            is_under_not: false,
             has_names,
         }
     }
@@ -84,6 +86,8 @@ impl Matchers {
             Some(_) | None => None,
         };
         if let Some(targets) = alone.and_then(|name| self.sets.targets(name)) {
+            let written = written.unwrap_or_default();
+            unsatisfiable::warn_of_names(written, &targets, self.has_names, findings);
             return Some(Some(targets));
         }
         let alone = alone.map(str::to_owned);
@@ -117,7 +121,7 @@ impl Matchers {
         if let Some(none_of) = list.none_of {
             ranges.extend(PortSet::new(none_of).complement().ranges());
         }
-        Some(PortSet::new(ranges))
+        Some(port::of(ranges))
     }
 
     /// `user:` and `group:`
@@ -142,11 +146,24 @@ impl Matchers {
         findings: &mut Findings,
         read: Read<T>,
     ) -> Matcher<OneOf<T>> {
-        let Some(written) = written.filter(|written| !has_any(written)) else {
+        let Some(written) = written else {
             return Some(None);
         };
+        if let [At { value, .. }] = written
+            && is_any(value)
+        {
+            return Some(None);
+        }
+        for any in written.iter().filter(|at| is_any(&at.value)) {
+            let fault = Fault::new("`any` is beside others, which then say nothing");
+            findings.error(
+                any.place,
+                fault.hint("write `any` alone, or the others alone"),
+            );
+        }
+        let written = written.iter().filter(|at| !is_any(&at.value));
         let is_not = |at: &&Written| matches!(at.value, WrittenPattern::Not(_));
-        let (nots, any): (Vec<&Written>, Vec<&Written>) = written.iter().partition(is_not);
+        let (nots, any): (Vec<&Written>, Vec<&Written>) = written.partition(is_not);
         let any = self.each(any.into_iter(), findings, read);
         let none_of = match nots.as_slice() {
             [] => Some(None),
@@ -157,17 +174,30 @@ impl Matchers {
                     findings.error(not.place, fault.hint("write all into one: {not: [A, B]}"));
                 }
                 let entries = not.value.under_not();
-                if has_any(entries) {
+                if entries.iter().any(|at| is_any(&at.value)) {
                     let fault = Fault::new("nothing is left when `any` is excluded");
                     findings.error(not.place, fault.hint("leave the rule out"));
                 }
-                self.each(entries.iter(), findings, read).map(Some)
+                self.each_under_not(entries, findings, read).map(Some)
             }
         };
         Some(Some(OneOf {
             any: any?,
             none_of: none_of?,
         }))
+    }
+
+    /// As `each`. An empty set there would be no exception from what matches everything.
+    fn each_under_not<T: Clone>(
+        &mut self,
+        written: &[Written],
+        findings: &mut Findings,
+        read: Read<T>,
+    ) -> Option<Vec<T>> {
+        let was_under_not = std::mem::replace(&mut self.is_under_not, true);
+        let entries = self.each(written.iter(), findings, read);
+        self.is_under_not = was_under_not;
+        entries
     }
 
     /// The entries, those of sets included.
@@ -190,6 +220,17 @@ impl Matchers {
                 failed = true;
                 continue;
             };
+            if entries.is_empty() && self.is_under_not {
+                let fault = Fault::new(format!(
+                    "{} is empty: this `not` excludes nothing",
+                    at.value
+                ));
+                findings.error(
+                    at.place,
+                    fault.hint("leave it out, or give the set an entry"),
+                );
+                failed = true;
+            }
             for entry in entries.iter() {
                 match read(self, entry, findings) {
                     Some(item) => all.push(item),
@@ -211,31 +252,30 @@ impl Matchers {
         let mut facts = FactPatterns::default();
         let mut failed = false;
         for (key, values) in keys {
-            let values = values.iter();
             let was_read = match key.as_str() {
                 "path" | "regex" => {
-                    let own = self.each(values, findings, Self::path);
+                    let own = self.each(values.iter(), findings, Self::path);
                     own.map(|own| facts.path.get_or_insert_default().extend(own))
                         .is_some()
                 }
                 "script" => {
-                    facts.script = self.each(values, findings, Self::path);
+                    facts.script = self.each(values.iter(), findings, Self::path);
                     facts.script.is_some()
                 }
                 "parent" => {
-                    facts.parent = self.each(values, findings, Self::path);
+                    facts.parent = self.each(values.iter(), findings, Self::path);
                     facts.parent.is_some()
                 }
                 "unit" => {
-                    facts.unit = self.each(values, findings, Self::unit);
+                    facts.unit = self.each(values.iter(), findings, Self::unit);
                     facts.unit.is_some()
                 }
                 "sha256" => {
-                    facts.sha256 = self.each(values, findings, Self::sha256);
+                    facts.sha256 = self.each(values.iter(), findings, Self::sha256);
                     facts.sha256.is_some()
                 }
                 _ => {
-                    facts.none_of = self.each(values, findings, Self::clause);
+                    facts.none_of = self.each_under_not(values.as_slice(), findings, Self::clause);
                     facts.none_of.is_some()
                 }
             };
@@ -245,7 +285,9 @@ impl Matchers {
     }
 
     fn path(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
-        self.leaf(at, findings, PathPattern::parse, PathPattern::regex)
+        let plain =
+            |text: &str| not_a_slip_of(UNKNOWN, text).and_then(|()| PathPattern::parse(text));
+        self.leaf(at, findings, plain, PathPattern::regex)
     }
 
     fn host(&mut self, at: &Written, findings: &mut Findings) -> Option<Host> {
@@ -253,8 +295,8 @@ impl Matchers {
             Some(range) => range.map(Host::Range),
             None => NamePattern::parse_glob(text).map(Host::Name),
         };
-        self.leaf(at, findings, plain, |source| {
-            NamePattern::regex(source).map(Host::Name)
+        self.leaf(at, findings, plain, |source, all| {
+            NamePattern::regex(source, all).map(Host::Name)
         })
     }
 
@@ -279,30 +321,17 @@ impl Matchers {
         at: &Written,
         findings: &mut Findings,
         plain: impl FnOnce(&str) -> Result<T, Fault>,
-        expression: impl FnOnce(&str) -> Result<T, Fault>,
+        expression: impl FnOnce(&str, &mut Expressions) -> Result<T, Fault>,
     ) -> Option<T> {
         let read = match &at.value {
-            WrittenPattern::Text(text) => plain(text),
-            WrittenPattern::Regex(source) => {
-                self.count_expression().and_then(|()| expression(source))
-            }
+            WrittenPattern::Text(text) => not_a_slip_of(ANY, text).and_then(|()| plain(text)),
+            WrittenPattern::Regex(source) => expression(source, &mut self.expressions),
             WrittenPattern::Not(_) => Err(Fault::new("a `not` is inside a `not`")),
             WrittenPattern::Facts(_) => {
                 Err(Fault::new("this describes an application").hint("it may stand in `app:`"))
             }
         };
         read.map_err(|fault| findings.error(at.place, fault)).ok()
-    }
-
-    fn count_expression(&mut self) -> Result<(), Fault> {
-        self.expressions += 1;
-        if self.expressions <= MOST_EXPRESSIONS {
-            return Ok(());
-        }
-        Err(Fault::new(format!(
-            "a file has at most {MOST_EXPRESSIONS} regular expressions"
-        ))
-        .hint("a glob or `*.wildcard` costs less"))
     }
 }
 
@@ -322,14 +351,21 @@ impl FromIterator<Host> for Hosts {
     }
 }
 
-fn no_expression<T>(_: &str) -> Result<T, Fault> {
+fn no_expression<T>(_: &str, _: &mut Expressions) -> Result<T, Fault> {
     Err(Fault::new("a regular expression is for names and paths"))
 }
 
-fn has_any(patterns: &[Written]) -> bool {
-    patterns
-        .iter()
-        .any(|at| matches!(&at.value, WrittenPattern::Text(text) if text == ANY))
+fn is_any(pattern: &WrittenPattern) -> bool {
+    matches!(pattern, WrittenPattern::Text(text) if text == ANY)
+}
+
+/// Refuses what was surely to be the word and would be something else: words of the file are written in lower case.
+fn not_a_slip_of(word: &str, text: &str) -> Result<(), Fault> {
+    if text == word || !text.eq_ignore_ascii_case(word) {
+        return Ok(());
+    }
+    Err(Fault::new(format!("{text:?} is not a word of rule files"))
+        .hint(format!("did you mean `{word}`?")))
 }
 
 /// As the administrator wrote it, cut short.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use regex::bytes::Regex;
 
 use crate::diagnostics::Fault;
-use crate::expression;
+use crate::expression::Expressions;
 use crate::glob::Glob;
 
 /// RFC 1035, section 2.3.4, without the root's dot.
@@ -112,8 +112,8 @@ impl NamePattern {
     }
 
     /// Reads a regular expression on names. Names have no case.
-    pub(crate) fn regex(source: &str) -> Result<Self, Fault> {
-        expression::for_names(source).map(Self::Regex)
+    pub(crate) fn regex(source: &str, all: &mut Expressions) -> Result<Self, Fault> {
+        all.for_names(source).map(Self::Regex)
     }
 
     /// Whether `name`, normalized, matches.
@@ -196,10 +196,15 @@ mod tests {
 
     #[test]
     fn expressions_are_searched_without_case() {
-        let pattern = NamePattern::regex(r"^ERP[0-9]+\.corp$").unwrap();
+        let pattern =
+            NamePattern::regex(r"^ERP[0-9]+\.corp$", &mut Expressions::default()).unwrap();
         assert!(pattern.matches("erp12.corp"));
         assert!(!pattern.matches("erp.corp"));
-        assert!(NamePattern::regex("rp").unwrap().matches("erp"));
+        assert!(
+            NamePattern::regex("rp", &mut Expressions::default())
+                .unwrap()
+                .matches("erp")
+        );
     }
 
     #[track_caller]
@@ -278,7 +283,7 @@ mod tests {
     #[track_caller]
     fn covers(own: &str, other: &str, expected: bool) {
         let parse = |text: &str| match text.strip_prefix("re:") {
-            Some(source) => NamePattern::regex(source).unwrap(),
+            Some(source) => NamePattern::regex(source, &mut Expressions::default()).unwrap(),
             None => NamePattern::parse_glob(text).unwrap(),
         };
         assert_eq!(parse(own).covers(&parse(other)), expected, "{own} {other}");

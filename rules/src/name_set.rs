@@ -122,7 +122,9 @@ mod tests {
 
     fn pattern(text: &str) -> NamePattern {
         match text.strip_prefix("re:") {
-            Some(source) => NamePattern::regex(source).unwrap(),
+            Some(source) => {
+                NamePattern::regex(source, &mut crate::expression::Expressions::default()).unwrap()
+            }
             None => NamePattern::parse_glob(text).unwrap(),
         }
     }

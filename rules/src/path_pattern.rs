@@ -7,7 +7,7 @@ use std::path::Path;
 use regex::bytes::Regex;
 
 use crate::diagnostics::Fault;
-use crate::expression;
+use crate::expression::Expressions;
 use crate::glob::{Glob, is_glob};
 
 /// Bytes of a path that is matched to find out what patterns have in common.
@@ -49,8 +49,8 @@ impl PathPattern {
     }
 
     /// Reads a regular expression on paths.
-    pub(crate) fn regex(source: &str) -> Result<Self, Fault> {
-        expression::for_paths(source).map(Self::Regex)
+    pub(crate) fn regex(source: &str, all: &mut Expressions) -> Result<Self, Fault> {
+        all.for_paths(source).map(Self::Regex)
     }
 
     /// Whether `path` matches.
@@ -91,6 +91,17 @@ impl PathPattern {
                 | Self::Regex(_),
                 _,
             ) => false,
+        }
+    }
+
+    /// A quick no to whether `covers` could say yes.
+    pub(crate) fn may_cover(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::PathGlob(glob), Self::Path(path)) => path.starts_with(glob.literal_start()),
+            (Self::NameGlob(glob), Self::Name(name)) => name.starts_with(glob.literal_start()),
+            (Self::PathGlob(own), Self::PathGlob(glob))
+            | (Self::NameGlob(own), Self::NameGlob(glob)) => own == glob,
+            (_, _) => true,
         }
     }
 
@@ -164,7 +175,7 @@ mod tests {
 
     fn pattern(text: &str) -> PathPattern {
         match text.strip_prefix("re:") {
-            Some(source) => PathPattern::regex(source).unwrap(),
+            Some(source) => PathPattern::regex(source, &mut Expressions::default()).unwrap(),
             None => PathPattern::parse(text).unwrap(),
         }
     }

@@ -155,6 +155,48 @@ impl Policy {
         lasts.min()
     }
 
+    /// The last days of the rules that have expired, the latest first.
+    pub(crate) fn expired(&self) -> Vec<Date> {
+        let today = self.circumstances.today;
+        let lasts = self.rules().iter().filter_map(|rule| match rule.validity {
+            Validity::Until(last) if today.is_some_and(|today| today > last) => Some(last),
+            Validity::Until(_) | Validity::Always | Validity::Off => None,
+        });
+        let mut lasts: Vec<Date> = lasts.collect();
+        lasts.sort_unstable_by(|one, another| another.cmp(one));
+        lasts.dedup();
+        lasts
+    }
+
+    /// How many rules `judge` may have to ask.
+    pub(crate) fn most_asked(
+        &self,
+        destination: &Destination,
+        application: Option<&Application>,
+    ) -> usize {
+        let destination = destination.normalized();
+        self.compiled
+            .index
+            .candidates(&destination, application)
+            .most()
+    }
+
+    /// Whether `judge` blocks because a rule is in doubt.
+    pub(crate) fn is_in_doubt(
+        &self,
+        destination: &Destination,
+        application: Option<&Application>,
+    ) -> bool {
+        let destination = destination.normalized();
+        let rules = self.rules();
+        let candidates = self.compiled.index.candidates(&destination, application);
+        let mut answers = candidates
+            .filter_map(|position| rules.get(position))
+            .map(|rule| rule.ask(&destination, application, &self.circumstances));
+        let decisive = answers.find(|answer| !matches!(answer, Answer::No(_)));
+        matches!(decisive, Some(Answer::Doubt(_)))
+    }
+
     /// The zones, in the order of the file.
     pub fn zones(&self) -> &[Zone] {
         &self.compiled.zones

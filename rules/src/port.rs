@@ -52,13 +52,22 @@ pub(crate) fn single(text: &str) -> Result<u16, Fault> {
 
 /// Ports as an administrator would write them.
 pub(crate) fn show(ports: &PortSet) -> impl ExactSizeIterator<Item = String> {
-    ports.ranges().iter().map(|&(low, high)| {
-        if low == high {
-            low.to_string()
-        } else {
-            format!("{low}-{high}")
-        }
-    })
+    // Port 0, which nobody can write, is only there beside all others or as what a `not` leaves.
+    let ranges = ports.ranges().iter().filter(|&&(_, high)| high > 0);
+    let shown = ranges.map(|&(low, high)| match low.max(1) {
+        low if low == high => low.to_string(),
+        low => format!("{low}-{high}"),
+    });
+    shown.collect::<Vec<String>>().into_iter()
+}
+
+/// The ports of these ranges; those that can be written, all together, are all.
+pub(crate) fn of(ranges: Vec<(u16, u16)>) -> PortSet {
+    let ports = PortSet::new(ranges);
+    match ports.ranges() {
+        [(1, u16::MAX)] => all(),
+        _ => ports,
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +86,20 @@ mod tests {
         check("8000-8100", Ok((8000, 8100)));
         check("1 - 65535", Ok((1, 65535)));
         check("070", Ok((70, 70)));
+    }
+
+    #[test]
+    fn nobody_sees_port_0() {
+        let shown = |ports: &PortSet| show(ports).collect::<Vec<_>>().join(", ");
+        assert_eq!(shown(&all()), "1-65535");
+        assert_eq!(shown(&PortSet::new(vec![(1, 79)]).complement()), "80-65535");
+        assert_eq!(
+            shown(&PortSet::new(vec![(2, 79)]).complement()),
+            "1, 80-65535"
+        );
+        assert_eq!(shown(&PortSet::new(vec![(0, 0)])), "");
+        assert!(is_all(&of(vec![(1, 442), (443, u16::MAX)])));
+        assert!(!is_all(&of(vec![(1, 442), (444, u16::MAX)])));
     }
 
     #[test]

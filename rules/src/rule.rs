@@ -235,6 +235,22 @@ impl Rule {
         is_asked_as_long && takes_people && self.covers_applications(other)
     }
 
+    /// A quick no to whether `covers_all_but_destination` could say yes.
+    pub(crate) fn may_cover_applications(&self, other: &Self) -> bool {
+        let (Some(own), Some(others)) = (&self.applications, &other.applications) else {
+            return self.applications.is_none();
+        };
+        let takes = |it: &Clause| own.any.iter().any(|clause| clause.may_cover(it));
+        own.none_of.is_some() || others.any.first().is_none_or(takes)
+    }
+
+    /// How many comparisons of first characters `may_cover_applications` takes.
+    pub(crate) fn cost_of_a_quick_no(&self) -> usize {
+        self.applications
+            .as_ref()
+            .map_or(1, |it| it.any.len().max(1))
+    }
+
     fn covers_applications(&self, other: &Self) -> bool {
         match (&self.applications, &other.applications) {
             (None, _) => true,

@@ -6,8 +6,9 @@ use serde::de::IgnoredAny;
 
 use crate::address;
 use crate::diagnostics::{Fault, Findings, Place};
-use crate::name::NamePattern;
+use crate::published_entry::PublishedEntry;
 use crate::sets::{Files, LARGEST_FILE};
+use crate::unusual_range::unusual;
 use crate::written::At;
 use crate::written_pattern::WrittenPattern;
 
@@ -40,14 +41,38 @@ pub(crate) fn read(
         .trim_start_matches('\u{feff}')
         .trim_start()
         .starts_with(['{', '[']);
-    if !is_json {
-        return Some(lines(&text, source));
+    let entries = match is_json {
+        false => lines(&text, source),
+        true => match json(&text, source, findings) {
+            Ok(entries) => entries,
+            Err((place, fault)) => {
+                findings.error(place, fault);
+                return None;
+            }
+        },
+    };
+    if entries.is_empty() {
+        // A vendor that changes its format must not change what the rules say while nobody looks.
+        let fault = Fault::new(format!("there is no entry in {}", path.display()));
+        let hint = "a set that is to be empty is written as `[]`";
+        findings.error(file.place, fault.hint(hint));
+        return None;
     }
-    match json(&text, source, findings) {
-        Ok(entries) => Some(entries),
-        Err((place, fault)) => {
-            findings.error(place, fault);
-            None
+    warn_of_unusual(&entries, findings);
+    Some(entries)
+}
+
+fn warn_of_unusual(entries: &[At<WrittenPattern>], findings: &mut Findings) {
+    for At { place, value } in entries {
+        let WrittenPattern::Text(text) = value else {
+            continue;
+        };
+        if let Some(Ok(range)) = address::parse(text)
+            && let Some(what) = unusual(range)
+        {
+            let fault = Fault::new(format!("{text} {what}, and is an entry of the set"));
+            let hint = "if it is not meant as one, write what is meant into a set of your own";
+            findings.warning(*place, fault.hint(hint));
         }
     }
 }
@@ -57,13 +82,16 @@ fn beside(rules: &Path, file: &str) -> std::path::PathBuf {
     rules.parent().unwrap_or(Path::new("")).join(file)
 }
 
-/// One entry a line; what is behind a `#` is a comment.
+/// One entry a line; a `#` in front, or behind a blank, begins a comment.
 fn lines(text: &str, source: u16) -> Vec<At<WrittenPattern>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = (1u32..).zip(text.lines());
     lines
         .filter_map(|(line, text)| {
-            let text = text.split('#').next().unwrap_or_default();
+            let is_comment =
+                |(at, _): &(usize, &str)| *at == 0 || text[..*at].ends_with(char::is_whitespace);
+            let comment = text.match_indices('#').find(is_comment);
+            let text = &text[..comment.map_or(text.len(), |(at, _)| at)];
             let entry = text.trim();
             let indent = text.len() - text.trim_start().len();
             let place = Place {
@@ -95,7 +123,9 @@ fn json(
         };
         let message = error.to_string();
         let reason = message.split(" at line ").next().unwrap_or_default();
-        return Err((place, Fault::new(format!("this is not JSON: {reason}"))));
+        let fault = Fault::new(format!("this is not JSON: {reason}"));
+        let hint = "a file that begins with `{` or `[` is read as JSON, any other as lines";
+        return Err((place, fault.hint(hint)));
     }
     let mut entries = Vec::new();
     let (mut line, mut line_start, mut at) = (1, 0, 0);
@@ -119,16 +149,14 @@ fn json(
             column: count(&body[line_start..start]) + 2,
             length: count(quoted).saturating_sub(2),
         };
-        if is_host(&value) {
-            let value = WrittenPattern::Text(value);
-            entries.push(At { place, value });
-        } else if value.contains('*') && value.contains('.') && !value.contains(char::is_whitespace)
-        {
-            let fault = Fault::new(format!("{value:?} looks like a wildcard, and is left out"));
-            findings.warning(
-                place,
-                fault.hint("write what is meant into a set of your own"),
-            );
+        let text = value.trim();
+        match PublishedEntry::of(text) {
+            PublishedEntry::Other => {}
+            PublishedEntry::LeftOut(fault) => findings.warning(place, fault),
+            PublishedEntry::Host => {
+                let value = WrittenPattern::Text(text.to_owned());
+                entries.push(At { place, value });
+            }
         }
     }
     Ok(entries)
@@ -145,14 +173,6 @@ fn end_of_text(rest: &[u8]) -> usize {
     rest.iter()
         .position(is_end)
         .unwrap_or(rest.len().saturating_sub(1))
-}
-
-/// What is none is something else that the document says, a date or a description.
-fn is_host(text: &str) -> bool {
-    match address::parse(text) {
-        Some(range) => range.is_ok(),
-        None => text.trim_end_matches('.').contains('.') && NamePattern::parse_glob(text).is_ok(),
-    }
 }
 
 fn count(text: &str) -> u32 {

@@ -103,7 +103,7 @@ impl Sets {
                 let fault = Fault::new(format!("the set {:?} is empty", name.value));
                 findings.warning(
                     name.place,
-                    fault.hint("a rule that names it alone matches nothing"),
+                    fault.hint("a rule that names it alone matches nothing, and under `not` it is an error"),
                 );
             }
             let entries = entries.filter(|entries| has_no_sets(entries, findings));
@@ -186,7 +186,9 @@ impl Sets {
         names.sort_unstable();
         match findings.suggest(name, names.iter().copied()) {
             Some(meant) => fault.hint(format!("did you mean \"@{meant}\"?")),
-            None if names.is_empty() => fault.hint("define it under `sets:`"),
+            None if names.is_empty() => {
+                fault.hint("define it under `sets:`; names of users and groups have no `@`")
+            }
             None => {
                 let names = names.iter().map(|name| (*name).to_owned());
                 fault.hint(format!("the sets are {}", explanation::list(names)))

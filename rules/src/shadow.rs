@@ -55,8 +55,9 @@ impl<'a> Search<'a> {
                 break;
             }
             let other = &self.rules[earlier];
-            self.patience = self.patience.checked_sub(1).ok_or(OutOfPatience)?;
-            if !other.ports.contains(destination.port) {
+            let cost = other.cost_of_a_quick_no();
+            self.patience = self.patience.checked_sub(cost).ok_or(OutOfPatience)?;
+            if !other.ports.contains(destination.port) || !other.may_cover_applications(rule) {
                 continue;
             }
             let cost = other.cost_of_covering(rule);
@@ -76,6 +77,11 @@ impl<'a> Search<'a> {
         let rule = &self.rules[position];
         let mut earlier = Vec::new();
         for (other, it) in self.rules[..position].iter().zip(0..) {
+            let cost = other.cost_of_a_quick_no();
+            self.patience_together = self.patience_together.checked_sub(cost)?;
+            if !other.may_cover_applications(rule) {
+                continue;
+            }
             let cost = other.cost_of_covering(rule);
             self.patience_together = self.patience_together.checked_sub(cost)?;
             if other.covers_all_but_destination(rule) {

@@ -81,6 +81,7 @@ pub(crate) struct WrittenTest {
     pub(crate) user: Option<At<String>>,
     pub(crate) group: Option<Vec<At<String>>>,
     pub(crate) to: At<String>,
+    pub(crate) on: Option<At<String>>,
     pub(crate) expect: At<String>,
 }
 
@@ -301,7 +302,9 @@ fn test(node: Node, findings: &mut Findings) -> Option<WrittenTest> {
     let to = keys.required("to", "write `to: \"10.20.1.1:443\"`", findings);
     let hint = "write `expect: tunnel ZONE`, `expect: pass` or `expect: block`";
     let expect = keys.required("expect", hint, findings);
+    let on = keys.scalar("on", findings);
     Some(WrittenTest {
+        on,
         app: app?,
         user,
         group: group?,

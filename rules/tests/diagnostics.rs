@@ -134,6 +134,21 @@ fn files_beyond_their_bounds_are_told_so_in_these_words() {
             ),
         ),
         (
+            "too_large_expressions",
+            format!(
+                "{rules}{}",
+                many(1000, "  - {to: {regex: \"(?u)\\\\w{4}#\"}, action: pass}\n")
+            ),
+        ),
+        (
+            "too_many_tests",
+            format!(
+                "{rules}{}tests:\n{}",
+                many(1500, "  - {app: \"a*#\", action: block}\n"),
+                many(1500, "  - {app: /b, to: \"192.0.2.1:1#\", expect: pass}\n")
+            ),
+        ),
+        (
             "too_many_set_files",
             format!(
                 "{HEAD}sets:\n{}rules:\n{}",
@@ -165,6 +180,7 @@ fn files_beyond_their_bounds_are_told_so_in_these_words() {
             Ok(warnings) => format!("accepted\n\n{warnings}"),
             Err(errors) => errors.to_string(),
         };
+
         let said: Vec<&str> = said.lines().take(12).collect();
         // The line itself may be as long as the file.
         let said: Vec<String> = said

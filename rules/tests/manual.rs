@@ -4,8 +4,8 @@ mod reading;
 
 use std::path::Path;
 
-use adit_rules::{Application, Destination};
-use reading::parse_file;
+use adit_rules::{Application, Date, Destination};
+use reading::{parse_file, parse_on};
 
 const MANUAL: &str = include_str!("../../docs/rules.md");
 
@@ -73,7 +73,21 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 18);
+    assert_eq!(examples, 21);
+}
+
+/// A day turns no good file into a bad one.
+#[test]
+fn every_example_is_accepted_on_any_day() {
+    for (year, month, day) in [(1970, 1, 1), (2027, 1, 1), (9999, 12, 31)] {
+        let today = Date::new(year, month, day).expect("there is such a day");
+        for (kind, text) in blocks() {
+            if kind == "yaml" || kind == "yaml warned" {
+                let read = parse_on(today, Path::new("rules.yaml"), text, &beside());
+                assert!(read.is_ok(), "{today}: {}\n{text}", read.unwrap_err());
+            }
+        }
+    }
 }
 
 /// Entries of the tables of `app` and `to`, each in a rule of its own.

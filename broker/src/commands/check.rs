@@ -23,7 +23,8 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         Err(errors) => (errors, false),
     };
     if options.form.json {
-        output::json(&serde_json::json!({ "ok": good, "diagnostics": diagnostics }))?;
+        let more = diagnostics.more();
+        output::json(&serde_json::json!({ "ok": good, "diagnostics": diagnostics, "more": more }))?;
     } else if !diagnostics.is_empty() {
         output::line(format_args!("{diagnostics}"));
     }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use application::{ModelApp, ModelFacts, ModelUser, USERS};
-use logic::{Known, List, and};
+use logic::{Known, List, and, or};
 
 #[derive(Debug, Clone)]
 pub(crate) struct ModelPolicy {
@@ -239,10 +239,14 @@ impl ModelRule {
 
     fn takes_destination(&self, flow: &ModelFlow) -> Known {
         let surely = |host: &ModelHost| Some(host.takes(flow) == Some(true));
-        let is_in = |(low, high): &(u16, u16)| Some((*low..=*high).contains(&flow.port));
+        let has = |port: u16| move |(low, high): &(u16, u16)| (*low..=*high).contains(&port);
+        let is_in = |range: &(u16, u16)| Some(has(flow.port)(range));
+        // All that can be written is all; the ranges of this small world have no gaps further up.
+        let mut every_port = (1..20).chain([u16::MAX]);
+        let is_all = every_port.all(|port| self.ports.any.iter().any(has(port)));
         and([
             self.to.takes(surely, |host| host.takes(flow)),
-            self.ports.takes(is_in, is_in),
+            or([self.ports.takes(is_in, is_in), Some(is_all)]),
         ])
     }
 }

@@ -1,0 +1,74 @@
+//! Destinations of which no captured connection can be, whatever the rules say.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::address::{AddressRange, AddressSet};
+use crate::diagnostics::{Fault, Findings, Place};
+use crate::rule::{Rule, Validity};
+
+const LOOPBACK_V4: (Ipv4Addr, Ipv4Addr) = (
+    Ipv4Addr::new(127, 0, 0, 0),
+    Ipv4Addr::new(127, 255, 255, 255),
+);
+
+/// Warns of rules that are about such addresses alone.
+pub(crate) fn warn(rules: &[Rule], places: &[Place], findings: &mut Findings) {
+    let uncaptured = uncaptured();
+    for (rule, place) in rules.iter().zip(places) {
+        let Some(targets) = rule
+            .targets
+            .as_ref()
+            .filter(|_| rule.validity != Validity::Off)
+        else {
+            continue;
+        };
+        let hosts = &targets.any;
+        let is_of_addresses = hosts.names.is_empty() && !hosts.addresses.is_empty();
+        if targets.none_of.is_none() && is_of_addresses && uncaptured.covers(&hosts.addresses) {
+            let fault = Fault::new(format!(
+                "{:?} is only about connections that are never captured",
+                rule.label
+            ));
+            let hint = "loopback and IPv6 link-local ones go as they would without Adit, whatever the rules say";
+            findings.warning(*place, fault.hint(hint));
+        }
+    }
+}
+
+fn uncaptured() -> AddressSet {
+    let link_local = u128::from(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
+    AddressSet::from_iter([
+        AddressRange::V4(LOOPBACK_V4.0.into(), LOOPBACK_V4.1.into()),
+        AddressRange::V6(Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
+        AddressRange::V6(link_local, link_local | ((1 << 118) - 1)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination;
+
+    #[test]
+    fn are_the_host_s_own_and_link_local_ones() {
+        for (text, is_captured) in [
+            ("10.0.0.1", true),
+            ("126.255.255.255", true),
+            ("127.0.0.0", false),
+            ("127.255.255.255", false),
+            ("128.0.0.0", true),
+            ("[::]", true),
+            ("[::1]", false),
+            ("[::2]", true),
+            ("[::ffff:127.0.0.1]", false),
+            ("[fe7f:ffff::]", true),
+            ("[fe80::]", false),
+            ("[febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff]", false),
+            ("[fec0::]", true),
+        ] {
+            let destination = destination::parse(&format!("{text}:80")).unwrap();
+            let address = destination.address.unwrap();
+            assert_eq!(!uncaptured().contains(address), is_captured, "{text}");
+        }
+    }
+}
