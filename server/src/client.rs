@@ -17,6 +17,7 @@ use crate::forward::{Forwarding, Shared};
 use crate::gateway::Gateway;
 use crate::in_use::{InUse, Use};
 use crate::login::{Login, Logins, NotAuthorized};
+use crate::login_attempt::LoginAttempt;
 use crate::metrics::Metrics;
 use crate::quota::{Place, Quota};
 use crate::remote_forward::Listeners;
@@ -53,6 +54,25 @@ pub(crate) enum ConversationError {
     TooManyOpenings,
 }
 
+impl ConversationError {
+    /// Did the client say what is no SSH? One that only went, even within the key exchange, may have
+    /// good reason: it does not know our host key.
+    pub(crate) fn is_violation(&self) -> bool {
+        let Self::Ssh(error) = self else {
+            return true;
+        };
+        !matches!(
+            error,
+            russh::Error::IO(_)
+                | russh::Error::HUP
+                | russh::Error::Disconnect
+                | russh::Error::ConnectionTimeout
+                | russh::Error::InactivityTimeout
+                | russh::Error::KeepaliveTimeout
+        )
+    }
+}
+
 /// What a client finds when it connects.
 pub(crate) struct Arrival {
     pub(crate) gateway: Arc<Gateway>,
@@ -69,6 +89,8 @@ pub(crate) struct Arrival {
     pub(crate) in_use: Arc<InUse>,
     /// The word that it has to end.
     pub(crate) ending: Arc<Ending>,
+    /// For who has to know how the login went.
+    pub(crate) attempt: Arc<LoginAttempt>,
 }
 
 /// One connection's side of the conversation.
@@ -88,6 +110,7 @@ pub(crate) struct Client {
     pub(crate) login: Option<(Login, u64)>,
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) attempt: Arc<LoginAttempt>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     pub(crate) begun: Vec<ChannelId>,
     /// Places for forwarded ports that are not answered yet.
@@ -114,6 +137,7 @@ impl Client {
             channels,
             in_use,
             ending,
+            attempt,
         } = arrival;
         Self {
             gateway,
@@ -128,6 +152,7 @@ impl Client {
             login: None,
             session: None,
             ending,
+            attempt,
             begun: Vec::new(),
             openings: Arc::new(Semaphore::new(MAX_OPENINGS)),
             shared: Arc::default(),
@@ -151,6 +176,7 @@ impl Client {
 
     pub(crate) fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
         Metrics::count(&self.gateway.metrics().logins_refused);
+        self.attempt.refused();
         let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
         // As text, which is escaped.
         let why = why.to_string();

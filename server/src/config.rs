@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_rules::pattern::AllowEntry;
+use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
 use crate::allowance::Allowances;
@@ -55,6 +56,8 @@ pub struct Serving {
     pub threads: usize,
     /// The control socket, where it is said.
     pub control: Option<PathBuf>,
+    /// Networks that owe nothing for connections that come to nothing.
+    pub penalty_exempt: Vec<IpNet>,
     /// Where to tell numbers: a loopback address.
     pub metrics: Option<SocketAddr>,
 }
@@ -69,6 +72,8 @@ pub struct Limits {
     /// Connections that have not authenticated yet, beside those; one more ends the
     /// oldest of the source that has most.
     pub max_unauthenticated: usize,
+    /// And of one source, an IPv4 address or an IPv6 /64.
+    pub max_unauthenticated_per_source: usize,
     /// Streams of one user at a time, over all its connections.
     pub max_streams_per_user: usize,
     /// Time to authenticate, and then to begin a link; a connection that has no link for so long is
@@ -86,6 +91,7 @@ impl Default for Limits {
             max_connections: 1024,
             max_connections_per_user: 16,
             max_unauthenticated: 128,
+            max_unauthenticated_per_source: 64,
             max_streams_per_user: 4096,
             login_grace: Duration::from_secs(30),
             dial_timeout: Duration::from_secs(15),
@@ -248,6 +254,7 @@ impl Meaning<'_> {
             host_keys: written.host_keys.clone(),
             login,
             threads,
+            penalty_exempt: self.penalty_exempt(written)?,
             metrics: written
                 .metrics
                 .as_ref()

@@ -124,7 +124,12 @@ fn start(gateway: &Arc<Gateway>, serving: &Serving) -> Result<(Logins, Drained),
         let fingerprint = public.fingerprint(Default::default()).to_string();
         tracing::info!(kind = public.algorithm().as_str(), fingerprint, "host key");
     }
-    let (server, drained) = Server::new(Arc::clone(gateway), serving.login.clone(), host_keys);
+    let (server, drained) = Server::new(
+        Arc::clone(gateway),
+        serving.login.clone(),
+        host_keys,
+        serving.penalty_exempt.clone(),
+    );
     for address in &serving.listen {
         let listener = listen(*address)?;
         tracing::info!(address = %listener.local_addr()?, "listening");

@@ -95,6 +95,7 @@ impl Handler for Client {
             }
         };
         self.guest = None;
+        self.attempt.done();
         if login.permissions.forwarding {
             self.in_use.keep();
         }

@@ -2,9 +2,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_link::ssh::{BufferedSocket, Rekey};
+use ipnet::IpNet;
 use nix::errno::Errno;
 use russh::keys::PrivateKey;
 use russh::{Disconnect, MethodKind, MethodSet, SshId};
@@ -18,6 +19,8 @@ use crate::config::Limits;
 use crate::gateway::Gateway;
 use crate::in_use::InUse;
 use crate::login::{LoginFiles, Logins};
+use crate::login_attempt::LoginAttempt;
+use crate::penalties::Penalties;
 use crate::quota::Quota;
 use crate::sessions::Ending;
 use crate::throttle::{seldom, shown};
@@ -78,6 +81,7 @@ pub struct Server {
     session: Arc<russh::server::Config>,
     connections: Arc<Quota>,
     unauthenticated: Arc<Unauthenticated>,
+    penalties: Arc<Penalties>,
     /// Dropped with the last connection: see [`Drained`].
     alive: mpsc::WeakSender<()>,
 }
@@ -115,13 +119,18 @@ impl Server {
         gateway: Arc<Gateway>,
         files: LoginFiles,
         host_keys: Vec<PrivateKey>,
+        penalty_exempt: Vec<IpNet>,
     ) -> (Self, Drained) {
         let limits = *gateway.limits();
         let (alive, ended) = mpsc::channel(1);
         let server = Self {
             session: Arc::new(session_config(&limits, host_keys)),
             connections: Quota::new(limits.max_connections_per_user, limits.max_connections),
-            unauthenticated: Unauthenticated::new(limits.max_unauthenticated),
+            unauthenticated: Unauthenticated::new(
+                limits.max_unauthenticated,
+                limits.max_unauthenticated_per_source,
+            ),
+            penalties: Arc::new(Penalties::new(penalty_exempt)),
             alive: alive.downgrade(),
             logins: Logins::new(Arc::clone(&gateway), files),
             gateway,
@@ -154,13 +163,24 @@ impl Server {
 
     fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if self.penalties.refuse(peer.ip(), Instant::now()) {
+            seldom!(warn, %peer, "not listened to: too much from there came to nothing");
+            return;
+        }
         // Without it the server is being dropped already.
         let Some(alive) = self.alive.upgrade() else {
             return;
         };
         let server = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = server.converse(socket, peer).await {
+            let attempt = Arc::new(LoginAttempt::default());
+            let ended = server.converse(socket, peer, &attempt).await;
+            if let Some(offence) =
+                attempt.offence(ended.as_ref().is_err_and(|error| error.is_violation()))
+            {
+                server.penalties.add(peer.ip(), offence, Instant::now());
+            }
+            if let Err(error) = ended {
                 // As text, which is escaped: it can hold words of the peer's.
                 let error = error.to_string();
                 seldom!(info, %peer, error = shown(&error), "connection ended");
@@ -169,14 +189,19 @@ impl Server {
         });
     }
 
-    async fn converse(&self, socket: TcpStream, peer: SocketAddr) -> Result<(), ConversationError> {
+    async fn converse(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        attempt: &Arc<LoginAttempt>,
+    ) -> Result<(), ConversationError> {
         let second = socket2::SockRef::from(&socket)
             .try_clone()
             .map_err(russh::Error::from)?;
         let second: Arc<std::net::TcpStream> = Arc::new(second.into());
         let socket = BufferedSocket::new(socket);
         let guest = Arc::new(self.unauthenticated.enter(peer.ip(), Arc::clone(&second)));
-        let patience = self.patience(&guest, peer);
+        let patience = self.patience(&guest, attempt, peer);
         let arrival = Arrival {
             gateway: Arc::clone(&self.gateway),
             logins: self.logins.clone(),
@@ -187,6 +212,7 @@ impl Server {
             channels: Arc::new(Semaphore::new(MAX_CHANNELS as usize)),
             in_use: InUse::new(),
             ending: Arc::new(Ending::new()),
+            attempt: Arc::clone(attempt),
         };
         let conversation = self.session_of(socket, arrival);
         tokio::pin!(patience, conversation);
@@ -211,13 +237,19 @@ impl Server {
     }
 
     /// Turns a connection out that has not authenticated in time.
-    fn patience(&self, guest: &Arc<Guest>, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+    fn patience(
+        &self,
+        guest: &Arc<Guest>,
+        attempt: &Arc<LoginAttempt>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = ()> + use<> {
         let grace = self.gateway.limits().login_grace;
-        let guest = Arc::downgrade(guest);
+        let (guest, attempt) = (Arc::downgrade(guest), Arc::clone(attempt));
         async move {
             sleep(grace).await;
             if let Some(guest) = guest.upgrade() {
                 seldom!(info, %peer, "closed: did not log in in time");
+                attempt.late();
                 guest.turn_out();
             }
         }

@@ -12,6 +12,8 @@ use crate::throttle::seldom;
 #[derive(Debug)]
 pub(crate) struct Unauthenticated {
     limit: usize,
+    /// Of one source.
+    each: usize,
     waiting: Mutex<Waiting>,
 }
 
@@ -31,10 +33,10 @@ struct Waiter {
 
 /// Whoever has one address has it alone, but one of IPv6 comes with the 2^64 others of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+pub(crate) struct Source(IpAddr);
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self(address.into()),
             IpAddr::V6(address) => {
@@ -46,6 +48,16 @@ impl Source {
 }
 
 impl Waiting {
+    fn of(&self, source: Source) -> usize {
+        let of_source = |waiter: &&Waiter| waiter.source == source;
+        self.connections.iter().filter(of_source).count()
+    }
+
+    fn take_oldest(&mut self, source: Source) -> Option<Waiter> {
+        let index = self.connections.iter().position(|w| w.source == source)?;
+        self.connections.remove(index)
+    }
+
     /// Takes out the oldest of the source that has most, `new` counted as one of its own.
     fn take_surplus(&mut self, new: Source) -> Option<Waiter> {
         let mut counts = HashMap::from([(new, 1_usize)]);
@@ -67,9 +79,10 @@ pub(crate) struct Guest {
 }
 
 impl Unauthenticated {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, each: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            each,
             waiting: Mutex::default(),
         })
     }
@@ -79,6 +92,14 @@ impl Unauthenticated {
     pub(crate) fn enter(self: &Arc<Self>, from: IpAddr, socket: Arc<TcpStream>) -> Guest {
         let source = Source::of(from);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while waiting.of(source) >= self.each {
+            let Some(oldest) = waiting.take_oldest(source) else {
+                break;
+            };
+            let (each, from) = (self.each, source.0);
+            seldom!(warn, each, %from, "too many unauthenticated connections of one source: one is closed");
+            shut_down(&oldest.socket);
+        }
         while waiting.connections.len() >= self.limit {
             let Some(surplus) = waiting.take_surplus(source) else {
                 break;
@@ -157,8 +178,12 @@ mod tests {
 
     /// Connections from these sources one after another, and which of them are closed then.
     fn check(limit: usize, sources: &[&str], closed: &[usize]) {
+        check_each(limit, limit, sources, closed);
+    }
+
+    fn check_each(limit: usize, each: usize, sources: &[&str], closed: &[usize]) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let all = Unauthenticated::new(limit);
+        let all = Unauthenticated::new(limit, each);
         let (mut near, mut guests) = (Vec::new(), Vec::new());
         for source in sources {
             let (connected, accepted) = pair(&listener);
@@ -183,12 +208,14 @@ mod tests {
         let (near, other) = ("2001:db8::1", "2001:db8:0:0:ffff::2");
         check(3, &[b, near, other, "2001:db8:0:1::1"], &[1]);
         check(3, &[b, a, "::ffff:192.0.2.1", c], &[1]);
+        // Of one source, though there is room.
+        check_each(9, 2, &[a, b, a, b, a, c, a], &[0, 2]);
     }
 
     #[test]
     fn whoever_left_is_not_touched() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let all = Unauthenticated::new(2);
+        let all = Unauthenticated::new(2, 2);
         let from = "192.0.2.1".parse().expect("address");
         let (mut gone, accepted) = pair(&listener);
         let _session = accepted.try_clone().expect("clone");

@@ -1,10 +1,11 @@
 //! Whom an entry of the policy is for, from what is written.
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
-use super::written::WrittenEntry;
+use super::written::{Written, WrittenEntry};
 use super::{Meaning, Members};
 use crate::asker::Conditions;
 use crate::config_error::ConfigError;
@@ -37,6 +38,17 @@ impl Meaning<'_> {
                 })
                 .transpose()?,
         })
+    }
+
+    /// Without a word loopback, where whoever forwards connections to us stands for all of them.
+    pub(super) fn penalty_exempt(&self, written: &Written) -> Result<Vec<IpNet>, ConfigError> {
+        match &written.penalty_exempt {
+            Some(networks) => self.each(networks, source),
+            None => Ok(vec![
+                IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+                IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+            ]),
+        }
     }
 
     /// Groups are replaced by their members.

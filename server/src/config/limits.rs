@@ -69,6 +69,12 @@ impl Meaning<'_> {
                 1..=4096,
                 default.max_unauthenticated,
             )?,
+            max_unauthenticated_per_source: self.within(
+                "max_unauthenticated_per_source",
+                written.max_unauthenticated_per_source.as_ref(),
+                1..=4096,
+                default.max_unauthenticated_per_source,
+            )?,
             max_streams_per_user: self.within(
                 "max_streams_per_user",
                 streams,

@@ -31,6 +31,8 @@ pub(super) struct Written {
     pub(super) max_connections: Option<Spanned<u64>>,
     pub(super) max_connections_per_user: Option<Spanned<u64>>,
     pub(super) max_unauthenticated: Option<Spanned<u64>>,
+    pub(super) max_unauthenticated_per_source: Option<Spanned<u64>>,
+    pub(super) penalty_exempt: Option<Vec<Spanned<String>>>,
     pub(super) max_streams_per_user: Option<Spanned<u64>>,
     pub(super) login_grace_seconds: Option<Spanned<u64>>,
     pub(super) dial_timeout_seconds: Option<Spanned<u64>>,

@@ -7,6 +7,7 @@ mod destinations;
 mod flows;
 mod forwards;
 mod guests;
+mod hostile;
 mod links;
 mod logins;
 mod policies;
