@@ -177,6 +177,7 @@ impl<'a> Compiler<'a> {
             applications: applications?,
             targets: targets?,
             ports: ports?,
+            is_of_a_file: self.matchers.are_of_a_file(written),
             action: action?,
         })
     }

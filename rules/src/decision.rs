@@ -204,6 +204,16 @@ pub enum Refusal {
     Drop,
 }
 
+impl Refusal {
+    /// As in the rule file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 /// What [`Policy::judge`](crate::Policy::judge) gives when not everything about the application may be known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {

@@ -8,6 +8,7 @@ use crate::decision::{Decision, Judgement};
 use crate::destination::{self, Destination};
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::explanation::Step;
+use crate::language;
 use crate::policy::Policy;
 use crate::rule::Rule;
 use crate::tested_application;
@@ -180,11 +181,12 @@ fn note_of_doubt(
     }
 }
 
-/// What a test expects; `tunnel` without a zone is through any, without `to` to anywhere.
+/// What a test expects; `tunnel` without a zone is through any, without `to` to anywhere, and `block` is with either word.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected<'a> {
     action: &'a str,
     zone: Option<&'a str>,
+    with: Option<&'a str>,
     to: Option<Destination>,
 }
 
@@ -195,12 +197,19 @@ impl<'a> Expected<'a> {
         findings: &mut Findings,
     ) -> Result<Self, Fault> {
         let words: Vec<&str> = written.split_whitespace().collect();
-        let (action, zone, to) = match *words.as_slice() {
-            [action] => (action, None, None),
-            [action, zone] => (action, Some(zone), None),
-            [action, "to", to] => (action, None, Some(to)),
-            [action, zone, "to", to] => (action, Some(zone), Some(to)),
-            _ => ("", None, None),
+        let (action, zone, with, to) = match *words.as_slice() {
+            [action] => (action, None, None, None),
+            [action @ "block", with] => (action, None, Some(with), None),
+            [action, zone] => (action, Some(zone), None, None),
+            [action, "to", to] => (action, None, None, Some(to)),
+            [action, zone, "to", to] => (action, Some(zone), None, Some(to)),
+            _ => ("", None, None, None),
+        };
+        let expected = |to| Self {
+            action,
+            zone,
+            with,
+            to,
         };
         let to = to.map(destination::parse).transpose()?;
         match (action, zone) {
@@ -211,10 +220,15 @@ impl<'a> Expected<'a> {
                     None => fault,
                 })
             }
-            ("pass" | "block", None) if to.is_none() => Ok(Self { action, zone, to }),
-            ("tunnel", _) => Ok(Self { action, zone, to }),
-            (_, _) => Err(Fault::new(format!("{written:?} cannot be expected"))
-                .hint("write `tunnel ZONE`, `tunnel ZONE to HOST:PORT`, `pass` or `block`")),
+            ("block", None) if with.is_some_and(|it| !language::REFUSALS.contains(&it)) => {
+                let fault = Fault::new(format!("{written:?} cannot be expected"));
+                Err(fault.hint("write `block`, `block reset` or `block drop`"))
+            }
+            ("pass" | "block", None) if to.is_none() => Ok(expected(to)),
+            ("tunnel", _) => Ok(expected(to)),
+            (_, _) => Err(Fault::new(format!("{written:?} cannot be expected")).hint(
+                "write `tunnel ZONE`, `tunnel ZONE to HOST:PORT`, `pass`, `block` or `block drop`",
+            )),
         }
     }
 
@@ -226,7 +240,16 @@ impl<'a> Expected<'a> {
         };
         self.action == decision.action()
             && (self.zone.is_none() || self.zone == decision.zone())
+            && (self.with.is_none() || self.with == with_of(decision))
             && is_there
+    }
+}
+
+/// What a program is told that is blocked.
+fn with_of(decision: &Decision) -> Option<&'static str> {
+    match decision {
+        Decision::Block(block) => Some(block.refusal().as_str()),
+        Decision::Tunnel(_) | Decision::Pass(_) => None,
     }
 }
 
@@ -263,14 +286,17 @@ fn failed(policy: &Policy, test: &Expectation<'_>) -> Fault {
 }
 
 fn fault_of(decision: &Decision, test: &Expectation<'_>) -> Fault {
+    let expected = &test.expected;
+    let with = with_of(decision).filter(|_| expected.with.is_some());
+    let given = decision.zone().or(with);
     Fault::new(format!(
         "this flow gets {}, by {:?}, and not {}",
-        show(decision.action(), decision.zone(), dialled(decision, test)),
+        show(decision.action(), given, dialled(decision, test)),
         decision.rule(),
         show(
-            test.expected.action,
-            test.expected.zone,
-            test.expected.to.as_ref()
+            expected.action,
+            expected.zone.or(expected.with),
+            expected.to.as_ref()
         ),
     ))
 }
@@ -284,10 +310,11 @@ fn dialled<'a>(decision: &'a Decision, test: &Expectation<'_>) -> Option<&'a Des
     }
 }
 
-fn show(action: &str, zone: Option<&str>, to: Option<&Destination>) -> String {
+/// `word`: the zone, or what a program is told.
+fn show(action: &str, word: Option<&str>, to: Option<&Destination>) -> String {
     let mut shown = action.to_owned();
-    if let Some(zone) = zone {
-        shown += &format!(" {zone}");
+    if let Some(word) = word {
+        shown += &format!(" {word}");
     }
     if let Some(to) = to {
         shown += &format!(" to {to}");

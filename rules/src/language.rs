@@ -293,7 +293,7 @@ pub(crate) const TEST: &[Key] = &[
     ),
     required(
         "expect",
-        "tunnel ZONE, tunnel, pass or block; behind a tunnel also `to HOST:PORT`.",
+        "tunnel ZONE, tunnel, pass, block or block drop; behind a tunnel also `to HOST:PORT`.",
         Shape::Text,
     ),
 ];

@@ -66,6 +66,19 @@ impl Matchers {
         self.sets.warn_of_unused(findings);
     }
 
+    /// Whether entries of a file are in the lists of a rule.
+    pub(crate) fn are_of_a_file(&self, written: &WrittenRule) -> bool {
+        let lists = [
+            &written.user,
+            &written.group,
+            &written.app,
+            &written.to,
+            &written.ports,
+        ];
+        let mut lists = lists.into_iter().flatten();
+        lists.any(|list| self.sets.are_of_a_file(list))
+    }
+
     /// `app:`
     pub(crate) fn applications(
         &mut self,

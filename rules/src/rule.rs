@@ -31,6 +31,8 @@ pub(crate) struct Rule {
     pub(crate) targets: Option<Arc<Targets>>,
     /// Which ports.
     pub(crate) ports: PortSet,
+    /// Whether entries of a set's file are among these, which change without the author's doing.
+    pub(crate) is_of_a_file: bool,
     /// What a flow gets that matches.
     pub(crate) action: Action,
 }
@@ -133,6 +135,7 @@ impl Rule {
             applications: None,
             targets: None,
             ports: port::all(),
+            is_of_a_file: false,
             action,
         }
     }

@@ -67,6 +67,7 @@ struct Set {
     place: Place,
     /// `None`: it was wrong, and noted.
     entries: Option<Arc<[At<WrittenPattern>]>>,
+    is_of_a_file: bool,
     /// As the whole of a `to:`, once it was.
     targets: Option<Arc<Targets>>,
     is_used: Cell<bool>,
@@ -85,6 +86,7 @@ impl Sets {
             if let Err(fault) = is_name(&name.value) {
                 findings.error(name.place, fault);
             }
+            let is_of_a_file = matches!(content, SetContent::File(_));
             let entries = match content {
                 SetContent::Inline(entries) => Some(entries),
                 SetContent::Wrong => None,
@@ -112,6 +114,7 @@ impl Sets {
                 Set {
                     place: name.place,
                     entries: entries.map(Arc::from),
+                    is_of_a_file,
                     targets: None,
                     is_used: Cell::new(false),
                 },
@@ -126,6 +129,24 @@ impl Sets {
             WrittenPattern::Text(text) => text.strip_prefix('@'),
             WrittenPattern::Regex(_) | WrittenPattern::Not(_) | WrittenPattern::Facts(_) => None,
         }
+    }
+
+    /// Whether one of these names, or has somewhere inside, a set whose entries are in a file.
+    pub(crate) fn are_of_a_file(&self, written: &[At<WrittenPattern>]) -> bool {
+        written.iter().any(|at| match &at.value {
+            WrittenPattern::Text(_) => {
+                let set = self
+                    .named(&at.value)
+                    .and_then(|name| self.by_name.get(name));
+                set.is_some_and(|set| set.is_of_a_file)
+            }
+            WrittenPattern::Regex(_) => false,
+            WrittenPattern::Not(entries) => self.are_of_a_file(entries),
+            WrittenPattern::Facts(keys) => {
+                let mut lists = keys.iter().map(|(_, list)| list);
+                lists.any(|list| self.are_of_a_file(list))
+            }
+        })
     }
 
     /// The entries of the set of this name.

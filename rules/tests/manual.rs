@@ -2,12 +2,15 @@
 
 mod reading;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use adit_rules::{Application, Date, Destination};
 use reading::{parse_file, parse_on};
+use serde_json::Value;
 
 const MANUAL: &str = include_str!("../../docs/rules.md");
+const README: &str = include_str!("../../README.md");
 
 /// A fenced block: the words behind its fence, and what is inside.
 fn blocks() -> Vec<(&'static str, &'static str)> {
@@ -74,6 +77,48 @@ fn every_example_does_what_the_page_says() {
         examples += 1;
     }
     assert_eq!(examples, 21);
+}
+
+/// All keys of mappings below `schema`.
+fn keys_of(schema: &Value, keys: &mut BTreeSet<String>) {
+    if let Some(properties) = schema["properties"].as_object() {
+        keys.extend(properties.keys().cloned());
+    }
+    match schema {
+        Value::Object(entries) => entries.values().for_each(|it| keys_of(it, keys)),
+        Value::Array(items) => items.iter().for_each(|it| keys_of(it, keys)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_key_has_an_example() {
+    let mut keys = BTreeSet::new();
+    keys_of(&adit_rules::schema(), &mut keys);
+    assert!(keys.len() > 30, "{keys:?}");
+    let is_valid = |(kind, _): &(&str, &str)| matches!(*kind, "yaml" | "yaml warned");
+    let examples: Vec<&str> = blocks()
+        .into_iter()
+        .filter(is_valid)
+        .map(|it| it.1)
+        .collect();
+    let has = |example: &str, key: &str| {
+        let is_key =
+            |at: usize| !example[..at].ends_with(|it: char| it.is_alphanumeric() || it == '_');
+        example
+            .match_indices(&format!("{key}:"))
+            .any(|(at, _)| is_key(at))
+    };
+    keys.retain(|key| !examples.iter().any(|example| has(example, key)));
+    assert!(keys.is_empty(), "no example has {keys:?}");
+}
+
+#[test]
+fn the_readme_shows_a_rule_file_that_is_right() {
+    let section = README.split("## A rule file").nth(1).expect("its section");
+    let example = section.split("```yaml\n").nth(1).expect("an example");
+    let example = example.split("```").next().unwrap_or_default();
+    assert_eq!(parse(example), Ok(String::new()));
 }
 
 /// A day turns no good file into a bad one.
