@@ -23,6 +23,7 @@ use crate::quota::{Place, Quota};
 use crate::remote_forward::Listeners;
 use crate::sessions::{Ending, Present, Session};
 use crate::throttle::{seldom, shown};
+use crate::time_outs::TimeOuts;
 use crate::unauthenticated::Guest;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
@@ -110,6 +111,7 @@ pub(crate) struct Client {
     pub(crate) login: Option<(Login, u64)>,
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) time_outs: Option<TimeOuts>,
     pub(crate) attempt: Arc<LoginAttempt>,
     /// Channels on which a link was begun: a second request on the same one is refused.
     pub(crate) begun: Vec<ChannelId>,
@@ -152,6 +154,7 @@ impl Client {
             login: None,
             session: None,
             ending,
+            time_outs: None,
             attempt,
             begun: Vec::new(),
             openings: Arc::new(Semaphore::new(MAX_OPENINGS)),

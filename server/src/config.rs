@@ -25,6 +25,9 @@ use written::{Written, WrittenEntry, WrittenLog};
 
 /// Longest file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
+/// Longest banner, in bytes.
+const MAX_BANNER: usize = 4096;
+
 /// A checked file.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -39,6 +42,8 @@ pub struct Config {
     pub allowances: Allowances,
     /// Where the log goes.
     pub log: Log,
+    /// What clients are told before they log in.
+    pub banner: Option<Arc<str>>,
     /// A file for the audit, beside the log.
     pub audit: Option<PathBuf>,
 }
@@ -81,6 +86,10 @@ pub struct Limits {
     pub login_grace: Duration,
     /// Time to resolve and connect.
     pub dial_timeout: Duration,
+    /// How long a session may last.
+    pub session_timeout: Option<Duration>,
+    /// And how long without an open flow.
+    pub idle_timeout: Option<Duration>,
     /// Bytes in one direction between two key exchanges.
     pub rekey_bytes: usize,
 }
@@ -95,6 +104,8 @@ impl Default for Limits {
             max_streams_per_user: 4096,
             login_grace: Duration::from_secs(30),
             dial_timeout: Duration::from_secs(15),
+            session_timeout: None,
+            idle_timeout: None,
             rekey_bytes: 1 << 30,
         }
     }
@@ -163,6 +174,7 @@ impl Config {
             allowances: Allowances::default(),
             log: Log::default(),
             audit: None,
+            banner: None,
         }
     }
 
@@ -207,6 +219,8 @@ impl Meaning<'_> {
             });
         let audit = written.audit.as_ref();
         let audit = audit.map(|file| self.absolute(file)).transpose()?;
+        let banner = written.banner.as_ref();
+        let banner = banner.map(|text| self.banner(text)).transpose()?;
         let serving = self.serving(&written)?;
         Ok(Config {
             serving,
@@ -215,6 +229,7 @@ impl Meaning<'_> {
             allowances,
             log,
             audit,
+            banner,
         })
     }
 
@@ -262,6 +277,18 @@ impl Meaning<'_> {
                 .transpose()?,
             control: control.map(|path| self.absolute(path)).transpose()?,
         }))
+    }
+
+    /// It is shown on terminals.
+    fn banner(&self, text: &Spanned<String>) -> Result<Arc<str>, ConfigError> {
+        let speaks_to_terminals = |c: char| c.is_control() && c != '\n' && c != '\t';
+        if text.value.len() > MAX_BANNER || text.value.contains(speaks_to_terminals) {
+            let words =
+                format!("the banner is longer than {MAX_BANNER} bytes, or has control characters");
+            return Err(self.error(text, words, None));
+        }
+        // RFC 4252 section 5.4.
+        Ok(text.value.replace('\n', "\r\n").into())
     }
 
     fn metrics(&self, at: &Spanned<String>) -> Result<SocketAddr, ConfigError> {

@@ -72,6 +72,7 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let gateway = Gateway::new(config.policy, config.limits);
     gateway.replace_allowances(config.allowances);
+    gateway.replace_banner(config.banner);
     let (logins, drained) = start(&gateway, &serving)?;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let control = serving.control.clone().or_else(service::control_socket);
@@ -282,6 +283,7 @@ impl Reloading {
         }
         self.gateway.replace_policy(config.policy);
         self.gateway.replace_allowances(config.allowances);
+        self.gateway.replace_banner(config.banner);
         self.logins.replace_files(serving.login);
         let closed = rejudge::all(&self.gateway, &self.logins).await;
         let Closed { sessions, flows } = closed;

@@ -35,6 +35,7 @@ const STOPPING: &str = "the gateway is stopping";
 pub struct Gateway {
     policy: RwLock<Arc<Policy>>,
     allowances: RwLock<Arc<Allowances>>,
+    banner: RwLock<Option<Arc<str>>>,
     rates: Rates,
     limits: Limits,
     streams: Arc<Quota>,
@@ -124,6 +125,7 @@ impl Gateway {
         Arc::new(Self {
             policy: RwLock::new(Arc::new(policy)),
             allowances: RwLock::default(),
+            banner: RwLock::default(),
             rates: Rates::default(),
             limits,
             streams: Quota::new(
@@ -156,6 +158,16 @@ impl Gateway {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *held = Arc::new(allowances);
+    }
+
+    /// Shows this text before each login from now on.
+    pub fn replace_banner(&self, banner: Option<Arc<str>>) {
+        *self.banner.write().unwrap_or_else(PoisonError::into_inner) = banner;
+    }
+
+    pub(crate) fn banner(&self) -> Option<Arc<str>> {
+        let banner = self.banner.read().unwrap_or_else(PoisonError::into_inner);
+        banner.clone()
     }
 
     /// How much this user may have.

@@ -16,6 +16,7 @@ use crate::link_channel::LinkChannel;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::throttle::seldom;
+use crate::time_outs::TimeOuts;
 
 impl Handler for Client {
     type Error = ConversationError;
@@ -75,6 +76,10 @@ impl Handler for Client {
         Ok(self.answer(user, key.key_data(), login, changes).await)
     }
 
+    async fn authentication_banner(&mut self) -> Result<Option<String>, Self::Error> {
+        Ok(self.gateway.banner().map(|banner| banner.to_string()))
+    }
+
     async fn auth_succeeded(&mut self, ssh: &mut Ssh) -> Result<(), Self::Error> {
         let Some((login, changes)) = self.login.take() else {
             return Err(russh::Error::NotAuthenticated.into());
@@ -109,6 +114,7 @@ impl Handler for Client {
         let ending = Arc::clone(&self.ending);
         let session = Session::new(who, login.permissions, Some(login.proof), ending);
         Metrics::count(&self.gateway.metrics().logins);
+        self.time_outs = TimeOuts::start(&session, self.gateway.limits());
         self.place = Some((place, self.gateway.sessions().enter(&session)));
         self.session = Some(session);
         // What was judged again in between did not know of this one.

@@ -54,6 +54,7 @@ pub mod source_patterns;
 pub mod special;
 pub mod stdio;
 mod throttle;
+mod time_outs;
 pub mod trusted_file;
 mod unauthenticated;
 pub mod user_name;

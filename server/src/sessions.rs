@@ -33,6 +33,8 @@ pub struct Session {
     pub(crate) ending: Arc<Ending>,
     permissions: Mutex<Arc<Permissions>>,
     flows: Mutex<BTreeMap<u64, Arc<Flow>>>,
+    /// Since when no flow is open, while none is.
+    idle_since: Mutex<Option<tokio::time::Instant>>,
     /// Of the flows that ended.
     sent: AtomicU64,
     received: AtomicU64,
@@ -132,6 +134,7 @@ impl Session {
             ending,
             permissions: Mutex::new(Arc::new(permissions)),
             flows: Mutex::default(),
+            idle_since: Mutex::new(Some(tokio::time::Instant::now())),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         })
@@ -143,6 +146,11 @@ impl Session {
 
     pub(crate) fn permit(&self, permissions: Permissions) {
         *lock(&self.permissions) = Arc::new(permissions);
+    }
+
+    /// Since when no flow is open; nothing while one is.
+    pub(crate) fn idle_since(&self) -> Option<tokio::time::Instant> {
+        *lock(&self.idle_since)
     }
 
     pub(crate) fn flows(&self) -> Vec<Arc<Flow>> {
@@ -165,7 +173,10 @@ impl Session {
     /// Lists a flow until what is returned is dropped.
     pub(crate) fn enter(self: &Arc<Self>, flow: Flow, metrics: &Arc<Metrics>) -> Entered {
         let flow = Arc::new(flow);
-        lock(&self.flows).insert(flow.id, Arc::clone(&flow));
+        let mut flows = lock(&self.flows);
+        flows.insert(flow.id, Arc::clone(&flow));
+        *lock(&self.idle_since) = None;
+        drop(flows);
         Entered {
             session: Arc::clone(self),
             flow,
@@ -211,6 +222,9 @@ impl Drop for Entered {
         self.metrics.sent.fetch_add(sent, Ordering::Relaxed);
         self.metrics.received.fetch_add(received, Ordering::Relaxed);
         flows.remove(&self.flow.id);
+        if flows.is_empty() {
+            *lock(&self.session.idle_since) = Some(tokio::time::Instant::now());
+        }
     }
 }
 

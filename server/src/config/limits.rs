@@ -93,8 +93,30 @@ impl Meaning<'_> {
                 1..=600,
                 15,
             )?),
+            session_timeout: self.time_out(
+                "session_timeout_seconds",
+                written.session_timeout_seconds.as_ref(),
+            )?,
+            idle_timeout: self.time_out(
+                "idle_timeout_seconds",
+                written.idle_timeout_seconds.as_ref(),
+            )?,
             rekey_bytes: self.within("rekey_bytes", rekey, REKEY_BYTES, default.rekey_bytes)?,
         })
+    }
+
+    fn time_out(
+        &self,
+        key: &str,
+        value: Option<&Spanned<u64>>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        // A year; longer than that is for ever.
+        const MOST: u64 = 31_622_400;
+        let Some(value) = value else {
+            return Ok(None);
+        };
+        self.within(key, Some(value), 1..=MOST, 0)?;
+        Ok(Some(Duration::from_secs(value.value)))
     }
 
     pub(super) fn within(

@@ -88,6 +88,19 @@ fn errors_say_where_and_what() {
     let no_one = "user_ca: []";
     let no_keys = "authorized_keys: /etc/adit/keys/%u";
     check(no_keys, no_one, "", "`authorized_keys` is missing");
+    let colourful = "banner: \"\\e[31mred\"";
+    check(
+        "max_connections: 10",
+        colourful,
+        ":10:9",
+        "control characters",
+    );
+    check(
+        "max_connections: 10",
+        "idle_timeout_seconds: 0",
+        ":10:23",
+        "from 1 to",
+    );
     let far = "metrics: \"192.0.2.1:9464\"";
     check(
         "max_connections: 10",

@@ -40,6 +40,9 @@ pub(super) struct Written {
     pub(super) threads: Option<Spanned<u64>>,
     pub(super) control: Option<Spanned<PathBuf>>,
     pub(super) log: Option<WrittenLog>,
+    pub(super) banner: Option<Spanned<String>>,
+    pub(super) session_timeout_seconds: Option<Spanned<u64>>,
+    pub(super) idle_timeout_seconds: Option<Spanned<u64>>,
     pub(super) audit: Option<Spanned<PathBuf>>,
     pub(super) metrics: Option<Spanned<String>>,
 }

@@ -247,3 +247,57 @@ async fn a_drain_ends_at_its_deadline() {
     let ended = tokio::task::spawn_blocking(move || gateway.ended());
     assert!(ended.await.expect("ended").success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lasts_as_long_as_it_may() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "session_timeout_seconds: 2");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let mut program = broker.flow(echo().await).await;
+    echoes(&mut program).await;
+    assert!(is_reset(&mut program).await);
+    let end = gateway.wait_log(|line| line["event"] == "end");
+    assert!(
+        end["seconds"].as_f64().is_some_and(|seconds| seconds > 1.0),
+        "{end}"
+    );
+    // Whoever comes again begins anew.
+    Broker::connect(&site, gateway.address)
+        .await
+        .flow(echo().await)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_without_a_flow_ends_and_one_with_a_flow_goes_on() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "idle_timeout_seconds: 1");
+    let (idle, busy) = (
+        Broker::connect(&site, gateway.address).await,
+        Broker::connect(&site, gateway.address).await,
+    );
+    let mut program = busy.flow(echo().await).await;
+    timeout(PATIENCE, idle.link.ended()).await.expect("ended");
+    // Nothing is said on it, and it is open: that is not idle.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    echoes(&mut program).await;
+    drop(program);
+    timeout(PATIENCE, busy.link.ended()).await.expect("ended");
+}
+
+#[test]
+fn a_banner_is_shown_before_the_login() {
+    let site = Site::new();
+    let gateway = site.start(
+        POLICY,
+        "banner: |\n  Private. What you do here is logged.\n  Have a nice day.",
+    );
+    let mut ssh = site.ssh(gateway.address, "alice", "mallory");
+    ssh.args(["-s", "adit-link"]);
+    let stderr = String::from_utf8_lossy(&output(ssh).stderr).into_owned();
+    let banner = "Private. What you do here is logged.";
+    let place = stderr
+        .find(banner)
+        .unwrap_or_else(|| panic!("no banner: {stderr}"));
+    assert!(stderr[place..].contains("Permission denied"), "{stderr}");
+}
