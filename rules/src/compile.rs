@@ -20,6 +20,7 @@ use crate::policy::{Checked, DEFAULT, Policy};
 use crate::port;
 use crate::rule::{Action, Rule, Validity};
 use crate::sets::{Files, Sets};
+use crate::telling::Telling;
 use crate::uncaptured;
 use crate::unreachable;
 use crate::words;
@@ -163,6 +164,7 @@ impl<'a> Compiler<'a> {
     fn rule(&mut self, written: &WrittenRule) -> Option<Rule> {
         let action = self.action(written);
         let validity = self.validity(written);
+        let telling = self.telling(written);
         self.optional(written.protocol.as_ref(), words::protocol);
         let people = self.matchers.people(written, self.findings);
         let app = written.app.as_deref();
@@ -179,6 +181,7 @@ impl<'a> Compiler<'a> {
             ports: ports?,
             is_of_a_file: self.matchers.are_of_a_file(written),
             action: action?,
+            telling: telling?,
         })
     }
 
@@ -201,6 +204,15 @@ impl<'a> Compiler<'a> {
             self.findings.warning(*place, fault.hint(hint));
         }
         Some(Validity::Until(last))
+    }
+
+    fn telling(&mut self, written: &WrittenRule) -> Option<Telling> {
+        let log = self.optional(written.log.as_ref(), words::switch);
+        let notify = self.optional(written.notify.as_ref(), words::switch);
+        Some(Telling {
+            log: log?.unwrap_or_default(),
+            notify: notify?.unwrap_or_default(),
+        })
     }
 
     fn refuse_duplicate_labels(&mut self, written: &WrittenFile) {

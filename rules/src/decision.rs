@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::application::Fact;
 use crate::destination::Destination;
+use crate::telling::Telling;
 use crate::zone::{Connect, OnDown};
 
 /// What the rules give for a flow.
@@ -27,6 +28,15 @@ impl Decision {
         }
     }
 
+    /// What that rule wants to be told of it.
+    pub fn telling(&self) -> Telling {
+        match self {
+            Self::Tunnel(permit) => permit.by.telling,
+            Self::Pass(permit) => permit.by.telling,
+            Self::Block(block) => block.by.telling,
+        }
+    }
+
     /// `tunnel`, `pass` or `block`.
     pub fn action(&self) -> &'static str {
         match self {
@@ -45,13 +55,20 @@ impl Decision {
     }
 }
 
+/// The rule that decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct By {
+    pub(crate) label: Arc<str>,
+    pub(crate) telling: Telling,
+}
+
 /// Leave to tunnel one destination through one zone. Made only by [`Policy::judge`](crate::Policy::judge).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelPermit {
     zone: Arc<str>,
     destination: Destination,
     is_elsewhere: bool,
-    rule: Arc<str>,
+    by: By,
     on_down: OnDown,
     connect: Connect,
 }
@@ -61,7 +78,7 @@ impl TunnelPermit {
     pub(crate) fn new(
         zone: Arc<str>,
         destination: Destination,
-        rule: Arc<str>,
+        by: By,
         on_down: OnDown,
         connect: Connect,
     ) -> Self {
@@ -69,7 +86,7 @@ impl TunnelPermit {
             zone,
             destination,
             is_elsewhere: false,
-            rule,
+            by,
             on_down,
             connect,
         }
@@ -101,7 +118,7 @@ impl TunnelPermit {
 
     /// Label of the rule that decided; `default` when none matched.
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.by.label
     }
 
     /// What the flow gets while no gateway answers: the rule's word, else the zone's.
@@ -120,10 +137,7 @@ impl TunnelPermit {
         match self.on_down {
             OnDown::Reject | OnDown::Hold => None,
             OnDown::Pass if self.is_elsewhere => None,
-            OnDown::Pass => Some(PassPermit::new(
-                self.destination.clone(),
-                Arc::clone(&self.rule),
-            )),
+            OnDown::Pass => Some(PassPermit::new(self.destination.clone(), self.by.clone())),
         }
     }
 }
@@ -133,12 +147,12 @@ impl TunnelPermit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPermit {
     destination: Destination,
-    rule: Arc<str>,
+    by: By,
 }
 
 impl PassPermit {
-    pub(crate) fn new(destination: Destination, rule: Arc<str>) -> Self {
-        Self { destination, rule }
+    pub(crate) fn new(destination: Destination, by: By) -> Self {
+        Self { destination, by }
     }
 
     /// The one destination.
@@ -148,32 +162,32 @@ impl PassPermit {
 
     /// Label of the rule that decided; `default` when none matched.
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.by.label
     }
 }
 
 /// No leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    rule: Arc<str>,
+    by: By,
     refusal: Refusal,
     in_doubt: bool,
 }
 
 impl Block {
     /// By a rule that says so.
-    pub(crate) fn new(rule: Arc<str>, refusal: Refusal) -> Self {
+    pub(crate) fn new(by: By, refusal: Refusal) -> Self {
         Self {
-            rule,
+            by,
             refusal,
             in_doubt: false,
         }
     }
 
     /// By a rule of which nobody can say whether it matches.
-    pub(crate) fn in_doubt(rule: Arc<str>, refusal: Refusal) -> Self {
+    pub(crate) fn in_doubt(by: By, refusal: Refusal) -> Self {
         Self {
-            rule,
+            by,
             refusal,
             in_doubt: true,
         }
@@ -181,7 +195,7 @@ impl Block {
 
     /// Label of the rule that decided; `default` when none matched.
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.by.label
     }
 
     /// Whether it is only blocked because something under a `not` cannot be answered.

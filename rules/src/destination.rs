@@ -77,6 +77,46 @@ impl fmt::Display for Destination {
     }
 }
 
+/// A host, all of its ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    address: Option<IpAddr>,
+    name: Option<String>,
+}
+
+impl Host {
+    /// Reads an address (IPv6 in brackets) or a name.
+    ///
+    /// # Errors
+    ///
+    /// In one sentence, when `text` is neither.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, name) = host_of(text).map_err(|fault| fault.to_string())?;
+        Ok(Self { address, name })
+    }
+
+    /// One port of it.
+    pub(crate) fn at(&self, port: u16) -> Destination {
+        Destination {
+            address: self.address,
+            name: self.name.clone(),
+            port,
+        }
+    }
+}
+
+/// As it is written in front of a port.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, self.address) {
+            (Some(name), _) => f.write_str(name),
+            (None, Some(IpAddr::V6(address))) => write!(f, "[{address}]"),
+            (None, Some(IpAddr::V4(address))) => address.fmt(f),
+            (None, None) => f.write_str("?"),
+        }
+    }
+}
+
 /// Resolvers take such a name for an address (inet_aton(3)), which it would then be without having been judged as one.
 fn ends_in_a_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();

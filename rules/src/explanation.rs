@@ -9,10 +9,11 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use crate::application::Application;
 use crate::decision::Decision;
-use crate::destination::Destination;
+use crate::destination::{Destination, Host};
 use crate::policy::DEFAULT;
 use crate::port;
 use crate::rule::{Answer, Circumstances, Matcher, Rule, Validity};
+use crate::telling::Telling;
 use crate::truth::OneOf;
 use crate::zone::Connect;
 
@@ -21,9 +22,10 @@ const MOST_PATTERNS: usize = 5;
 
 /// Why a flow gets what it gets.
 ///
-/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "rule", "file", "line", "steps"}`;
-/// `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was asked, else null,
-/// `connect` is [`Explanation::connect`], `file` and `line` are null for a policy without a file. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "rule", "file", "line", "log",
+/// "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was
+/// asked, else null, `connect` is [`Explanation::connect`], `file` and `line` are null for a policy without a file, `log` and
+/// `notify` are [`Telling`]. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     decision: Decision,
@@ -67,20 +69,74 @@ impl Step {
     }
 }
 
+/// Why nothing can be said of a host as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it depends on the port: {rule:?} is about {ports}; ask about {host}:PORT")]
+pub struct PortMatters {
+    rule: String,
+    ports: String,
+    host: String,
+}
+
+/// The rules that are asked, and what is the same for all flows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) file: Option<&'a Path>,
+    pub(crate) rules: &'a [Rule],
+    pub(crate) default: &'a Rule,
+    pub(crate) circumstances: &'a Circumstances,
+}
+
 impl Explanation {
     pub(crate) fn new(
-        file: Option<&Path>,
-        rules: &[Rule],
-        default: &Rule,
-        circumstances: &Circumstances,
+        asked: Asked<'_>,
         destination: &Destination,
         application: &Application,
     ) -> Self {
-        let destination = destination.normalized();
+        Self::asking(asked, |_| destination.clone(), application)
+    }
+
+    /// The same of all ports of a host: each rule is asked about a port that it takes.
+    pub(crate) fn of_host(
+        asked: Asked<'_>,
+        host: &Host,
+        application: &Application,
+    ) -> Result<Self, PortMatters> {
+        let at = |rule: &Rule| host.at(port::first(&rule.ports).unwrap_or(0));
+        let known = application.as_far_as_known();
+        for application in [Some(&known), None] {
+            if let Some(rule) = one_of_some_ports(asked, at, application) {
+                return Err(PortMatters {
+                    rule: rule.label.as_ref().to_owned(),
+                    ports: match rule.ports.ranges() {
+                        [(low, high)] if low == high => format!("port {low}"),
+                        _ => format!("ports {}", list(port::show(&rule.ports))),
+                    },
+                    host: host.to_string(),
+                });
+            }
+        }
+        Ok(Self::asking(asked, at, application))
+    }
+
+    /// `at` is what a rule is asked about.
+    fn asking(
+        asked: Asked<'_>,
+        at: impl Fn(&Rule) -> Destination,
+        application: &Application,
+    ) -> Self {
+        let Asked {
+            file,
+            rules,
+            default,
+            circumstances,
+        } = asked;
+        let at = |rule: &Rule| at(rule).normalized();
         let application = &application.as_far_as_known();
         let mut steps = Vec::new();
         let (mut decisive, mut in_doubt) = (default, false);
         for rule in rules {
+            let destination = at(rule);
             let answer = rule.ask(&destination, Some(application), circumstances);
             let matched = !matches!(answer, Answer::No(_));
             steps.push(Step {
@@ -104,13 +160,13 @@ impl Explanation {
                 is_in_doubt: false,
             });
         }
-        let first = first_for_kernel(rules, default, &destination, circumstances);
+        let first = first_for_kernel(asked, at);
         let is_early = decisive.is_early() && !in_doubt;
         let first = first.filter(|first| first.is_early() && !is_early);
         Self {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
             decision: match in_doubt {
-                false => decisive.decide(destination),
+                false => decisive.decide(at(decisive)),
                 true => decisive.decide_in_doubt(),
             },
             file: file.map(Path::to_path_buf),
@@ -142,6 +198,11 @@ impl Explanation {
         }
     }
 
+    /// Where the rule stands that decided.
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+
     /// What each rule said, in order; the last one decided.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -149,19 +210,56 @@ impl Explanation {
 }
 
 /// The rule that says how the kernel begins: it knows no names and no applications. `None`: no kernel sees the destination.
-fn first_for_kernel<'a>(
-    rules: &'a [Rule],
-    default: &'a Rule,
-    destination: &Destination,
-    circumstances: &Circumstances,
-) -> Option<&'a Rule> {
-    let seen = Destination {
-        address: Some(destination.address?),
-        name: None,
-        port: destination.port,
+fn first_for_kernel<'a>(asked: Asked<'a>, at: impl Fn(&Rule) -> Destination) -> Option<&'a Rule> {
+    at(asked.default).address?;
+    let could_match = |rule: &&Rule| {
+        let seen = as_seen(at(rule));
+        !matches!(rule.ask(&seen, None, asked.circumstances), Answer::No(_))
     };
-    let could_match = |rule: &&Rule| !matches!(rule.ask(&seen, None, circumstances), Answer::No(_));
-    Some(rules.iter().find(could_match).unwrap_or(default))
+    Some(
+        asked
+            .rules
+            .iter()
+            .find(could_match)
+            .unwrap_or(asked.default),
+    )
+}
+
+/// As a kernel sees it.
+fn as_seen(destination: Destination) -> Destination {
+    Destination {
+        name: None,
+        ..destination
+    }
+}
+
+/// The first rule because of which one port of a host gets something else than another. `application: None` is for what a
+/// kernel sees, where it matters only which rules are early.
+fn one_of_some_ports<'a>(
+    asked: Asked<'a>,
+    at: impl Fn(&Rule) -> Destination,
+    application: Option<&Application>,
+) -> Option<&'a Rule> {
+    let takes = |rule: &&Rule| {
+        let destination = match application {
+            Some(_) => at(rule),
+            None => as_seen(at(rule)),
+        };
+        let answer = rule.ask(&destination.normalized(), application, asked.circumstances);
+        !rule.ports.is_empty() && !matches!(answer, Answer::No(_))
+    };
+    let mut of_some_ports = Vec::new();
+    let mut rules = asked.rules.iter().filter(takes);
+    let of_all_ports = rules.find(|rule| {
+        let is_of_all = port::is_all(&rule.ports);
+        if !is_of_all {
+            of_some_ports.push(*rule);
+        }
+        is_of_all
+    });
+    let last_word = of_all_ports.unwrap_or(asked.default).is_early();
+    let mut of_some_ports = of_some_ports.into_iter();
+    of_some_ports.find(|rule| application.is_some() || rule.is_early() != last_word)
 }
 
 /// The one sentence about a rule.
@@ -265,7 +363,7 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Explanation", 8)?;
+        let mut object = serializer.serialize_struct("Explanation", 10)?;
         object.serialize_field("action", self.decision.action())?;
         object.serialize_field("zone", &self.decision.zone())?;
         let elsewhere = self.elsewhere().map(Destination::to_string);
@@ -275,6 +373,9 @@ impl Serialize for Explanation {
         let file = self.file.as_deref().map(Path::to_string_lossy);
         object.serialize_field("file", &file)?;
         object.serialize_field("line", &self.line)?;
+        let Telling { log, notify } = self.decision.telling();
+        object.serialize_field("log", &log)?;
+        object.serialize_field("notify", &notify)?;
         object.serialize_field("steps", &self.steps)?;
         object.end()
     }
@@ -309,6 +410,13 @@ impl fmt::Display for Explanation {
                 f,
                 "\n  early because of {rule:?}: what it could match by address and port is accepted before more is known"
             )?;
+        }
+        let Telling { log, notify } = self.decision.telling();
+        if log {
+            f.write_str("\n  said in the log")?;
+        }
+        if notify {
+            f.write_str("\n  told on the desktop, when it is the first time for an application")?;
         }
         Ok(())
     }

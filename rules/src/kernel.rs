@@ -106,10 +106,11 @@ fn bundle(rule: &Rule, circumstances: &Circumstances) -> Option<Bundle> {
     })
 }
 
-/// A rule that asks for an application, or that can be in doubt, leaves all that it could match to the broker, which asks
+/// A rule that asks for an application, that can be in doubt, or of which something is to be told, leaves all that it could match to the broker, which asks
 /// the later rules too. Only its own word counts for how: the kernel cannot know which of the later ones will decide.
 fn verdict(rule: &Rule, answer: Answer) -> KernelVerdict {
     let is_plain = rule.applications.is_none()
+        && !rule.telling.is_wanted()
         && answer == Answer::Yes
         && !rule.targets.as_ref().is_some_and(|it| it.excludes_names());
     match &rule.action {

@@ -246,6 +246,16 @@ pub(crate) const RULE: &[Key] = &[
         Shape::Date,
     ),
     key(
+        "log",
+        "`true` says each of its decisions in the log, also of connections that go well.",
+        Shape::Switch,
+    ),
+    key(
+        "notify",
+        "`true` tells the user on the desktop when an application is caught by it for the first time.",
+        Shape::Switch,
+    ),
+    key(
         "zone",
         "Through which zone; may be left out while there is one.",
         Shape::Text,

@@ -9,11 +9,11 @@ use crate::address::AddressRange;
 use crate::application::Application;
 use crate::compile;
 use crate::date::Date;
-use crate::decision::{Block, Decision, Judgement, Refusal};
-use crate::destination::Destination;
+use crate::decision::{Block, By, Decision, Judgement, Refusal};
+use crate::destination::{Destination, Host};
 use crate::diagnostics::Diagnostics;
 use crate::entrance::{Entrances, Entry, StaticTunnel};
-use crate::explanation::{self, Explanation};
+use crate::explanation::{self, Asked, Explanation, PortMatters};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
 use crate::name_set::NameSet;
@@ -21,6 +21,7 @@ use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule, Validity};
 use crate::sets::Files;
 use crate::targets::{Hosts, Targets};
+use crate::telling::Telling;
 use crate::user::User;
 use crate::zone::Zone;
 
@@ -223,7 +224,11 @@ impl Policy {
     pub fn judge_static(&self, tunnel: &str, application: Option<&Application>) -> Judgement {
         let found = self.static_tunnels().iter().find(|it| it.name() == tunnel);
         let Some((tunnel, permit)) = found.and_then(|it| Some((it, it.permit()?))) else {
-            let block = Block::new(tunnel.into(), Refusal::Reset);
+            let by = By {
+                label: tunnel.into(),
+                telling: Telling::default(),
+            };
+            let block = Block::new(by, Refusal::Reset);
             return Judgement::Decided(Decision::Block(block));
         };
         match self.judge(tunnel.to(), application) {
@@ -270,21 +275,30 @@ impl Policy {
     /// Why: of each rule in order the first matcher that said no, up to the rule that decided. Facts of the application
     /// that were not asked for count as not known.
     pub fn explain(&self, destination: &Destination, application: &Application) -> Explanation {
-        let Compiled {
-            file,
-            rules,
-            default,
-            ..
-        } = &*self.compiled;
-        let circumstances = &self.circumstances;
-        Explanation::new(
-            file.as_deref(),
-            rules,
-            default,
-            circumstances,
-            destination,
-            application,
-        )
+        Explanation::new(self.asked(), destination, application)
+    }
+
+    /// The same for every port of a host.
+    ///
+    /// # Errors
+    ///
+    /// When not all ports get the same: it has to be said which is meant.
+    pub fn explain_host(
+        &self,
+        host: &Host,
+        application: &Application,
+    ) -> Result<Explanation, PortMatters> {
+        Explanation::of_host(self.asked(), host, application)
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let compiled = &*self.compiled;
+        Asked {
+            file: compiled.file.as_deref(),
+            rules: &compiled.rules,
+            default: &compiled.default,
+            circumstances: &self.circumstances,
+        }
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {

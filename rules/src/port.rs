@@ -16,6 +16,12 @@ pub(crate) fn is_all(ports: &PortSet) -> bool {
     ports.ranges() == [(0, u16::MAX)]
 }
 
+/// The lowest port that a connection can go to. `None`: there is none.
+pub(crate) fn first(ports: &PortSet) -> Option<u16> {
+    let &(low, high) = ports.ranges().first()?;
+    (high > 0).then_some(low.max(1))
+}
+
 /// Reads a port or a range of ports.
 pub(crate) fn parse(text: &str) -> Result<(u16, u16), Fault> {
     let Some((low, high)) = text.split_once('-') else {

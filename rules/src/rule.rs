@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crate::application::{Application, Fact};
 use crate::clause::{Applications, Clause};
 use crate::date::Date;
-use crate::decision::{Block, Decision, PassPermit, Refusal, TunnelPermit};
+use crate::decision::{Block, By, Decision, PassPermit, Refusal, TunnelPermit};
 use crate::destination::Destination;
 use crate::elsewhere::Elsewhere;
 use crate::port::{self, PortSet};
 use crate::targets::Targets;
+use crate::telling::Telling;
 use crate::truth::Truth;
 use crate::user::{People, User};
 use crate::zone::{Connect, OnDown};
@@ -35,6 +36,8 @@ pub(crate) struct Rule {
     pub(crate) is_of_a_file: bool,
     /// What a flow gets that matches.
     pub(crate) action: Action,
+    /// What is told of it.
+    pub(crate) telling: Telling,
 }
 
 /// When a rule is asked.
@@ -137,6 +140,7 @@ impl Rule {
             ports: port::all(),
             is_of_a_file: false,
             action,
+            telling: Telling::default(),
         }
     }
 
@@ -289,7 +293,7 @@ impl Rule {
 
     /// The decision for a flow that matches.
     pub(crate) fn decide(&self, destination: Destination) -> Decision {
-        let label = Arc::clone(&self.label);
+        let by = self.as_decider();
         match &self.action {
             Action::Tunnel {
                 zone,
@@ -301,14 +305,14 @@ impl Rule {
                     .as_ref()
                     .map(|it| it.instead_of(destination.clone()));
                 let zone = Arc::clone(zone);
-                let permit = TunnelPermit::new(zone, destination, label, *on_down, *connect);
+                let permit = TunnelPermit::new(zone, destination, by, *on_down, *connect);
                 Decision::Tunnel(match dialled {
                     Some(dialled) => permit.to(dialled),
                     None => permit,
                 })
             }
-            Action::Pass => Decision::Pass(PassPermit::new(destination, label)),
-            Action::Block(refusal) => Decision::Block(Block::new(label, *refusal)),
+            Action::Pass => Decision::Pass(PassPermit::new(destination, by)),
+            Action::Block(refusal) => Decision::Block(Block::new(by, *refusal)),
         }
     }
 
@@ -318,7 +322,14 @@ impl Rule {
             Action::Block(refusal) => refusal,
             Action::Tunnel { .. } | Action::Pass => Refusal::Reset,
         };
-        Decision::Block(Block::in_doubt(Arc::clone(&self.label), refusal))
+        Decision::Block(Block::in_doubt(self.as_decider(), refusal))
+    }
+
+    fn as_decider(&self) -> By {
+        By {
+            label: Arc::clone(&self.label),
+            telling: self.telling,
+        }
     }
 }
 

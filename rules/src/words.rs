@@ -81,7 +81,7 @@ pub(crate) fn protocol(word: &str) -> Result<(), Fault> {
         .hint("rules are about TCP alone: `protocol: tcp`, which may be left out"))
 }
 
-/// `enabled:`
+/// `enabled:`, `log:` and `notify:`
 pub(crate) fn switch(word: &str) -> Result<bool, Fault> {
     match word {
         "true" => Ok(true),

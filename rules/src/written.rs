@@ -65,6 +65,8 @@ pub(crate) struct WrittenRule {
     pub(crate) protocol: Option<At<String>>,
     pub(crate) enabled: Option<At<String>>,
     pub(crate) expires: Option<At<String>>,
+    pub(crate) log: Option<At<String>>,
+    pub(crate) notify: Option<At<String>>,
     pub(crate) action: At<String>,
     pub(crate) with: Option<At<String>>,
     pub(crate) zone: Option<At<String>>,
@@ -241,6 +243,8 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
     let protocol = keys.scalar("protocol", findings);
     let enabled = keys.scalar("enabled", findings);
     let expires = keys.scalar("expires", findings);
+    let log = keys.scalar("log", findings);
+    let notify = keys.scalar("notify", findings);
     let with = keys.scalar("with", findings);
     let zone = keys.scalar("zone", findings);
     let destination = keys.scalar("destination", findings);
@@ -265,6 +269,8 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
         protocol,
         enabled,
         expires,
+        log,
+        notify,
         action,
         with,
         zone,

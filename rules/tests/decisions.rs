@@ -485,6 +485,8 @@ fn an_explanation_is_data_for_programs() {
             "rule": "payroll only from the browser",
             "file": "/etc/adit/rules.yaml",
             "line": 11,
+            "log": false,
+            "notify": false,
             "steps": [{
                 "rule": "payroll only from the browser",
                 "line": 11,
@@ -505,6 +507,8 @@ fn an_explanation_is_data_for_programs() {
             "rule": "default",
             "file": null,
             "line": null,
+            "log": false,
+            "notify": false,
             "steps": [
                 {"rule": "adit up", "line": null, "matched": false,
                  "because": "10.20.1.1 is not in its `to` ()"},

@@ -36,7 +36,7 @@ pub(crate) struct ModelRule {
     pub(crate) connect: Option<&'static str>,
     /// The host and the port to tunnel to instead; said only when it tunnels.
     pub(crate) elsewhere: (Option<&'static str>, Option<u16>),
-    /// A key and its value, or nothing.
+    /// A key and its value, or nothing: when it is asked, or what is told of it, which changes nothing.
     pub(crate) validity: &'static str,
     /// Whether `to` is written as a set.
     pub(crate) is_set: bool,
@@ -440,6 +440,8 @@ fn rule() -> impl Strategy<Value = ModelRule> {
                 "enabled: false",
                 "expires: 2026-06-30",
                 "expires: 2026-07-01",
+                "log: true",
+                "notify: true",
             ][..],
         ),
         any::<bool>(),
