@@ -35,6 +35,10 @@ pub(crate) enum Command {
     Check(Check),
     /// Which rule a connection would match, and why
     Explain(Explain),
+    /// Why the last connection from this shell failed: where, by which rule, what to do
+    Why(Why),
+    /// What other rules would have given for the connections of the past
+    Replay(Replay),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +105,36 @@ pub(crate) struct Session {
     /// What becomes of tunnelled destinations when the broker is gone without a goodbye
     #[arg(long, value_enum, default_value_t = OnBrokerGone::Block)]
     pub(crate) on_broker_gone: OnBrokerGone,
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// Do not record decisions: `adit replay` has nothing to judge then
+    #[arg(long)]
+    pub(crate) no_decision_log: bool,
+}
+
+/// What stays on disk.
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Where the broker keeps what stays [default: $XDG_STATE_HOME/adit, ~/.local/state/adit]
+    #[arg(long = "state", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl State {
+    /// Where decisions are recorded of this user.
+    pub(crate) fn decisions(&self, user: &User) -> PathBuf {
+        let usual = || default_paths::state_directory(user);
+        let directory = self.directory.clone().unwrap_or_else(usual);
+        directory.join("decisions")
+    }
+}
+
+impl Session {
+    /// Where decisions are to be recorded, if they are.
+    pub(crate) fn decisions(&self, user: &User) -> std::io::Result<Option<PathBuf>> {
+        let directory = (!self.no_decision_log).then(|| self.state.decisions(user));
+        directory.map(std::path::absolute).transpose()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -220,17 +254,55 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The rule file [default: the running broker's]
+    /// The rule file [default: the rules in force of the running broker]
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
     /// Path of the application's binary, or `unknown`
-    #[arg(long, value_name = "PATH")]
-    pub(crate) app: String,
-    /// Where it wants to go: ADDRESS:PORT or NAME:PORT
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "pid",
+        conflicts_with = "pid"
+    )]
+    pub(crate) app: Option<String>,
+    /// A live process instead: what can be found out of it now
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// Where it wants to go: ADDRESS:PORT or NAME:PORT; without a port when all ports get the same
+    #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) to: String,
+    /// Whose connection, by name or number [default: the broker's user; with --rules yours]
+    #[arg(long = "user", value_name = "USER")]
+    pub(crate) asked_user: Option<String>,
+    /// A group of that user; may be repeated [default: the groups that the system knows]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Vec<String>,
     #[command(flatten)]
     pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A flow's id, as `adit flows` shows it [default: the last one from this shell that failed]
+    pub(crate) id: Option<u64>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The rule file to judge by
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: PathBuf,
+    /// Only what was decided since: 90m, 1h, 2d, or a time like 2026-12-31T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::replay::since)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    #[command(flatten)]
+    pub(crate) state: State,
     #[command(flatten)]
     pub(crate) form: Form,
 }

@@ -12,10 +12,12 @@ use tokio::time::timeout;
 
 use crate::attribution::Attribution;
 use crate::capture_session::{CaptureSession, CaptureState, Meeting, Questioning};
+use crate::chronicle::Chronicle;
 use crate::control::protocol::{
     Answer, Capture, Connect, FlowCounts, Listening, Request, Status, ZoneStatus,
 };
-use crate::control::server::{ControlError, ControlSocket};
+use crate::control::server::{Caller, ControlError, ControlSocket};
+use crate::decision_log::DecisionLog;
 use crate::dispatch::Dispatcher;
 use crate::entrances::{self, Entrances, Leads, NoDiag};
 use crate::flow_table::FlowTable;
@@ -23,10 +25,12 @@ use crate::intake::Intake;
 use crate::kernel_claim::claim_of;
 use crate::listeners::{ListenError, Listeners};
 use crate::names::Names;
+use crate::question::{Explained, Question};
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
 use crate::signals::Signals;
 use crate::user::User;
+use crate::why::{self, Why};
 use crate::zone::{Zone, ZoneState};
 use crate::zone_targets::targets_of;
 
@@ -50,6 +54,8 @@ pub struct Settings {
     pub control: PathBuf,
     /// What happens to the user's connections when we are gone without a goodbye.
     pub on_broker_gone: OnBrokerGone,
+    /// Where decisions are recorded; `None`: nowhere.
+    pub decisions: Option<PathBuf>,
     /// Whose connections they are.
     pub user: User,
     /// How much of it a person is waiting for.
@@ -116,7 +122,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
     let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
     let ended = broker.clone();
     let outcome = tokio::select! {
-        () = control.serve(move |request| ended.clone().answer(request)) => Ok(()),
+        () = control.serve(move |request, caller| ended.clone().answer(request, caller)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
         () = broker.asked_down.notified() => Ok(()),
         // They run for ever, unless one panics.
@@ -175,6 +181,7 @@ impl Broker {
             attribution,
             names: Names::default(),
             flows: Arc::new(FlowTable::default()),
+            chronicle: Arc::new(chronicle_of(&settings)),
         });
         let intake = Arc::new(Intake::new(listeners, dispatcher.clone()));
         let mut entrances = Entrances::new(dispatcher.clone(), intake.places())?;
@@ -287,8 +294,13 @@ impl Broker {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request, caller: Caller) -> Answer {
         match request {
+            Request::Why { id } => self.off_the_data_path(move |own| own.why(id, caller)).await,
+            Request::Explain { connection } => {
+                self.off_the_data_path(move |own| own.explain(&connection))
+                    .await
+            }
             Request::Status {} => Answer::Status(Box::new(self.status())),
             Request::Flows {} => Answer::Flows(self.dispatcher.flows.views()),
             Request::Close { id } if self.dispatcher.flows.close(id) => Answer::Done,
@@ -302,6 +314,34 @@ impl Broker {
 
     fn zones(&self) -> HashMap<String, Arc<Zone>> {
         self.dispatcher.rules.now().zones.clone()
+    }
+
+    /// What takes long with many rules, or asks the system about users, is for another thread.
+    async fn off_the_data_path(
+        self: Arc<Self>,
+        answer: impl FnOnce(&Self) -> Result<Answer, String> + Send + 'static,
+    ) -> Answer {
+        match tokio::task::spawn_blocking(move || answer(&self)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(why)) => Answer::Error(why),
+            Err(_) => Answer::Error("a fault of this program".to_owned()),
+        }
+    }
+
+    fn why(&self, id: Option<u64>, caller: Caller) -> Result<Answer, String> {
+        let found = why::find(&self.dispatcher.flows, id, caller.pid);
+        let (flow, shares) = found.map_err(|error| error.to_string())?;
+        let why = Why::of(&flow, shares, &self.dispatcher.rules.now().policy);
+        let why = why.map_err(|error| error.to_string())?;
+        Ok(Answer::Why(Box::new(why)))
+    }
+
+    fn explain(&self, connection: &Question) -> Result<Answer, String> {
+        let rules = self.dispatcher.rules.now();
+        let explanation = connection.answer(&rules.policy, &self.settings.user);
+        let explanation = explanation.map_err(|error| error.to_string())?;
+        let explained = Explained::of(&explanation).map_err(|error| error.to_string())?;
+        Ok(Answer::Explained(Box::new(explained)))
     }
 
     fn before_capturing(&self) -> &'static str {
@@ -378,8 +418,19 @@ impl Broker {
             listening: self.listening(),
             zones,
             flows: FlowCounts { active, total },
+            decisions: self.dispatcher.chronicle.standing(),
         }
     }
+}
+
+/// Without a thread there is no log of decisions; the flows go on.
+fn chronicle_of(settings: &Settings) -> Chronicle {
+    let log = settings.decisions.clone().map(DecisionLog::start);
+    let log = log.and_then(|started| {
+        let failed = |error| tracing::warn!("decisions are not recorded: {error}");
+        started.map_err(failed).ok()
+    });
+    Chronicle::new(log, settings.user.clone())
 }
 
 fn zone_status(zone: &Zone) -> ZoneStatus {

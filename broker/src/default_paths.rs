@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use adit_broker::user::User;
 use nix::unistd::{Uid, geteuid};
 
 /// The control socket of a user's broker.
@@ -13,6 +14,14 @@ pub(crate) fn control_socket(user: Uid) -> PathBuf {
     let own = given.filter(|directory| user == geteuid() && directory.is_absolute());
     own.unwrap_or_else(|| runtime_directory(user))
         .join("adit/control.sock")
+}
+
+/// What a user's broker keeps (XDG Base Directory Specification).
+pub(crate) fn state_directory(user: &User) -> PathBuf {
+    let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let own = given.filter(|directory| user.uid == geteuid() && directory.is_absolute());
+    own.unwrap_or_else(|| user.home.join(".local/state"))
+        .join("adit")
 }
 
 /// Whose broker is meant when nobody says: one's own, under sudo the calling user's.

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 
 use crate::accepted::Asked;
 use crate::gateway::Target;
+use crate::lineage::{Kinship, Lineage};
 use crate::original_destination::ClientAddress;
+use crate::stage::{Saw, Stage};
 
 /// How many ended flows are remembered.
 const REMEMBERED: usize = 1000;
@@ -29,6 +31,26 @@ pub enum Action {
     Pass,
     /// Not at all.
     Block,
+}
+
+impl Action {
+    /// Of a decision.
+    pub fn of(decision: &Decision) -> Self {
+        match decision {
+            Decision::Tunnel(_) => Self::Tunnel,
+            Decision::Pass(_) => Self::Pass,
+            Decision::Block(_) => Self::Block,
+        }
+    }
+
+    /// As rules call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Pass => "pass",
+            Self::Block => "block",
+        }
+    }
 }
 
 /// How far a flow got.
@@ -52,6 +74,11 @@ pub enum State {
 }
 
 impl State {
+    /// Whether there is no answer yet.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Deciding | Self::Opening)
+    }
+
     /// Whether nothing more happens to the flow.
     pub fn is_over(self) -> bool {
         match self {
@@ -96,8 +123,26 @@ struct Details {
     zone: Option<String>,
     action: Option<Action>,
     state: State,
+    stage: Option<Stage>,
+    saw: Option<Saw>,
     reason: Option<String>,
     ended: Option<Instant>,
+    lineage: Option<Lineage>,
+    /// Whether somebody is looking who opened it.
+    is_being_learnt: bool,
+    /// Whether the decision was taken for keeping.
+    is_kept: bool,
+}
+
+/// How a flow ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How far it got.
+    pub state: State,
+    /// Where it failed, if it did.
+    pub stage: Option<Stage>,
+    /// Why it was refused, failed or ended early.
+    pub reason: Option<String>,
 }
 
 /// What the rules gave for a flow, and for what: so they, or others, can be asked again.
@@ -162,6 +207,10 @@ pub struct FlowView {
     pub action: Option<Action>,
     /// How far it got.
     pub state: State,
+    /// Where it failed.
+    pub stage: Option<Stage>,
+    /// What its program saw of that.
+    pub saw: Option<Saw>,
     /// Why it was refused, failed or ended early.
     pub reason: Option<String>,
     /// Bytes from the application.
@@ -256,6 +305,49 @@ impl Flow {
         }
     }
 
+    /// Looks at its process, as long as there is one, so that it is known later from whom it descends.
+    pub fn begin_lineage(&self) {
+        let (pid, lineage) = {
+            let details = self.details();
+            (details.pid, details.lineage.is_some())
+        };
+        if let Some(pid) = pid.filter(|_| !lineage) {
+            self.details().lineage = Lineage::begin(pid);
+        }
+    }
+
+    /// Looks from which processes it descends.
+    pub fn complete_lineage(&self) {
+        self.begin_lineage();
+        let lineage = self.details().lineage.clone();
+        if let Some(mut lineage) = lineage {
+            lineage.complete();
+            self.details().lineage = Some(lineage);
+        }
+    }
+
+    /// Notes what the program saw of its failure.
+    pub fn saw(&self, saw: Option<Saw>) {
+        self.details().saw = saw;
+    }
+
+    /// Notes that somebody looks who opened it, until what this gives is dropped.
+    pub fn learning(self: &Arc<Self>) -> Learning {
+        self.details().is_being_learnt = true;
+        Learning(self.clone())
+    }
+
+    /// What the rules gave, the first time that this is asked once it is known what became of it, and who opened it: for what is
+    /// kept of each decision.
+    pub fn take_decision(&self) -> Option<Judged> {
+        let judged = self.judgement()?;
+        let mut details = self.details();
+        let is_clear = !details.state.waits() && !details.is_being_learnt;
+        let is_decided = details.action.is_some() && is_clear;
+        let is_first = is_decided && !std::mem::replace(&mut details.is_kept, is_decided);
+        is_first.then_some(judged)
+    }
+
     /// Notes what became of it.
     pub fn decided(&self, action: Action, rule: &str, zone: Option<&str>) {
         let mut details = self.details();
@@ -312,6 +404,8 @@ impl Flow {
             zone: details.zone,
             action: details.action,
             state: details.state,
+            stage: details.stage,
+            saw: details.stage.and(details.saw),
             reason: details.reason,
             up: self.counters.up.load(Ordering::Relaxed),
             down: self.counters.down.load(Ordering::Relaxed),
@@ -332,10 +426,13 @@ impl Flow {
         }
     }
 
-    fn end(&self, state: State, reason: Option<String>) {
+    fn end(&self, outcome: Outcome) {
         let mut details = self.details();
-        details.state = state;
-        details.reason = reason;
+        let accepted = outcome.stage.map(|_| Saw::Reset);
+        details.saw = details.saw.or(accepted);
+        details.state = outcome.state;
+        details.stage = outcome.stage;
+        details.reason = outcome.reason;
         details.ended = Some(Instant::now());
     }
 
@@ -345,6 +442,16 @@ impl Flow {
 
     fn details(&self) -> MutexGuard<'_, Details> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody looks who opened a flow.
+#[derive(Debug)]
+pub struct Learning(Arc<Flow>);
+
+impl Drop for Learning {
+    fn drop(&mut self) {
+        self.0.details().is_being_learnt = false;
     }
 }
 
@@ -384,8 +491,13 @@ impl FlowTable {
                 zone: None,
                 action: None,
                 state: State::Deciding,
+                stage: None,
+                saw: None,
                 reason: None,
                 ended: None,
+                lineage: None,
+                is_being_learnt: false,
+                is_kept: false,
             }),
         });
         flows.live.insert(flow.id, flow.clone());
@@ -393,8 +505,8 @@ impl FlowTable {
     }
 
     /// Notes how a flow ended; the oldest ended one is forgotten.
-    pub fn end(&self, flow: &Flow, state: State, reason: Option<String>) {
-        flow.end(state, reason);
+    pub fn end(&self, flow: &Flow, outcome: Outcome) {
+        flow.end(outcome);
         let mut flows = self.flows();
         if let Some(flow) = flows.live.remove(&flow.id) {
             if flows.ended.len() == REMEMBERED {
@@ -438,6 +550,33 @@ impl FlowTable {
         };
         flows.sort_by_key(|flow| flow.id);
         flows.iter().map(|flow| flow.view()).collect()
+    }
+
+    /// The flow of this id, if it is remembered.
+    pub fn flow(&self, id: u64) -> Option<Arc<Flow>> {
+        let flows = self.flows();
+        let mut ended = flows.ended.iter();
+        let live = flows.live.get(&id);
+        live.or_else(|| ended.find(|flow| flow.id == id)).cloned()
+    }
+
+    /// Of the flows that failed, or wait for an answer, the one that is nearest to `caller`: of the same script or shell, the
+    /// last that waits, else the last that ended.
+    pub fn last_failed(&self, caller: &Lineage) -> Option<(Arc<Flow>, Kinship)> {
+        let mut flows = self.live();
+        flows.reverse();
+        flows.extend(self.flows().ended.iter().rev().cloned());
+        let failed = flows.into_iter().filter_map(|flow| {
+            let lineage = {
+                let details = flow.details();
+                let is_meant = details.stage.is_some() || details.state.waits();
+                details.lineage.clone().filter(|_| is_meant)
+            };
+            lineage.map(|lineage| (flow, lineage))
+        });
+        let failed: Vec<_> = failed.collect();
+        let (flow, kinship) = caller.nearest(&failed)?;
+        Some((flow.clone(), kinship))
     }
 
     /// How many live, and how many ever.

@@ -34,5 +34,7 @@ fn dispatch(command: Command) -> Result<(), commands::Failure> {
         Command::Down(options) => commands::down::run(options),
         Command::Check(options) => commands::check::run(options),
         Command::Explain(options) => commands::explain::run(options),
+        Command::Why(options) => commands::why::run(options),
+        Command::Replay(options) => commands::replay::run(options),
     }
 }

@@ -202,6 +202,18 @@ impl Attributor {
 }
 
 impl Process {
+    /// A live process of this user. `None`: there is none, or the path of its binary can't be told (see [`Attributor::process`]).
+    pub fn of(pid: u32, uid: u32) -> Option<Process> {
+        let handle = Handle::open(pid).filter(|handle| handle.uid == uid)?;
+        let Binary { file, path } = handle.binary()?;
+        Some(Process {
+            pid,
+            path,
+            handle: Arc::new(handle),
+            runs: file,
+        })
+    }
+
     /// Its control group in the unified hierarchy, from the root. `Ok(None)`: this kernel has none.
     ///
     /// # Errors

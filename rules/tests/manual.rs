@@ -76,7 +76,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 21);
+    assert_eq!(examples, 22);
 }
 
 /// All keys of mappings below `schema`.

@@ -15,13 +15,16 @@ pub(crate) fn run(options: Broker) -> Result<(), Failure> {
         tracing::warn!("{}", checked.warnings);
     }
     let rules = std::path::absolute(&options.rules).context("the rule file's path")?;
+    let user = User::current()?;
+    let decisions = options.session.decisions(&user);
     let settings = Settings {
+        decisions: decisions.context("the directory of decisions")?,
         policy: checked.policy,
         rules: Some(rules),
         capture: std::path::absolute(options.session.capture).context("the helper's socket")?,
         control: options.session.control.own_path(),
         on_broker_gone: options.session.on_broker_gone.into(),
-        user: User::current()?,
+        user,
         attended: Attended::No,
     };
     Ok(runtime()?.block_on(daemon::run(settings, || {}))?)

@@ -1,7 +1,8 @@
 //! `adit explain`: which rule a connection would match, and why.
 
 use adit_broker::control::protocol::{Answer, Request};
-use adit_rules::{Application, Destination};
+use adit_broker::question::{Explained, Question, QuestionError};
+use adit_broker::user::User;
 use anyhow::anyhow;
 
 use super::{Failure, ask_broker, check::read_rules};
@@ -9,29 +10,40 @@ use crate::command_line::Explain;
 use crate::output;
 
 pub(crate) fn run(options: Explain) -> Result<(), Failure> {
-    let destination =
-        Destination::parse(&options.to).map_err(|why| Failure::usage(anyhow!(why)))?;
-    let application = match options.app.as_str() {
-        "unknown" => Application::Unknown,
-        path => Application::of(path),
+    let connection = Question {
+        to: options.to,
+        app: options.app,
+        pid: options.pid,
+        user: options.asked_user,
+        group: options.group,
     };
-    let file = match options.rules {
-        Some(file) => file,
-        None => match ask_broker(&options.whose, &Request::Status {})? {
-            Answer::Status(status) => status
-                .rules
-                .ok_or_else(|| anyhow!("the running broker has no rule file"))?,
-            Answer::Flows(_) | Answer::Done | Answer::Error(_) => {
+    let explained = match options.rules {
+        Some(file) => {
+            let policy = read_rules(&file)?.policy;
+            let explanation = connection.answer(&policy, &User::current()?);
+            Explained::of(&explanation.map_err(failure)?)?
+        }
+        None => {
+            let answer = ask_broker(&options.whose, &Request::Explain { connection })?;
+            let Answer::Explained(explained) = answer else {
                 return Err(anyhow!("the broker's answer makes no sense").into());
-            }
-        },
+            };
+            *explained
+        }
     };
-    let checked = read_rules(&file)?;
-    let explanation = checked.policy.explain(&destination, &application);
     if options.form.json {
-        output::json(&explanation)?;
+        output::json(&explained.explanation)?;
     } else {
-        output::line(format_args!("{explanation}"));
+        output::line(format_args!("{}", explained.text));
     }
     Ok(())
+}
+
+fn failure(error: QuestionError) -> Failure {
+    match error {
+        QuestionError::Nonsense(_) | QuestionError::NoApplication | QuestionError::Port(_) => {
+            Failure::usage(error)
+        }
+        QuestionError::NoProcess(_) | QuestionError::User(_) => error.into(),
+    }
 }

@@ -84,7 +84,7 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn age(milliseconds: u64) -> String {
+pub(super) fn age(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
         0 => format!("{milliseconds} ms"),

@@ -6,8 +6,10 @@ pub(crate) mod close;
 pub(crate) mod down;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod why;
 
 use adit_broker::control::client::{AskError, ask};
 use adit_broker::control::protocol::{Answer, Request};

@@ -64,6 +64,21 @@ fn show(status: &Status) {
         "flows    {} active, {} since {}",
         status.flows.active, status.flows.total, status.since
     ));
+    output::line(format_args!("log      {}", decisions(status)));
+}
+
+fn decisions(status: &Status) -> String {
+    let Some(log) = &status.decisions else {
+        return "decisions are not recorded".to_owned();
+    };
+    let mut text = format!("{} decisions in {}", log.recorded, log.directory.display());
+    if log.dropped > 0 {
+        text.push_str(&format!(", {} not recorded", log.dropped));
+    }
+    if let Some(reason) = &log.reason {
+        text.push_str(&format!(" ({reason})"));
+    }
+    text
 }
 
 fn describe(zone: &ZoneStatus) -> String {

@@ -42,7 +42,7 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
     }
     let _log = log::start("warn");
     let line = announcement(&options, &user);
-    let settings = settings(options, user);
+    let settings = settings(options, user).context("the directory of decisions")?;
     Ok(runtime()?.block_on(daemon::run(settings, || {
         output::line(format_args!("{line}"))
     }))?)
@@ -79,7 +79,8 @@ fn announcement(options: &Up, user: &User) -> String {
     )
 }
 
-fn settings(options: Up, user: User) -> Settings {
+fn settings(options: Up, user: User) -> std::io::Result<Settings> {
+    let decisions = options.session.decisions(&user)?;
     let zone = Zone {
         name: ZONE.to_owned(),
         gateways: vec![options.gateway],
@@ -89,15 +90,16 @@ fn settings(options: Up, user: User) -> Settings {
         on_down: OnDown::Reject,
         connect: options.connect.into(),
     };
-    Settings {
+    Ok(Settings {
         policy: Policy::for_networks(zone, options.networks),
         rules: None,
         capture: options.session.capture,
         control: options.session.control.own_path(),
         on_broker_gone: options.session.on_broker_gone.into(),
+        decisions,
         user,
         attended: Attended::Yes,
-    }
+    })
 }
 
 /// The helper: the one that runs already, or one of our own that ends when nothing is claimed any more.

@@ -73,7 +73,11 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
         .map_err(AskError::Broken)?;
     match serde_json::from_slice(&text).map_err(AskError::Nonsense)? {
         Answer::Error(why) => Err(AskError::Refused(why)),
-        answer @ (Answer::Status(_) | Answer::Flows(_) | Answer::Done) => Ok(answer),
+        answer @ (Answer::Status(_)
+        | Answer::Flows(_)
+        | Answer::Why(_)
+        | Answer::Explained(_)
+        | Answer::Done) => Ok(answer),
     }
 }
 

@@ -26,7 +26,7 @@ pub enum PlaceError {
 }
 
 /// Makes the directory of `socket` for its user alone, then checks it.
-pub(super) fn prepare(socket: &Path) -> Result<(), PlaceError> {
+pub(crate) fn prepare(socket: &Path) -> Result<(), PlaceError> {
     let directory = directory_of(socket);
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -7,7 +7,10 @@ use adit_capture::wire::QueueBy;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decision_log::Standing;
 use crate::flow_table::FlowView;
+use crate::question::{Explained, Question};
+use crate::why::Why;
 
 /// A longer request is refused unread.
 pub const MAX_REQUEST: usize = 4096;
@@ -27,6 +30,17 @@ pub enum Request {
         /// Its id.
         id: u64,
     },
+    /// Why a flow failed.
+    Why {
+        /// Its id; without it the last one of whoever asks that failed.
+        #[serde(default)]
+        id: Option<u64>,
+    },
+    /// What the rules in force say of a connection, and why.
+    Explain {
+        /// Which.
+        connection: Question,
+    },
     /// End the broker, leaving nothing behind.
     Down {},
 }
@@ -39,6 +53,10 @@ pub enum Answer {
     Status(Box<Status>),
     /// To `flows`.
     Flows(Vec<FlowView>),
+    /// To `why`.
+    Why(Box<Why>),
+    /// To `explain`.
+    Explained(Box<Explained>),
     /// To `close` and `down`: done.
     Done,
     /// It could not be done; why.
@@ -73,6 +91,8 @@ pub struct Status {
     pub zones: Vec<ZoneStatus>,
     /// How many flows.
     pub flows: FlowCounts,
+    /// The log of decisions; null where none is kept.
+    pub decisions: Option<Standing>,
 }
 
 /// How the session with the capture helper stands.
@@ -159,6 +179,26 @@ mod tests {
             Some(Request::Close { id: 7 }),
         );
         check(r#"{"request":"down"}"#, Some(Request::Down {}));
+        check(r#"{"request":"why"}"#, Some(Request::Why { id: None }));
+        check(
+            r#"{"request":"why","id":7}"#,
+            Some(Request::Why { id: Some(7) }),
+        );
+        let connection = Question {
+            to: "192.0.2.1:443".to_owned(),
+            app: None,
+            pid: Some(42),
+            user: Some("eve".to_owned()),
+            group: Vec::new(),
+        };
+        check(
+            r#"{"request":"explain","connection":{"to":"192.0.2.1:443","pid":42,"user":"eve"}}"#,
+            Some(Request::Explain { connection }),
+        );
+        check(
+            r#"{"request":"explain","connection":{"to":"192.0.2.1:443","pid":42,"more":1}}"#,
+            None,
+        );
         check(r#"{"request":"close"}"#, None);
         check(r#"{"request":"close","id":-1}"#, None);
         check(r#"{"request":"status","more":1}"#, None);

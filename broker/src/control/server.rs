@@ -40,6 +40,13 @@ pub enum ControlError {
     },
 }
 
+/// Who asks, by the kernel's word (SO_PEERCRED).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Its process; `None` when the kernel does not say, 0 when it is in another pid namespace.
+    pub pid: Option<u32>,
+}
+
 /// The control socket; its file goes when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -82,7 +89,7 @@ impl ControlSocket {
     }
 
     /// Answers requests until dropped.
-    pub async fn serve<A>(&self, answer: impl Fn(Request) -> A + Clone + Send + 'static)
+    pub async fn serve<A>(&self, answer: impl Fn(Request, Caller) -> A + Clone + Send + 'static)
     where
         A: Future<Output = Answer> + Send,
     {
@@ -128,20 +135,23 @@ fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
 
 async fn converse<A: Future<Output = Answer>>(
     stream: UnixStream,
-    answer: impl Fn(Request) -> A,
+    answer: impl Fn(Request, Caller) -> A,
 ) -> std::io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
-    let own = nix::unistd::geteuid().as_raw();
-    if peer != own && peer != 0 {
-        tracing::warn!("uid {peer} may not control this broker");
+    let peer = stream.peer_cred()?;
+    let (uid, own) = (peer.uid(), nix::unistd::geteuid().as_raw());
+    if uid != own && uid != 0 {
+        tracing::warn!("uid {uid} may not control this broker");
         return Ok(());
     }
+    let caller = Caller {
+        pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()),
+    };
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64 + 1));
     timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
     let answered = match parse_request(&line) {
-        Ok(request) => answer(request).await,
+        Ok(request) => answer(request, caller).await,
         Err(error) => Answer::Error(error),
     };
     let mut text = serde_json::to_vec(&answered)?;

@@ -39,7 +39,10 @@ impl Dispatcher {
                 flow.decided(Action::Pass, permit.rule(), None);
                 self.relay_passed(accepted, &permit, flow).await
             }
-            Decision::Block(block) => Ending::blocked(&block, flow),
+            Decision::Block(block) => {
+                self.trace_accepted(accepted.ends(), flow).await;
+                Ending::blocked(&block, flow)
+            }
         }
     }
 
@@ -66,7 +69,10 @@ impl Dispatcher {
     ) -> Ending {
         match super::passed_when_down(permit, &down, flow) {
             Some(pass) => self.relay_passed(accepted, &pass, flow).await,
-            None => Ending::down(&down, permit),
+            None => {
+                self.trace_accepted(accepted.ends(), flow).await;
+                Ending::down(&down, permit)
+            }
         }
     }
 
@@ -95,10 +101,10 @@ impl Dispatcher {
     }
 
     /// What people want to see of a flow and the rules did not need: asked beside the relay, never waited for.
-    async fn learn(&self, answer: Answer, ends: Ends, flow: &Flow) -> Result<(), Ending> {
+    async fn learn(&self, answer: Answer, ends: Ends, flow: &Arc<Flow>) -> Result<(), Ending> {
         let opened = async {
             if answer.opened().await.is_ok() {
-                flow.opened();
+                self.opened(flow);
             }
             Ok(())
         };
@@ -106,15 +112,21 @@ impl Dispatcher {
             if flow.is_attributed() {
                 return Ok(());
             }
+            let learning = flow.learning();
             match self.attribution.probably(ends).await {
-                Attributed::Process(process) => flow.attributed(process.pid, process.path),
+                Attributed::Process(process) => {
+                    flow.attributed(process.pid, process.path);
+                    flow.begin_lineage();
+                }
                 // Nothing depends on it: the rules decided without.
                 Attributed::Unknown | Attributed::NotAsked { .. } => {}
                 Attributed::Foreign { uid } => return Err(foreign(uid)),
             }
+            drop(learning);
+            self.chronicle.note(flow);
             Ok(())
         };
-        tokio::try_join!(opened, attributed).map(|_| ())
+        tokio::try_join!(attributed, opened).map(|_| ())
     }
 
     /// Relays to where the application wanted to go, over a socket that the rules let through.
@@ -123,7 +135,7 @@ impl Dispatcher {
             Ok(far) => far,
             Err(ending) => return ending,
         };
-        flow.opened();
+        self.opened(flow);
         let relayed = adit_link::relay_tcp(accepted.into_tcp(), far, &flow.counters);
         Ending::of_relay(relayed.await, flow)
     }

@@ -16,6 +16,7 @@ use crate::attribution::Attributed;
 use crate::flow_table::{Action, Flow};
 use crate::held::{self, Expected, Held};
 use crate::original_destination::Captured;
+use crate::stage::{Saw, Stage};
 
 /// Why a program may connect.
 enum Answered {
@@ -31,11 +32,14 @@ impl Dispatcher {
         let ready = tokio::select! {
             biased;
             ready = self.made_ready(held, asked, flow) => ready,
-            cause = gone.wait() => Err(no_longer_held(cause)),
+            cause = gone.wait() => {
+                flow.saw(Some(Saw::Nothing));
+                Err(no_longer_held(cause))
+            }
         };
         match ready {
             Ok((captured, Answered::Opened(stream))) => {
-                flow.opened();
+                self.opened(flow);
                 let relayed = adit_link::relay(captured.into_tcp(), stream, &flow.counters);
                 Ending::of_relay(relayed.await, flow)
             }
@@ -54,8 +58,16 @@ impl Dispatcher {
         flow: &Arc<Flow>,
     ) -> Result<(Captured, Answered), Ending> {
         match self.settled(&held, asked, flow).await {
-            Ok(answered) => Ok((arrived(held.redirect()).await?, answered)),
+            Ok(answered) => {
+                let captured = arrived(held.redirect()).await?;
+                flow.saw(None);
+                Ok((captured, answered))
+            }
             Err(ending) => {
+                if ending.stage.is_some() {
+                    self.trace_held(&held.question, flow).await;
+                }
+                flow.saw(Saw::of(ending.cause.answer()));
                 held.answer(ending.cause.answer());
                 Err(ending)
             }
@@ -116,7 +128,8 @@ impl Dispatcher {
         flow: &Arc<Flow>,
     ) -> Result<Answered, Ending> {
         self.learn_beside(held.question.source, held.question.destination, flow);
-        match self.open_answered(permit, flow).await {
+        let opening = self.open_answered(permit, flow);
+        match self.tracing_if_slow(&held.question, flow, opening).await {
             Ok(stream) => Ok(Answered::Opened(stream)),
             Err(NotOpened::Ended(ending)) => Err(ending),
             Err(NotOpened::Down(down)) => match super::passed_when_down(permit, &down, flow) {
@@ -137,10 +150,13 @@ impl Dispatcher {
             return;
         }
         let (attribution, flow) = (self.attribution.clone(), flow.clone());
+        let (learning, chronicle) = (flow.learning(), self.chronicle.clone());
         tokio::spawn(async move {
             if let Attributed::Process(process) = attribution.exactly(source, destination).await {
                 flow.attributed(process.pid, process.path);
             }
+            drop(learning);
+            chronicle.note(&flow);
         });
     }
 }
@@ -155,7 +171,7 @@ fn no_longer_held(cause: held::Cause) -> Ending {
         held::Cause::GivenUp => Ending::given_up(),
         held::Cause::HelperGone => {
             let text = "the capture helper went away while it was held";
-            Ending::failed(Cause::Broken, text)
+            Ending::failed(Cause::Broken, text).at(Stage::Helper)
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::Dispatcher;
 use super::ending::{Cause, Ending};
+use crate::stage::Stage;
 
 /// The kernel's own patience with an unanswered SYN is about two minutes (tcp_syn_retries, tcp(7)); a
 /// program that waits longer than this has its own time-out.
@@ -23,12 +24,13 @@ impl Dispatcher {
             ..
         } = *permit.destination()
         else {
-            return Err(Ending::failed(Cause::Broken, "no address to dial"));
+            return Err(Ending::failed(Cause::Broken, "no address to dial").at(Stage::Unreachable));
         };
         let address = SocketAddr::new(ip, port);
         let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
         let socket = self.sockets.get(family).await;
-        let socket = socket.map_err(|error| Ending::failed(Cause::Broken, error.to_string()))?;
+        let socket = socket
+            .map_err(|error| Ending::failed(Cause::Broken, error.to_string()).at(Stage::Helper))?;
         let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
         match tokio::time::timeout(PASS_DIAL_TIMEOUT, socket.connect(address)).await {
             Ok(Ok(far)) => Ok(far),

@@ -13,11 +13,13 @@ use tokio::sync::mpsc;
 use super::Dispatcher;
 use crate::attribution::Attribution;
 use crate::capture_session::CaptureSession;
+use crate::chronicle::Chronicle;
 use crate::flow_table::FlowTable;
 use crate::held::HeldTable;
 use crate::listeners::Listeners;
 use crate::names::Names;
 use crate::rules_in_force::{InForce, RulesInForce};
+use crate::user::User;
 use crate::zone::{HOLD_PATIENCE, Zone};
 
 /// How long it is held here.
@@ -48,6 +50,7 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         attribution: Attribution::start(session.sources.clone()).unwrap(),
         names: Names::default(),
         flows: Arc::new(FlowTable::default()),
+        chronicle: Arc::new(Chronicle::new(None, User::current().unwrap())),
     }
 }
 

@@ -6,7 +6,8 @@ use adit_capture::questions::Answer;
 use adit_link::{Refusal, RefusalReason, RelayEnd};
 use adit_rules::{Block, OnDown, Refusal as Blocks, TunnelPermit};
 
-use crate::flow_table::{Action, Flow, State};
+use crate::flow_table::{Action, Flow, Outcome, State};
+use crate::stage::Stage;
 use crate::zone::ZoneDown;
 
 /// How a flow ended.
@@ -15,6 +16,8 @@ pub(super) struct Ending {
     pub(super) state: State,
     pub(super) reason: Option<String>,
     pub(super) cause: Cause,
+    /// Where it failed, if it did.
+    pub(super) stage: Option<Stage>,
 }
 
 /// What a program is told of, each way of asking in its own words: one that is held at its SYN by [`Cause::answer`], one that came
@@ -68,6 +71,21 @@ impl Cause {
         }
     }
 
+    /// Where a flow fails because of it.
+    fn stage(self) -> Option<Stage> {
+        Some(match self {
+            Self::Blocked(_) => Stage::Blocked,
+            Self::Denied => Stage::Denied,
+            Self::Refused => Stage::Refused,
+            Self::HostUnreachable | Self::NetworkUnreachable => Stage::Unreachable,
+            Self::Unresolvable => Stage::Unresolvable,
+            Self::TimedOut => Stage::Silent,
+            Self::NoGateway | Self::NoGatewayYet => Stage::ZoneDown,
+            Self::Busy | Self::Broken => Stage::Gateway,
+            Self::Direct | Self::Over => return None,
+        })
+    }
+
     /// Of a direct connection that failed.
     pub(super) fn of_connect(error: &io::Error) -> Self {
         #[expect(
@@ -91,6 +109,7 @@ impl Ending {
             state: State::Refused,
             reason: Some(reason.into()),
             cause,
+            stage: cause.stage(),
         }
     }
 
@@ -100,6 +119,7 @@ impl Ending {
             state: State::Failed,
             reason: Some(reason.into()),
             cause,
+            stage: cause.stage(),
         }
     }
 
@@ -108,6 +128,7 @@ impl Ending {
             state: State::Closed,
             reason,
             cause: Cause::Over,
+            stage: None,
         }
     }
 
@@ -117,6 +138,7 @@ impl Ending {
             state: State::Direct,
             reason: None,
             cause: Cause::Direct,
+            stage: None,
         }
     }
 
@@ -136,7 +158,29 @@ impl Ending {
     }
 
     pub(super) fn given_up() -> Self {
-        Self::closed(Some("given up by the application".to_owned()))
+        Self::closed(Some("given up by the application".to_owned())).at(Stage::GivenUp)
+    }
+
+    /// Not where its cause says.
+    pub(super) fn at(self, stage: Stage) -> Self {
+        let stage = Some(stage);
+        Self { stage, ..self }
+    }
+
+    fn unless_open(self, stage: Stage, flow: &Flow) -> Self {
+        if flow.was_open() {
+            self
+        } else {
+            self.at(stage)
+        }
+    }
+
+    pub(super) fn into_outcome(self) -> Outcome {
+        Outcome {
+            state: self.state,
+            stage: self.stage,
+            reason: self.reason,
+        }
     }
 
     pub(super) fn of_relay(end: RelayEnd, flow: &Flow) -> Self {
@@ -144,8 +188,10 @@ impl Ending {
             RelayEnd::Finished => Self::closed(None),
             RelayEnd::ResetHere(error) => {
                 Self::closed(Some(format!("reset by the application: {error}")))
+                    .unless_open(Stage::GivenUp, flow)
             }
-            RelayEnd::ResetThere => Self::closed(Some("reset by the destination".to_owned())),
+            RelayEnd::ResetThere => Self::closed(Some("reset by the destination".to_owned()))
+                .unless_open(Stage::Reset, flow),
             RelayEnd::Refused(refusal) => Self::of_refusal(&refusal),
             RelayEnd::LinkEnded(end) => {
                 let was = if flow.was_open() {
@@ -153,7 +199,7 @@ impl Ending {
                 } else {
                     "before it opened"
                 };
-                Self::failed(Cause::Broken, format!("link lost {was}: {end}"))
+                Self::failed(Cause::Broken, format!("link lost {was}: {end}")).at(Stage::LinkLost)
             }
         }
     }

@@ -14,6 +14,7 @@ mod ending;
 mod opener;
 mod opening;
 mod told;
+mod tracing_back;
 
 use std::sync::Arc;
 
@@ -25,11 +26,13 @@ use self::opener::Opener;
 use crate::accepted::{Accepted, Asked, Ends, Manner};
 use crate::attribution::Attribution;
 use crate::capture_session::MarkedSockets;
+use crate::chronicle::Chronicle;
 use crate::flow_table::{Action, Flow, FlowTable};
 use crate::held::Held;
 use crate::names::Names;
 use crate::original_destination::{ClientAddress, OriginalDestination};
 use crate::rules_in_force::RulesInForce;
+use crate::stage::{Saw, Stage};
 use crate::zone::ZoneDown;
 
 /// What every flow's way needs.
@@ -45,6 +48,8 @@ pub struct Dispatcher {
     pub names: Names,
     /// Where flows are entered.
     pub flows: Arc<FlowTable>,
+    /// What is kept and told of decisions.
+    pub chronicle: Arc<Chronicle>,
 }
 
 impl Dispatcher {
@@ -70,6 +75,8 @@ impl Dispatcher {
         let asked = Asked::from(OriginalDestination::of(&held.question).address());
         let flow = self.flows.begin(source, asked.destination());
         flow.held();
+        // Held connections that nobody answers are refused.
+        flow.saw(Some(Saw::ConnectionRefused));
         let way = self.asked_way(held, &asked, &flow);
         self.see_through(&flow, way).await;
     }
@@ -78,13 +85,22 @@ impl Dispatcher {
         // Dropping the way drops its socket and stream, or the held connection: both sides see a reset.
         let ending = tokio::select! {
             ending = way => ending,
-            because = flow.closing() => Ending::closed(because),
+            because = flow.closing() => Ending::closed(because).at(Stage::Closed),
         };
+        if ending.stage.is_some() {
+            flow.complete_lineage();
+        }
         report(flow, &ending);
-        self.flows.end(flow, ending.state, ending.reason);
+        self.flows.end(flow, ending.into_outcome());
+        self.chronicle.note(flow);
     }
 
-    /// Asks the rules; the application is looked up only if they need it, and no more of it than they need. What they gave, and
+    fn opened(&self, flow: &Flow) {
+        flow.opened();
+        self.chronicle.note(flow);
+    }
+
+    /// Asks the rules; the application is looked up only if they need it, or want to tell of it, and no more of it than they need. What they gave, and
     /// for what, is noted in the flow.
     async fn decide(
         &self,
@@ -93,7 +109,12 @@ impl Dispatcher {
         attribute: impl AsyncFnOnce() -> Result<Opener, Ending>,
     ) -> Result<Decision, Ending> {
         let mut opener = match self.ask(flow, asked, None) {
-            Ok(decision) => return Ok(decision),
+            Ok(decision) if !decision.telling().is_wanted() => return Ok(decision),
+            // What is told is told of someone. That the kernel could not be asked changes nothing of what was decided.
+            Ok(decision) => match attribute().await {
+                Err(ending) if ending.stage == Some(Stage::Helper) => return Ok(decision),
+                opener => opener?,
+            },
             Err(_fact) => attribute().await?,
         };
         loop {
@@ -128,13 +149,16 @@ impl Dispatcher {
 
 impl Dispatcher {
     async fn attribute_accepted(&self, ends: Ends, flow: &Flow) -> Result<Opener, Ending> {
-        Opener::of(self.attribution.surely(ends).await, flow)
+        let opener = Opener::of(self.attribution.surely(ends).await, flow);
+        // Whoever hears of a refusal by a reset may be gone before we hear of it.
+        flow.begin_lineage();
+        opener
     }
 }
 
 fn foreign(uid: u32) -> Ending {
     let text = format!("opened by another user (uid {uid})");
-    Ending::refused(Cause::Refused, text)
+    Ending::refused(Cause::Refused, text).at(Stage::Foreign)
 }
 
 /// Leave to go direct, where no gateway answers and the rule says so.

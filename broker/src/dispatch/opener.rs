@@ -6,6 +6,7 @@ use adit_rules::{Application, Fact};
 use super::ending::{Cause, Ending};
 use crate::attribution::{Attributed, Attribution};
 use crate::flow_table::Flow;
+use crate::stage::Stage;
 
 /// Who opened a flow, and the process of which more can be found out.
 pub(super) struct Opener {
@@ -31,7 +32,8 @@ impl Opener {
             Attributed::NotAsked { reason } => Err(Ending::failed(
                 Cause::Broken,
                 format!("the application could not be looked up: {reason}"),
-            )),
+            )
+            .at(Stage::Helper)),
             Attributed::Foreign { uid } => Err(super::foreign(uid)),
         }
     }

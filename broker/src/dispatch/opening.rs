@@ -6,6 +6,7 @@ use adit_rules::{Destination, OnDown, TunnelPermit};
 use super::Dispatcher;
 use super::ending::{Cause, Ending};
 use crate::flow_table::{Action, Flow};
+use crate::stage::Stage;
 use crate::zone::{OpenLink, ZoneDown};
 
 /// How many links a flow is tried on.
@@ -33,7 +34,8 @@ impl Dispatcher {
         let zone = self.rules.now().zones.get(permit.zone()).cloned();
         let Some(zone) = zone else {
             let text = format!("zone {} is not there", permit.zone());
-            return Err(NotOpened::Ended(Ending::failed(Cause::Broken, text)));
+            let ending = Ending::failed(Cause::Broken, text).at(Stage::ZoneDown);
+            return Err(NotOpened::Ended(ending));
         };
         // A link may end between being handed out and being used; the next one is waited for.
         for _ in 0..LINKS_TRIED {
@@ -83,7 +85,7 @@ impl Dispatcher {
 }
 
 fn link_lost() -> Ending {
-    Ending::failed(Cause::Broken, "the zone's link is lost again and again")
+    Ending::failed(Cause::Broken, "the zone's link is lost again and again").at(Stage::LinkLost)
 }
 
 fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {

@@ -13,6 +13,7 @@ use crate::accepted::{Accepted, Asked, Ends};
 use crate::entrances::reply;
 use crate::flow_table::{Action, Flow};
 use crate::names::NameError;
+use crate::stage::Saw;
 
 /// The far end, once it has accepted.
 enum Far {
@@ -46,6 +47,8 @@ impl Dispatcher {
         let far = match reached {
             Ok(far) => far,
             Err(ending) => {
+                self.trace_accepted(accepted.ends(), flow).await;
+                flow.saw(Some(Saw::Reply));
                 let reason = ending.reason.as_deref().unwrap_or_default();
                 let words = reply::refused(protocol, ending.cause, reason);
                 reply::last(accepted.into_tcp(), &words).await;
@@ -60,7 +63,7 @@ impl Dispatcher {
             adit_link::reset(tcp);
             return Ending::given_up();
         }
-        flow.opened();
+        self.opened(flow);
         let end = match far {
             Far::Stream(stream) => adit_link::relay(tcp, stream, &flow.counters).await,
             Far::Socket(far) => adit_link::relay_tcp(tcp, far, &flow.counters).await,

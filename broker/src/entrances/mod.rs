@@ -169,10 +169,12 @@ mod tests {
 
     use crate::attribution::Attribution;
     use crate::capture_session::CaptureSession;
+    use crate::chronicle::Chronicle;
     use crate::flow_table::FlowTable;
     use crate::listeners::Listeners;
     use crate::names::Names;
     use crate::rules_in_force::{InForce, RulesInForce};
+    use crate::user::User;
 
     /// The entrances of a broker without helper and gateways, that blocks everything.
     fn entrances() -> Entrances {
@@ -192,6 +194,7 @@ mod tests {
             attribution: Attribution::start(session.sources.clone()).unwrap(),
             names: Names::default(),
             flows: Arc::new(FlowTable::default()),
+            chronicle: Arc::new(Chronicle::new(None, User::current().unwrap())),
         };
         Entrances::new(Arc::new(dispatcher), Arc::new(Semaphore::new(8))).unwrap()
     }
