@@ -98,7 +98,7 @@ impl Attributor {
     /// Which process of that user holds the socket, if it is where the last ones were: some microseconds. `None` says nothing.
     pub fn process_at_hand(&mut self, owner: &Owner) -> Option<Process> {
         let holder = self.processes.recall(owner)?;
-        let is_its_own = holder.process.got_later(owner.inode);
+        let is_its_own = holder.process.has_for_itself(owner.inode);
         is_its_own.then(|| self.named(holder)).flatten()
     }
 
@@ -128,8 +128,10 @@ impl Attributor {
     }
 
     fn newest(&mut self, owner: &Owner) -> Option<Holder> {
-        newest::of_user(owner.uid)
-            .find_map(|process| self.processes.scan(&Arc::new(process), owner.inode))
+        newest::of_user(owner.uid).find_map(|process| {
+            let process = self.processes.known_as(process);
+            self.processes.scan(&process, owner.inode)
+        })
     }
 
     /// The processes of `owner`'s user, newest first.
@@ -141,48 +143,56 @@ impl Attributor {
         pids.sort_unstable_by(|a, b| b.cmp(a));
         pids.into_iter().filter(|pid| wanted(*pid)).find_map(|pid| {
             let process = Handle::open(pid).filter(|process| process.uid == owner.uid)?;
-            self.processes.scan(&Arc::new(process), owner.inode)
+            let process = self.processes.known_as(process);
+            self.processes.scan(&process, owner.inode)
         })
     }
 
     /// A socket is handed down to whoever its process starts. So a parent that holds it too has made it; and if parent and child
     /// are not the same program, nobody can say which of them connects it: `None`.
     fn maker(&mut self, holder: Holder, owner: &Owner) -> Option<Holder> {
-        if holder.process.got_later(owner.inode) {
+        if holder.process.has_for_itself(owner.inode) {
             return Some(holder);
         }
         let mut maker = holder.clone();
+        let mut family = Vec::new();
+        let mut is_whole = true;
         for _ in 0..GENERATIONS {
             let status = maker.process.status()?;
             let (parent, is_certain) = match ancestors::parent(&maker.process, &status) {
                 Parent::Is(parent, its) => (Some(parent), status.is_born_to(&its)),
                 Parent::Nobody | Parent::Unknown => (None, false),
             };
+            is_whole &= is_certain;
             // Its true parent may have ended, and have left others that hold it.
             if !is_certain && !self.is_alone(&maker, owner)? {
                 return None;
             }
-            let Some(above) = parent.and_then(|parent| self.also_held_by(parent, owner)) else {
+            let Some(parent) = parent.filter(|parent| parent.uid == owner.uid) else {
+                break;
+            };
+            family.push(Arc::new(parent));
+            let Some(above) = self.processes.scan(family.last()?, owner.inode) else {
                 break;
             };
             is_same_program(&above, &maker)?;
             maker = above;
         }
         for child in maker.process.children() {
-            if let Some(below) = Handle::open(child).and_then(|it| self.also_held_by(it, owner)) {
+            let child = Handle::open(child).filter(|child| child.uid == owner.uid);
+            let Some(child) = child.map(Arc::new) else {
+                continue;
+            };
+            if let Some(below) = self.processes.scan(&child, owner.inode) {
                 is_same_program(&below, &maker)?;
             }
+            family.push(child);
         }
-        // Once is enough for a program that opens one connection.
+        // A program that opens one connection is not worth it.
         if self.processes.knows(&holder.process) {
-            holder.process.note_sockets();
+            holder.process.note_shared(is_whole.then_some(&family));
         }
         Some(maker)
-    }
-
-    fn also_held_by(&mut self, process: Handle, owner: &Owner) -> Option<Holder> {
-        let process = Some(process).filter(|process| process.uid == owner.uid)?;
-        self.processes.scan(&Arc::new(process), owner.inode)
     }
 
     /// Whether all that hold the socket run the same binary.

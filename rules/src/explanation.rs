@@ -162,7 +162,7 @@ impl Explanation {
         }
         let first = first_for_kernel(asked, at);
         let is_early = decisive.is_early() && !in_doubt;
-        let first = first.filter(|first| first.is_early() && !is_early);
+        let first = first.filter(|first| first.is_handed_over() && !is_early);
         Self {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
             decision: match in_doubt {

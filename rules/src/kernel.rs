@@ -11,7 +11,6 @@ use crate::kernel_room::{self, KERNEL_ROOM, KernelRoom};
 use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule};
 use crate::targets::every_address;
-use crate::zone::Connect;
 
 /// One step of what the kernel decides alone; the first that matches wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,9 +113,10 @@ fn verdict(rule: &Rule, answer: Answer) -> KernelVerdict {
         && answer == Answer::Yes
         && !rule.targets.as_ref().is_some_and(|it| it.excludes_names());
     match &rule.action {
-        Action::Tunnel { connect, .. } => match connect {
-            Connect::Honest => KernelVerdict::Ask,
-            Connect::Early => KernelVerdict::HandOver,
+        // Whose a connection is can be known only as long as its program is there: it waits for that, and for no more.
+        Action::Tunnel { .. } => match rule.is_handed_over() {
+            true => KernelVerdict::HandOver,
+            false => KernelVerdict::Ask,
         },
         Action::Pass if is_plain => KernelVerdict::Pass,
         Action::Block(Refusal::Reset) if is_plain => KernelVerdict::Block,

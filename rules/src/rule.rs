@@ -283,12 +283,17 @@ impl Rule {
             || self.ports.is_empty()
     }
 
-    /// Whether a program hears of success before anything is decided.
+    /// Whether a program hears of success before its destination has answered.
     pub(crate) fn is_early(&self) -> bool {
         match self.action {
             Action::Tunnel { connect, .. } => connect == Connect::Early,
             Action::Pass | Action::Block(_) => false,
         }
+    }
+
+    /// Whether all that it could match is accepted before anything is decided: the rule does not have to know whose it is.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.is_early() && self.applications.is_none()
     }
 
     /// The decision for a flow that matches.

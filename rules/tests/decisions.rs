@@ -341,7 +341,7 @@ fn check_kernel(rules: &str, expected: &str) {
 fn the_kernel_gets_its_share() {
     check_program(
         &policy(FILE).kernel_program(),
-        "hand over 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
+        "ask 10.20.0.0/16 10.30.0.1/32 10.30.0.2/31 10.30.0.4/30 10.30.0.8/31 443-443,8000-8100\n\
          block 0.0.0.0/0 ::/0 23-23\n\
          else pass",
     );
@@ -419,7 +419,12 @@ fn the_kernel_asks_as_the_first_rule_that_could_match_says() {
     );
     check_kernel(
         "  - {app: curl, to: 10.1.0.0/16, action: tunnel, connect: early}\n  - {to: 10.0.0.0/8, action: tunnel}\n",
-        "hand over 10.1.0.0/16 all\nask 10.0.0.0/8 all\nelse pass",
+        "ask 10.0.0.0/8 all\nelse pass",
+    );
+    // Whose an early connection is, is asked before it is accepted.
+    check_kernel(
+        "  - {app: curl, to: 10.1.0.0/16, action: tunnel, connect: early}\n  - {to: 10.1.0.0/16, action: tunnel, connect: early}\n",
+        "ask 10.1.0.0/16 all\nhand over 10.1.0.0/16 all\nelse pass",
     );
     // Neighbours with the same networks and ports stay apart when their words differ.
     check_kernel(
@@ -433,7 +438,7 @@ fn the_kernel_asks_as_the_first_rule_that_could_match_says() {
     );
     // What matches everything is the default, with its word.
     check_kernel(
-        "  - {to: 10.1.0.0/16, action: tunnel}\n  - {app: curl, action: tunnel, connect: early}\n  - {to: 11.0.0.0/8, action: tunnel}\n",
+        "  - {to: 10.1.0.0/16, action: tunnel}\n  - {to: any, action: tunnel, connect: early}\n",
         "ask 10.1.0.0/16 all\nelse hand over",
     );
 }
@@ -452,14 +457,12 @@ fn an_explanation_says_why_to_people() {
     );
     assert_eq!(
         explain("/usr/bin/curl", "10.20.1.1:443"),
-        "pass (connect: early), by \"default\" (/etc/adit/rules.yaml:24)\n  \
+        "pass, by \"default\" (/etc/adit/rules.yaml:24)\n  \
            no   \"payroll only from the browser\", line 11: the application /usr/bin/curl is not in its `app` \
            (firefox, /usr/bin/chromium, /opt/erp/**, /^/srv/[a-z]+/run$/)\n  \
            no   \"no telnet anywhere\", line 19: port 443 is not in its `ports` (23)\n  \
            no   \"our own\", line 21: 10.20.1.1 is not in its `to` (2001:db8::/32)\n  \
-           yes  \"default\", line 24: no rule matches\n  \
-           early because of \"payroll only from the browser\": what it could match by address and port is accepted \
-           before more is known"
+           yes  \"default\", line 24: no rule matches"
     );
     assert_eq!(
         explain("unknown", "x.corp:23"),

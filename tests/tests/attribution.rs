@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use adit_tests::{
     Conversation, Gateway, Lab, Order, Routing, RunningAdit, User, address, rules_with, sights,
+    without_a_queue,
 };
 use anyhow::{Result, ensure};
 
@@ -30,6 +31,10 @@ fn from_one_port(lab: &Lab, server: &str) -> Result<(SocketAddr, String)> {
 
 fn check(server: &str, tunnelled: &str) -> Result<()> {
     let lab = Lab::with(Routing::Open)?;
+    if Order::of_this_run() == Order::Early {
+        // With a queue whose an early connection is, is asked before any redirect.
+        without_a_queue(&lab)?;
+    }
     let gateway = Gateway::start(&lab)?;
     let adit = RunningAdit::with(&lab, gateway, &rules_with(User::Alice, RULES))?;
     let mut changed = 0;

@@ -82,3 +82,10 @@ fn whoever_is_decided_at_the_syn_is_found() -> Result<()> {
     ensure!(found * 1000 >= (found + unknown) * 999, "{unknown} unknown");
     Ok(())
 }
+
+#[test]
+fn whoever_is_accepted_early_is_found() -> Result<()> {
+    let (found, unknown) = count("early")?;
+    ensure!(found * 100 >= (found + unknown) * 95, "{unknown} unknown");
+    Ok(())
+}

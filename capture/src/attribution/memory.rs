@@ -75,7 +75,8 @@ impl Memory {
         self.processes.truncate(PROCESSES);
     }
 
-    /// Looks through the descriptors of a process for a socket, and remembers those it comes by. One that is gone is forgotten.
+    /// Looks through the descriptors of a process for a socket, and remembers those it comes by: all of them, if the process was
+    /// found before and so opens more than one. One that is gone is forgotten.
     pub(super) fn scan(&mut self, process: &Arc<Handle>, inode: u64) -> Option<Holder> {
         let descriptors = process.descriptors().unwrap_or_default();
         if !descriptors.is_empty() {
@@ -94,11 +95,21 @@ impl Memory {
         descriptors: Vec<u32>,
         inode: u64,
     ) -> Option<Holder> {
-        descriptors.into_iter().find_map(|descriptor| {
-            let seen = process.socket_at(descriptor)?;
+        let is_known = self.knows(process);
+        let mut found = None;
+        for descriptor in descriptors {
+            let Some(seen) = process.socket_at(descriptor) else {
+                continue;
+            };
             let holder = self.see(process, descriptor, seen);
-            (seen == inode).then_some(holder)
-        })
+            if seen == inode {
+                found = Some(holder);
+                if !is_known {
+                    break;
+                }
+            }
+        }
+        found
     }
 
     /// Whether this very process was found before.
@@ -107,12 +118,22 @@ impl Memory {
         known.any(|known| Arc::ptr_eq(&known.process, process))
     }
 
+    /// The same process as it was found before, if it was.
+    pub(super) fn known_as(&self, process: Handle) -> Arc<Handle> {
+        let known = self.found(process.pid);
+        known
+            .filter(|known| known.is_alive())
+            .unwrap_or_else(|| Arc::new(process))
+    }
+
     /// The process of that number, if there is one: as it is remembered.
     fn process(&self, pid: u32) -> Option<Arc<Handle>> {
+        self.found(pid).or_else(|| Handle::open(pid).map(Arc::new))
+    }
+
+    fn found(&self, pid: u32) -> Option<Arc<Handle>> {
         let known = self.processes.iter().find(|known| known.process.pid == pid);
-        known
-            .map(|known| Arc::clone(&known.process))
-            .or_else(|| Handle::open(pid).map(Arc::new))
+        known.map(|known| Arc::clone(&known.process))
     }
 
     fn known(&self, uid: u32, most: usize) -> Vec<Holder> {

@@ -6,28 +6,50 @@ use super::process::Handle;
 
 /// So many numbers back from the last that was given.
 const NUMBERS: u32 = 64;
+/// A program that has just started this many threads hides who came before it.
+const AGAIN: u32 = 8;
 
 /// Those of a user, the newest first.
 pub(super) fn of_user(uid: u32) -> impl Iterator<Item = Handle> {
     let last = last_given().unwrap_or(0);
-    let mut met: Vec<u32> = Vec::new();
-    let numbers = last.saturating_sub(NUMBERS).max(1)..=last;
-    numbers.rev().filter_map(move |number| {
-        let found = Handle::open(number).filter(|found| found.uid == uid)?;
-        // The number of a thread opens its process, and threads take numbers as well.
+    let mut numbers = last.saturating_sub(NUMBERS).max(1)..=last;
+    let mut met = Met::default();
+    std::iter::from_fn(move || {
+        while met.again < AGAIN {
+            let found = Handle::open(numbers.next_back()?).filter(|found| found.uid == uid);
+            let process = found.and_then(|found| met.meet(found));
+            if let Some(process) = process.filter(|process| process.uid == uid) {
+                return Some(process);
+            }
+        }
+        None
+    })
+}
+
+/// Processes with threads that were met: these take numbers as well.
+#[derive(Default)]
+struct Met {
+    processes: Vec<u32>,
+    again: u32,
+}
+
+impl Met {
+    /// The number of a thread opens its process. `None`: that was met before.
+    fn meet(&mut self, found: Handle) -> Option<Handle> {
         if !found.has_threads() {
             return Some(found);
         }
         let process = found.status()?.process;
-        if met.contains(&process) {
+        if self.processes.contains(&process) {
+            self.again += 1;
             return None;
         }
-        met.push(process);
-        if process == number {
+        self.processes.push(process);
+        if process == found.pid {
             return Some(found);
         }
-        Handle::open(process).filter(|found| found.uid == uid)
-    })
+        Handle::open(process)
+    }
 }
 
 /// The number of the last process or thread that was made in our process namespace (proc(5), `/proc/loadavg`).

@@ -7,17 +7,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io;
 
 /// What the kernel appends to the path of what was removed and is still in use.
 const DELETED: &[u8] = b" (deleted)";
+/// Of so many threads it is asked what they have started.
+const MOST_THREADS: usize = 64;
 /// What is read of a list of children.
 const MOST_CHILDREN: usize = 64 << 10;
-/// More sockets than this are not remembered of a process when it was first seen.
-const MOST_FIRST_SOCKETS: usize = 4096;
+/// More sockets than this are not compared between processes.
+const MOST_SOCKETS: usize = 16_384;
 
 /// A process, and no other that is given its pid later: once it has ended, nothing is found through its handle.
 #[derive(Debug)]
@@ -29,8 +31,8 @@ pub(super) struct Handle {
     directory: OwnedFd,
     /// The path of its binary when last asked, and of which file.
     binary: Mutex<Option<Binary>>,
-    /// The sockets that it had when these were first noted.
-    first_sockets: OnceLock<Vec<u64>>,
+    /// The sockets that it may have shared with others when that was noted, in order; unless these were too many.
+    shared: OnceLock<Option<Vec<u64>>>,
 }
 
 /// What a process runs.
@@ -92,7 +94,7 @@ impl Handle {
             uid,
             directory,
             binary: Mutex::new(None),
-            first_sockets: OnceLock::new(),
+            shared: OnceLock::new(),
         })
     }
 
@@ -115,7 +117,8 @@ impl Handle {
     /// The processes that its threads started and that have not ended (proc(5), `children`).
     pub(super) fn children(&self) -> Vec<u32> {
         let threads = self.numbers("task").unwrap_or_default();
-        let children = threads.into_iter().flat_map(|thread| {
+        let threads = threads.into_iter().take(MOST_THREADS);
+        let children = threads.flat_map(|thread| {
             let list = self.read(&format!("task/{thread}/children"), MOST_CHILDREN);
             let list = String::from_utf8(list.unwrap_or_default()).unwrap_or_default();
             let numbers = list.split_whitespace().filter_map(|it| it.parse().ok());
@@ -148,25 +151,37 @@ impl Handle {
         Ok(Dir::new(directory)?.filter_map(number).collect())
     }
 
-    /// Notes the sockets that it has, the first time.
-    pub(super) fn note_sockets(&self) {
-        if self.first_sockets.get().is_some() {
-            return;
-        }
-        let Ok(descriptors) = self.numbers("fd") else {
-            return;
-        };
-        let sockets = descriptors.into_iter().filter_map(|it| self.socket_at(it));
-        let sockets: Vec<u64> = sockets.take(MOST_FIRST_SOCKETS + 1).collect();
-        if sockets.len() <= MOST_FIRST_SOCKETS {
-            self.first_sockets.get_or_init(|| sockets);
-        }
+    /// Notes, the first time, which of its sockets it may share with others: with these, or with anybody.
+    pub(super) fn note_shared(&self, family: Option<&Vec<Arc<Handle>>>) {
+        self.shared.get_or_init(|| {
+            let mut sockets = self.sockets()?;
+            if let Some(family) = family {
+                let theirs: Vec<Vec<u64>> = family.iter().filter_map(|it| it.sockets()).collect();
+                let is_shared = |own: &u64| theirs.iter().any(|it| it.binary_search(own).is_ok());
+                sockets.retain(is_shared);
+            }
+            Some(sockets)
+        });
     }
 
-    /// Whether it has got this socket while we knew it: then it does not have it from its parent.
-    pub(super) fn got_later(&self, socket: u64) -> bool {
-        let first = self.first_sockets.get();
-        first.is_some_and(|sockets| !sockets.contains(&socket))
+    /// Its sockets in order, unless these are too many.
+    fn sockets(&self) -> Option<Vec<u64>> {
+        let descriptors = self.numbers("fd").ok()?.into_iter();
+        let sockets = descriptors.filter_map(|descriptor| self.socket_at(descriptor));
+        let mut sockets: Vec<u64> = sockets.take(MOST_SOCKETS + 1).collect();
+        sockets.sort_unstable();
+        (sockets.len() <= MOST_SOCKETS).then_some(sockets)
+    }
+
+    /// Whether it is known to have this socket for itself, or to have got it since that was noted: not from its parent.
+    pub(super) fn has_for_itself(&self, socket: u64) -> bool {
+        let shared = self.shared.get().and_then(Option::as_ref);
+        shared.is_some_and(|sockets| sockets.binary_search(&socket).is_err())
+    }
+
+    /// Whether it still runs something.
+    pub(super) fn is_alive(&self) -> bool {
+        self.stat("exe").is_some()
     }
 
     /// The path of its binary, when that path leads to that binary for us as well.

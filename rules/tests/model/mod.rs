@@ -128,7 +128,7 @@ impl ModelPolicy {
                 || rule.drops && action == "block"
         });
         match self.connect(first) {
-            Some("early") => "hand over",
+            Some("early") if first.is_none_or(|rule| rule.app.is_any()) => "hand over",
             Some(_) => "ask",
             None if is_the_brokers => "ask",
             None => action,
