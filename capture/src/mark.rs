@@ -18,22 +18,25 @@ pub const REFUSE: u32 = 0xad1c;
 pub const HOST_UNREACHABLE: u32 = 0xad1d;
 /// The same: the program sees ENETUNREACH.
 pub const NETWORK_UNREACHABLE: u32 = 0xad1e;
+/// The same: to the broker's listener or nowhere. By then its program may have closed the socket, and no rule knows whose it was.
+pub const REDIRECT: u32 = 0xad1f;
 
 /// Marks that mean something else on a SYN than whose listener it is.
-const TAKEN: [u32; 6] = [
+const TAKEN: [u32; 7] = [
     0,
     MARK,
     DIRECT,
     REFUSE,
     HOST_UNREACHABLE,
     NETWORK_UNREACHABLE,
+    REDIRECT,
 ];
 
 /// On a socket that a broker of this user accepts captured connections with: whoever else binds that port does not have it.
 ///
 /// A mark of one user is never another's, at no time: a socket keeps its mark when its program lets go of the port and binds
 /// another, and hands it on to the connections that it accepts. So it is the uid itself, its halves exchanged, and no number
-/// that is given, taken back and given again. `None` for the six users whose mark would be none at all, or another one of
+/// that is given, taken back and given again. `None` for the seven users whose mark would be none at all, or another one of
 /// these.
 pub fn of_listener(uid: u32) -> Option<u32> {
     let mark = uid.rotate_left(16) ^ LISTENER_MARK;
@@ -56,7 +59,7 @@ mod tests {
             (0x0004_0000, None),
             (0x0005_0000, None),
             (0x0006_0000, None),
-            (0x0007_0000, Some(0x0000_ad1f)),
+            (0x0007_0000, None),
             (0x000f_0000, None),
             (0xad18_0000, None),
         ] {

@@ -101,6 +101,7 @@ fn programs_have_their_own_time_out() -> Result<()> {
 #[test]
 fn a_broker_that_goes_on_does_nothing_for_those_that_gave_up() -> Result<()> {
     let zone = started()?;
+    let witness = Witness::start(&zone.lab)?;
     zone.adit.broker.process.signal(Signal::SIGSTOP)?;
     let to = Target::Open.at(Family::V4).to_string();
     let many = MANY.to_string();
@@ -116,7 +117,8 @@ fn a_broker_that_goes_on_does_nothing_for_those_that_gave_up() -> Result<()> {
     let flows = zone.adit.broker.flows(&zone.lab)?;
     let up: u64 = flows.iter().map(|flow| flow.up).sum();
     ensure!(up == 0, "someone spoke: {flows:?}");
-    works(&zone)
+    works(&zone)?;
+    witness.finish(&zone.lab)?.nothing()
 }
 
 /// A program that still waits when the broker goes on is connected then, as if nothing had been.

@@ -1,6 +1,8 @@
 //! What of the table is there for all users: the chains that the kernel calls, and the maps that lead on to users' chains.
 
-use adit_capture::mark::{DIRECT, HOST_UNREACHABLE, MARK, MASK, NETWORK_UNREACHABLE, REFUSE};
+use adit_capture::mark::{
+    DIRECT, HOST_UNREACHABLE, MARK, MASK, NETWORK_UNREACHABLE, REDIRECT, REFUSE,
+};
 
 /// Only a connection's first packet is judged: conntrack takes up connections that it has not seen begin as new ones too, and
 /// those have to go on as they are. The first rule of each chain, as most packets meet no other.
@@ -95,6 +97,7 @@ fn hold() -> Vec<String> {
         nowhere(DIRECT, NETWORK_UNREACHABLE),
         format!("oif lo meta mark {DIRECT:#x} {no_route}"),
         known(DIRECT, DIRECT),
+        known(REDIRECT, REDIRECT),
         format!("meta mark {REFUSE:#x} reject with tcp reset"),
         nowhere(HOST_UNREACHABLE, HOST_UNREACHABLE),
         nowhere(NETWORK_UNREACHABLE, NETWORK_UNREACHABLE),
@@ -142,6 +145,11 @@ fn settle() -> Vec<String> {
         format!("{NOT_A_SYN} accept"),
         format!("meta mark {DIRECT:#x} meta mark set 0"),
         format!("ct mark {DIRECT:#x} ct mark set 0"),
+        // Whose socket is closed is nobody's to the chains before, and would leave in clear.
+        format!("meta mark {REDIRECT:#x} ct status & dnat == 0 drop"),
+        format!("ct mark {REDIRECT:#x} ct status & dnat == 0 drop"),
+        format!("meta mark {REDIRECT:#x} meta mark set 0"),
+        format!("ct mark {REDIRECT:#x} ct mark set 0"),
     ]
 }
 

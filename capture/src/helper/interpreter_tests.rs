@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use adit_capture::mark::{DIRECT, MARK, REFUSE};
+use adit_capture::mark::{DIRECT, MARK, REDIRECT, REFUSE};
 use adit_capture::wire::QueueBy;
 use adit_capture::{Claim, Family, OnBrokerGone, Verdict};
 use proptest::prelude::*;
@@ -330,6 +330,7 @@ proptest! {
                     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
                     let redirected = ports.of(family).map(Fate::Redirected);
                     prop_assert_eq!(Some(kernel.carry_on(syn(to, port))), redirected);
+                    prop_assert_eq!(Some(kernel.carry(Syn { mark: REDIRECT, ..syn(to, port) })), redirected);
                     prop_assert_eq!(kernel.carry(Syn { mark: DIRECT, ..syn(to, port) }), Fate::Direct);
                     prop_assert_eq!(kernel.carry(Syn { mark: REFUSE, ..syn(to, port) }), Fate::Refused);
                 }

@@ -14,7 +14,7 @@ use super::fallback::{Fallback, FallbackError, Routes};
 use super::holding::Holding;
 use super::listener::{ListenerError, Listeners};
 use super::program::{FAMILIES, Live, Ports, Program, QueueRule, asks, handed_over};
-use super::queue::{MOST, MOST_OF_A_USER, Queue, QueueError};
+use super::queue::{MOST, MOST_OF_A_USER, Onward, Queue, QueueError};
 use super::table::{Table, TableError};
 
 /// Most networks and port ranges of all users together, and of those whose claims are so small that they should find room
@@ -217,7 +217,7 @@ impl Keeper {
         self.share(None);
         let before = before.and_then(|before| before.queue);
         if let Some(before) = before.filter(|before| number != Some(before.number())) {
-            go_on(uid, before).await;
+            go_on(uid, before, Onward::NotOut).await;
         }
         Ok(())
     }
@@ -372,7 +372,7 @@ impl Keeper {
 
     async fn block(&mut self, uid: u32) -> Result<(), Refusal> {
         self.table.swap(uid, Live::Gone).await?;
-        self.nothing_held(uid).await;
+        self.nothing_held(uid, Onward::NotOut).await;
         Ok(())
     }
 
@@ -385,20 +385,20 @@ impl Keeper {
             .is_some_and(|holder| holder.queue.is_some())
         {
             self.table.empty(uid).await?;
-            self.nothing_held(uid).await;
+            self.nothing_held(uid, Onward::Anywhere).await;
         }
         self.table.remove(uid).await?;
         Ok(())
     }
 
     /// What a user's broker was asked about and did not answer meets the rules as they are now.
-    async fn nothing_held(&mut self, uid: u32) {
+    async fn nothing_held(&mut self, uid: u32, onward: Onward) {
         let queue = self
             .holders
             .get_mut(&uid)
             .and_then(|holder| holder.queue.take());
         if let Some(queue) = queue {
-            go_on(uid, queue).await;
+            go_on(uid, queue, onward).await;
         }
     }
 
@@ -445,8 +445,8 @@ impl Keeper {
 }
 
 /// A packet that goes on is sent then and there, so many take some time.
-async fn go_on(uid: u32, queue: Arc<Queue>) {
-    let done = off_the_loop(move || queue.let_go()).await;
+async fn go_on(uid: u32, queue: Arc<Queue>, onward: Onward) {
+    let done = off_the_loop(move || queue.let_go(onward)).await;
     let done = done.map_err(io::Error::other).flatten();
     if let Err(error) = done {
         tracing::error!(uid, %error, "what was held stays so until its queue is closed");

@@ -60,6 +60,15 @@ pub(crate) enum QueueError {
     Full,
 }
 
+/// Where what is let go may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// Wherever the rules lead it, if they do.
+    Anywhere,
+    /// To a listener, or to an error: its rules are there.
+    NotOut,
+}
+
 /// A queue that is open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -129,9 +138,15 @@ impl Queue {
     }
 
     /// Lets all that is held go on to the rules that come next. Takes some microseconds for each.
-    pub(crate) fn let_go(&self) -> io::Result<()> {
+    pub(crate) fn let_go(&self, onward: Onward) -> io::Result<()> {
         ALL.iter().try_for_each(|last| {
-            let attributes = verdict_header(ACCEPT, *last);
+            let attributes = match onward {
+                Onward::Anywhere => verdict_header(ACCEPT, *last),
+                Onward::NotOut => {
+                    let mark = attribute(MARK, &mark::REDIRECT.to_be_bytes());
+                    [verdict_header(REPEAT, *last), mark].concat()
+                }
+            };
             netlink::send(
                 &self.socket,
                 &request(VERDICT_BATCH, self.number, &attributes),
@@ -211,7 +226,7 @@ fn config(number: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
 
 fn verdict(number: u16, id: u32, answer: Answer) -> Vec<u8> {
     let (verdict, mark) = match answer {
-        Answer::Redirect => (ACCEPT, None),
+        Answer::Redirect => (REPEAT, Some(mark::REDIRECT)),
         Answer::Direct => (REPEAT, Some(mark::DIRECT)),
         Answer::Refuse => (REPEAT, Some(mark::REFUSE)),
         Answer::HostUnreachable => (REPEAT, Some(mark::HOST_UNREACHABLE)),
@@ -262,7 +277,7 @@ mod tests {
             }
             assert_eq!(self::verdict(0xad05, 0x0102_0304, answer), expected);
         };
-        check(Answer::Redirect, 1, None);
+        check(Answer::Redirect, 4, Some(0xad1f));
         check(Answer::Direct, 4, Some(0xad1b));
         check(Answer::Refuse, 4, Some(0xad1c));
         check(Answer::HostUnreachable, 4, Some(0xad1d));

@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("held_helper_killed_half_way", held_helper_killed_half_way),
     ("held_helper_stopped", held_helper_stopped),
     ("held_given_up", held_given_up),
+    ("held_given_up_does_not_leak", held_given_up_does_not_leak),
     (
         "held_a_full_queue_is_nobody_elses",
         held_a_full_queue_is_nobody_elses,
@@ -192,6 +193,34 @@ fn held_given_up() {
         }
     }
     broker.expect("accept 0", "ok");
+}
+
+/// A socket that was closed has no user any more, by whom the rules would know where its SYN has to go.
+fn held_given_up_does_not_leak() {
+    make_zone();
+    sh("nft add table inet witness
+        nft add chain inet witness out '{ type filter hook postrouting priority 0; }'
+        nft add rule inet witness out oifname up0 tcp dport 443 counter");
+    let mut helper = Helper::start(&[]);
+    let mut broker = Puppet::asker(USER, &ZONE, "block");
+    let mut program = Puppet::of_user(USER);
+    for to in ["10.9.0.2:443", "[fd09::2]:443"] {
+        program.tell(&format!("start 2 {to}"));
+        assert_eq!(program.answer(), "ok");
+        let ids = broker.expect("questions 2", "ok");
+        program.expect("give_up", "ok");
+        for id in ids.split(' ') {
+            broker.expect(&format!("answer {id} redirect"), "ok");
+        }
+    }
+    // And those that are held when nobody is left to answer.
+    program.expect("start 2 10.9.0.2:443", "ok");
+    broker.expect("questions 2", "ok");
+    program.expect("give_up", "ok");
+    broker.kill();
+    helper.wait_log("word is applied");
+    let seen = sh("nft list chain inet witness out");
+    assert!(seen.contains("packets 0 "), "{seen}");
 }
 
 /// What `/proc/net/netfilter/nfnetlink_queue` says of a queue: held, and dropped because it was full.
