@@ -8,23 +8,25 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use crate::application::Application;
-use crate::decision::Decision;
+use crate::decision::{Decision, Refusal};
 use crate::destination::{Destination, Host};
+use crate::doubt;
 use crate::policy::DEFAULT;
 use crate::port;
 use crate::rule::{Answer, Circumstances, Matcher, Rule, Validity};
 use crate::telling::Telling;
 use crate::truth::OneOf;
-use crate::zone::Connect;
+use crate::uncaptured;
+use crate::zone::{Connect, OnDown};
 
 /// More patterns of one list than this are only counted.
 const MOST_PATTERNS: usize = 5;
 
 /// Why a flow gets what it gets.
 ///
-/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "rule", "file", "line", "log",
-/// "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was
-/// asked, else null, `connect` is [`Explanation::connect`], `file` and `line` are null for a policy without a file, `log` and
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "on_down", "with",
+/// "not_captured", "rule", "file", "line", "log", "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was
+/// asked, else null, `connect`, `on_down`, `with` and `not_captured` are as the functions of these names, `file` and `line` are null for a policy without a file, `log` and
 /// `notify` are [`Telling`]. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
@@ -33,6 +35,8 @@ pub struct Explanation {
     line: Option<usize>,
     /// Label of an earlier rule because of which the program hears of success at once.
     made_early_by: Option<Arc<str>>,
+    /// Why there is no captured connection of which this could be said.
+    not_captured: Option<&'static str>,
     steps: Vec<Step>,
 }
 
@@ -165,6 +169,7 @@ impl Explanation {
         let first = first.filter(|first| first.is_handed_over() && !is_early);
         Self {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
+            not_captured: uncaptured::why(&at(default)),
             decision: match in_doubt {
                 false => decisive.decide(at(decisive)),
                 true => decisive.decide_in_doubt(),
@@ -201,6 +206,27 @@ impl Explanation {
     /// Where the rule stands that decided.
     pub fn line(&self) -> Option<usize> {
         self.line
+    }
+
+    /// What it gets while no gateway answers, if it is tunnelled.
+    pub fn on_down(&self) -> Option<OnDown> {
+        match &self.decision {
+            Decision::Tunnel(permit) => Some(permit.on_down()),
+            Decision::Pass(_) | Decision::Block(_) => None,
+        }
+    }
+
+    /// What the program is told, if it is blocked.
+    pub fn with(&self) -> Option<Refusal> {
+        match &self.decision {
+            Decision::Block(block) => Some(block.refusal()),
+            Decision::Tunnel(_) | Decision::Pass(_) => None,
+        }
+    }
+
+    /// Why no captured connection is meant: such a one goes as it would without Adit, whatever the rules say.
+    pub fn not_captured(&self) -> Option<&'static str> {
+        self.not_captured
     }
 
     /// What each rule said, in order; the last one decided.
@@ -273,18 +299,7 @@ fn because(
     let matcher = match answer {
         Answer::Yes | Answer::Needs(_) => return "it matches".to_owned(),
         Answer::Doubt(matcher) => {
-            let unknown = match matcher {
-                Matcher::User | Matcher::Group => "user",
-                Matcher::Target if destination.address.is_none() => "host",
-                Matcher::Target => "host's name",
-                Matcher::Application | Matcher::Port | Matcher::Enabled | Matcher::Expires => {
-                    "application"
-                }
-            };
-            return format!(
-                "the `not` of its `{}` cannot be answered, as too little is known of the {unknown}: blocked",
-                matcher.key()
-            );
+            return doubt::because(rule, matcher, destination, application);
         }
         Answer::No(matcher) => matcher,
     };
@@ -363,12 +378,15 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Explanation", 10)?;
+        let mut object = serializer.serialize_struct("Explanation", 13)?;
         object.serialize_field("action", self.decision.action())?;
         object.serialize_field("zone", &self.decision.zone())?;
         let elsewhere = self.elsewhere().map(Destination::to_string);
         object.serialize_field("destination", &elsewhere)?;
         object.serialize_field("connect", &self.connect().map(Connect::as_str))?;
+        object.serialize_field("on_down", &self.on_down().map(OnDown::as_str))?;
+        object.serialize_field("with", &self.with().map(Refusal::as_str))?;
+        object.serialize_field("not_captured", &self.not_captured)?;
         object.serialize_field("rule", self.decision.rule())?;
         let file = self.file.as_deref().map(Path::to_string_lossy);
         object.serialize_field("file", &file)?;
@@ -390,8 +408,15 @@ impl fmt::Display for Explanation {
         if let Some(elsewhere) = self.elsewhere() {
             write!(f, " to {elsewhere}")?;
         }
-        if let Some(connect) = self.connect() {
-            write!(f, " (connect: {})", connect.as_str())?;
+        let connect = self.connect().map(|it| format!("connect: {}", it.as_str()));
+        // The usual words are left out.
+        let on_down = self.on_down().filter(|it| *it != OnDown::Reject);
+        let on_down = on_down.map(|it| format!("on_down: {}", it.as_str()));
+        let with = self.with().filter(|it| *it != Refusal::Reset);
+        let with = with.map(|it| format!("with: {}", it.as_str()));
+        let words: Vec<String> = [connect, on_down, with].into_iter().flatten().collect();
+        if !words.is_empty() {
+            write!(f, " ({})", words.join(", "))?;
         }
         write!(f, ", by {:?}", self.decision.rule())?;
         if let (Some(file), Some(line)) = (&self.file, self.line) {
@@ -417,6 +442,9 @@ impl fmt::Display for Explanation {
         }
         if notify {
             f.write_str("\n  told on the desktop, when it is the first time for an application")?;
+        }
+        if let Some(why) = self.not_captured {
+            write!(f, "\n  not captured: {why}")?;
         }
         Ok(())
     }

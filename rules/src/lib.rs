@@ -16,6 +16,7 @@ mod decision;
 mod destination;
 mod diagnostics;
 mod document;
+mod doubt;
 mod elsewhere;
 mod entrance;
 mod entrances;

@@ -76,6 +76,14 @@ impl NameSet {
         exact.or_else(below).or_else(guess)
     }
 
+    /// One of the patterns, as in the rule file.
+    pub(crate) fn first_shown(&self) -> Option<String> {
+        let exact = self.exact.first().cloned();
+        let below = || self.below.first().map(|suffix| format!("*.{suffix}"));
+        let expression = || self.expressions.first().map(ToString::to_string);
+        exact.or_else(below).or_else(expression)
+    }
+
     /// The plain names.
     pub(crate) fn exact(&self) -> &[String] {
         &self.exact

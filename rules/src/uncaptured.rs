@@ -1,8 +1,9 @@
 //! Destinations of which no captured connection can be, whatever the rules say.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::{AddressRange, AddressSet};
+use crate::destination::Destination;
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::rule::{Rule, Validity};
 
@@ -10,6 +11,27 @@ const LOOPBACK_V4: (Ipv4Addr, Ipv4Addr) = (
     Ipv4Addr::new(127, 0, 0, 0),
     Ipv4Addr::new(127, 255, 255, 255),
 );
+
+/// Why a connection to `destination`, normalized, is not captured. `None`: it is, unless the address is one of the host's own.
+pub(crate) fn why(destination: &Destination) -> Option<&'static str> {
+    match (destination.address, &destination.name) {
+        (Some(address), _) => why_not_to(address),
+        (None, Some(_)) => Some(
+            "a captured connection is known by its address, not by a name: this is what one through an entry gets",
+        ),
+        (None, None) => None,
+    }
+}
+
+fn why_not_to(address: IpAddr) -> Option<&'static str> {
+    match address.to_canonical() {
+        address if address.is_loopback() => Some("connections within the host go their own way"),
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            Some("IPv6 link-local connections go their own way")
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
 
 /// Warns of rules that are about such addresses alone.
 pub(crate) fn warn(rules: &[Rule], places: &[Place], findings: &mut Findings) {
@@ -50,7 +72,7 @@ mod tests {
     use crate::destination;
 
     #[test]
-    fn are_the_host_s_own_and_link_local_ones() {
+    fn both_say_the_same_of_an_address() {
         for (text, is_captured) in [
             ("10.0.0.1", true),
             ("126.255.255.255", true),
@@ -68,6 +90,7 @@ mod tests {
         ] {
             let destination = destination::parse(&format!("{text}:80")).unwrap();
             let address = destination.address.unwrap();
+            assert_eq!(why(&destination).is_none(), is_captured, "{text}");
             assert_eq!(!uncaptured().contains(address), is_captured, "{text}");
         }
     }
