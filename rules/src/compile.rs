@@ -9,6 +9,7 @@ use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
 use crate::document;
 use crate::elsewhere::{self, Elsewhere};
+use crate::entrances;
 use crate::expectation;
 use crate::explanation;
 use crate::index::Index;
@@ -92,6 +93,7 @@ fn compile_into(
     let file = Some(file.to_path_buf());
     let policy = Policy::new(file, zones, entrances, rules, default, index, Some(today));
     expectation::check(&policy, &tests, findings);
+    entrances::warn_of_blocked(&policy, &written.tunnels, findings);
     kernel_room::warn(&policy, &places, findings);
     (!findings.failed()).then_some(policy)
 }

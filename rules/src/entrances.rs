@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::compile::{Compiler, OwnWords, no_way_around};
+use crate::decision::{Decision, Judgement};
 use crate::destination;
-use crate::diagnostics::{Fault, Place};
+use crate::diagnostics::{Fault, Findings, Place};
 use crate::entrance::{Entrances, Entry, Listen, StaticTunnel};
+use crate::policy::Policy;
 use crate::rule::{Action, Rule};
 use crate::words;
 use crate::written::{At, WrittenFile};
@@ -16,6 +18,22 @@ use crate::zone::{Connect, OnDown};
 /// Listeners of a broker, which take descriptors of its flows.
 const MOST_ENTRIES: usize = 16;
 const MOST_TUNNELS: usize = 64;
+
+/// Warns of static tunnels that lead nowhere: a rule blocks their destination for every program.
+pub(crate) fn warn_of_blocked(policy: &Policy, written: &[WrittenTunnel], findings: &mut Findings) {
+    for tunnel in written {
+        let judgement = policy.judge_static(&tunnel.name.value, None);
+        let Judgement::Decided(Decision::Block(block)) = judgement else {
+            continue;
+        };
+        // In doubt it is not for everybody: too little is said here of who asks.
+        if !block.is_in_doubt() {
+            let fault = Fault::new(format!("{:?} leads nowhere", tunnel.name.value));
+            let hint = format!("the rule {:?} blocks its destination", block.rule());
+            findings.warning(tunnel.to.place, fault.hint(hint));
+        }
+    }
+}
 
 impl Compiler<'_> {
     /// What could be understood of what listens.

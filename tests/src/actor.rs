@@ -31,7 +31,12 @@ pub enum End {
 #[must_use]
 pub fn dial(to: SocketAddr, from: u16, script: &Script, seed: u64, number: u64) -> Sight {
     let started = Instant::now();
-    acted(connect(to, from), started, script, seed, number)
+    let mut sight = acted(connect(to, from), started, script, seed, number);
+    // A connection that was reset meanwhile does not tell any more where it led to.
+    if sight.steps.first().is_some_and(|step| step == "connected") {
+        sight.peer = to.ip().to_canonical().to_string();
+    }
+    sight
 }
 
 /// The same through an entry.

@@ -15,7 +15,7 @@ use crate::accepted::{Accepted, Asked, Ends, Manner};
 use crate::dispatch::Dispatcher;
 
 /// Programs that have not said yet where they want to go.
-const MOST_HANDSHAKES: usize = 256;
+pub(super) const MOST_HANDSHAKES: usize = 256;
 /// How long one may take to say it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -35,6 +35,12 @@ impl Doorman {
             places,
             handshakes: Arc::new(Semaphore::new(MOST_HANDSHAKES)),
         })
+    }
+
+    /// How many more programs may say where they want to go.
+    #[cfg(test)]
+    pub(super) fn free_handshakes(&self) -> usize {
+        self.handshakes.available_permits()
     }
 
     /// Lets in what comes, one after another; whoever finds no room waits in the listener's backlog.

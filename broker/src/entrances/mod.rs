@@ -167,6 +167,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::task::spawn_blocking;
 
+    use super::doorman::MOST_HANDSHAKES;
     use crate::attribution::Attribution;
     use crate::capture_session::CaptureSession;
     use crate::chronicle::Chronicle;
@@ -177,7 +178,7 @@ mod tests {
     use crate::user::User;
 
     /// The entrances of a broker without helper and gateways, that blocks everything.
-    fn entrances() -> Entrances {
+    fn entrances(places: usize) -> Entrances {
         let text = "version: 1\ndefault: block\n";
         let today = Date::new(2026, 7, 1).unwrap();
         let mut files = |_: &Path, _: usize| Err("there are none".to_owned());
@@ -196,7 +197,7 @@ mod tests {
             flows: Arc::new(FlowTable::default()),
             chronicle: Arc::new(Chronicle::new(None, User::current().unwrap())),
         };
-        Entrances::new(Arc::new(dispatcher), Arc::new(Semaphore::new(8))).unwrap()
+        Entrances::new(Arc::new(dispatcher), Arc::new(Semaphore::new(places))).unwrap()
     }
 
     /// An address of the loopback network that nobody uses.
@@ -232,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_listened_at_can_be_changed_as_a_whole() {
-        let mut entrances = entrances();
+        let mut entrances = entrances(8);
         let (one, other) = (free(), free());
         entrances
             .set(&[asking(EntryProtocol::Socks5, one)])
@@ -254,8 +255,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_says_nothing_takes_no_more_than_his_share() {
+        let mut entrances = entrances(MOST_HANDSHAKES + 2);
+        let one = free();
+        entrances.set(&[asking(EntryProtocol::Http, one)]).unwrap();
+        let silent = spawn_blocking(move || {
+            let connect = |_| TcpStream::connect(one).unwrap();
+            (0..MOST_HANDSHAKES).map(connect).collect::<Vec<_>>()
+        });
+        let mut silent = silent.await.unwrap();
+        while entrances.doorman.free_handshakes() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let waits = tokio::spawn(answer(one, HTTP));
+        drop(silent.pop());
+        let said = waits.await.unwrap().unwrap();
+        assert!(said.starts_with(b"HTTP/1.1 403 Forbidden\r\n"), "{said:?}");
+    }
+
+    #[tokio::test]
     async fn an_address_that_is_taken_changes_nothing() {
-        let mut entrances = entrances();
+        let mut entrances = entrances(8);
         let (one, other) = (free(), free());
         entrances.set(&[asking(EntryProtocol::Http, one)]).unwrap();
         let taken = std::net::TcpListener::bind("127.83.7.1:0").unwrap();
