@@ -126,6 +126,7 @@ impl ModelPolicy {
                 || rule.is_asked(user).is_none()
                 || excluded.into_iter().any(ModelHost::is_name)
                 || rule.drops && action == "block"
+                || rule.is_told_of()
         });
         match self.connect(first) {
             Some("early") if first.is_none_or(|rule| rule.app.is_any()) => "hand over",
@@ -218,6 +219,11 @@ fn dialled(flow: &ModelFlow, rule: Option<&ModelRule>) -> (Option<IpAddr>, Optio
 }
 
 impl ModelRule {
+    /// The kernel tells nobody.
+    fn is_told_of(&self) -> bool {
+        ["log: true", "notify: true"].contains(&self.validity)
+    }
+
     /// Whether it matches; `None`: nobody can know.
     pub(crate) fn takes(&self, flow: &ModelFlow, user: ModelUser) -> Known {
         let application = flow.application.as_ref();
