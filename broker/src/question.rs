@@ -2,8 +2,8 @@
 
 use adit_capture::attribution::{Hashes, Process, Unknowable};
 use adit_rules::{
-    Ancestors, Application, Destination, Explanation, Facts, Group, Host, Learned, Policy,
-    PortMatters,
+    AccountName, Ancestors, Application, Destination, Explanation, Facts, Group, Host, Learned,
+    Policy, PortMatters,
 };
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,7 @@ fn named(name: &str) -> Result<adit_rules::User, UserError> {
     match User::by_name(name) {
         Ok(user) => user.of_rules(),
         Err(UserError::Unknown(name)) => Ok(adit_rules::User {
-            name: Some(name),
+            name: AccountName::Is(name),
             uid: None,
             groups: None,
         }),
@@ -129,10 +129,13 @@ fn group_of(text: &str) -> Result<Group, UserError> {
         Some(gid) => Entry::from_gid(Gid::from_raw(gid))?,
         None => Entry::from_name(text)?,
     };
-    let name = number.is_none().then(|| text.to_owned());
+    let name = match number {
+        None => AccountName::Is(text.to_owned()),
+        Some(_) => AccountName::Nameless,
+    };
     Ok(match entry {
         Some(entry) => Group {
-            name: Some(entry.name),
+            name: AccountName::Is(entry.name),
             gid: Some(entry.gid.as_raw()),
         },
         None => Group { name, gid: number },

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use adit_rules::AccountName;
 use nix::unistd::{Gid, Uid};
 
 /// Name, ids and home, from the user database (getpwuid(3)).
@@ -60,12 +61,12 @@ impl User {
         let groups = gids.into_iter().map(|gid| {
             let entry = nix::unistd::Group::from_gid(gid)?;
             Ok(adit_rules::Group {
-                name: entry.map(|entry| entry.name),
+                name: name_of(entry.map(|entry| entry.name)),
                 gid: Some(gid.as_raw()),
             })
         });
         Ok(adit_rules::User {
-            name: entry.map(|entry| entry.name),
+            name: name_of(entry.map(|entry| entry.name)),
             uid: Some(self.uid.as_raw()),
             groups: Some(groups.collect::<Result<_, nix::Error>>()?),
         })
@@ -81,6 +82,11 @@ impl User {
             Err(_) => Err(UserError::Unknown(name.to_owned())),
         }
     }
+}
+
+/// Whom the database does not name nobody does.
+fn name_of(found: Option<String>) -> AccountName {
+    found.map_or(AccountName::Nameless, AccountName::Is)
 }
 
 impl From<nix::unistd::User> for User {

@@ -79,5 +79,5 @@ pub use policy::{Checked, Policy};
 pub use schema::schema;
 pub use sets::Files;
 pub use telling::Telling;
-pub use user::{Group, User};
+pub use user::{AccountName, Group, User};
 pub use zone::{Connect, Engine, Identity, OnDown, Zone};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::application::{self, Ancestors, Application, Facts, Learned, NONE};
 use crate::diagnostics::{Fault, Place};
 use crate::hex;
-use crate::user::{Account, Group, User};
+use crate::user::{Account, AccountName, Group, User};
 use crate::written::{At, WrittenApplication};
 
 /// Reads `app:`. What is not said is not known.
@@ -39,7 +39,7 @@ pub(crate) fn user(
     }
     let account = |at: &At<String>| Account::parse(&at.value).map_err(|fault| (at.place, fault));
     let (name, uid) = match name.map(account).transpose()? {
-        None => (None, None),
+        None => (AccountName::NotKnown, None),
         Some(account) => account.into_name_or_id(),
     };
     let groups = groups.map(|groups| {

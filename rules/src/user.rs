@@ -5,12 +5,24 @@ use std::fmt;
 use crate::diagnostics::Fault;
 use crate::truth::{OneOf, Truth};
 
+/// What is known of the name of a user or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum AccountName {
+    /// Nothing.
+    #[default]
+    NotKnown,
+    /// That there is none: whoever bears a number without a name is nobody whom a rule names.
+    Nameless,
+    /// This is it.
+    Is(String),
+}
+
 /// Whose flows a policy judges. What is `None` is not known: it satisfies no `user` and no `group`, and a `not` that asks
 /// for it cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct User {
     /// The login name.
-    pub name: Option<String>,
+    pub name: AccountName,
     /// The number.
     pub uid: Option<u32>,
     /// All groups, the primary one too.
@@ -20,8 +32,8 @@ pub struct User {
 /// A group of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group {
-    /// The name, when the group has one.
-    pub name: Option<String>,
+    /// The name.
+    pub name: AccountName,
     /// The number, when it is known.
     pub gid: Option<u32>,
 }
@@ -30,9 +42,9 @@ pub struct Group {
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, self.uid) {
-            (Some(name), _) => f.write_str(name),
-            (None, Some(uid)) => uid.fmt(f),
-            (None, None) => f.write_str("unknown"),
+            (AccountName::Is(name), _) => f.write_str(name),
+            (AccountName::NotKnown | AccountName::Nameless, Some(uid)) => uid.fmt(f),
+            (AccountName::NotKnown | AccountName::Nameless, None) => f.write_str("unknown"),
         }
     }
 }
@@ -57,13 +69,11 @@ impl People {
     /// Whether `user` is one of the users, and in one of the groups.
     pub(crate) fn truths(&self, user: &User) -> (Truth, Truth) {
         let users = truth(self.users.as_ref(), |account| {
-            account.truth(user.name.as_deref(), user.uid)
+            account.truth(&user.name, user.uid)
         });
         let groups = truth(self.groups.as_ref(), |account| match &user.groups {
             None => Truth::Doubt,
-            Some(groups) => Truth::any(groups, |group| {
-                account.truth(group.name.as_deref(), group.gid)
-            }),
+            Some(groups) => Truth::any(groups, |group| account.truth(&group.name, group.gid)),
         });
         (users, groups)
     }
@@ -101,16 +111,20 @@ impl Account {
     }
 
     /// The one that it is.
-    pub(crate) fn into_name_or_id(self) -> (Option<String>, Option<u32>) {
+    pub(crate) fn into_name_or_id(self) -> (AccountName, Option<u32>) {
         match self {
-            Self::Name(name) => (Some(name), None),
-            Self::Id(id) => (None, Some(id)),
+            Self::Name(name) => (AccountName::Is(name), None),
+            Self::Id(id) => (AccountName::NotKnown, Some(id)),
         }
     }
 
-    fn truth(&self, name: Option<&str>, id: Option<u32>) -> Truth {
+    fn truth(&self, name: &AccountName, id: Option<u32>) -> Truth {
         match self {
-            Self::Name(own) => name.map_or(Truth::Doubt, |name| (own == name).into()),
+            Self::Name(own) => match name {
+                AccountName::NotKnown => Truth::Doubt,
+                AccountName::Nameless => Truth::No,
+                AccountName::Is(name) => (own == name).into(),
+            },
             Self::Id(own) => id.map_or(Truth::Doubt, |id| (*own == id).into()),
         }
     }

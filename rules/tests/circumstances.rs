@@ -5,8 +5,8 @@ mod reading;
 use std::path::Path;
 
 use adit_rules::{
-    Ancestors, Application, Date, Decision, Destination, Fact, Facts, Group, Judgement, Learned,
-    Policy, Refusal, User,
+    AccountName, Ancestors, Application, Date, Decision, Destination, Fact, Facts, Group,
+    Judgement, Learned, Policy, Refusal, User,
 };
 use reading::parse_file;
 
@@ -36,10 +36,10 @@ fn check(policy: &Policy, to: &str, expected: &str) {
 
 fn user(name: &str, uid: u32, group: &str) -> User {
     User {
-        name: Some(name.to_owned()),
+        name: AccountName::Is(name.to_owned()),
         uid: Some(uid),
         groups: Some(vec![Group {
-            name: Some(group.to_owned()),
+            name: AccountName::Is(group.to_owned()),
             gid: Some(uid),
         }]),
     }
@@ -68,6 +68,32 @@ fn the_same_destination_goes_through_the_zone_of_its_user() {
         &alice.for_user(user("bob", 1001, "staff")),
         "10.0.0.5:443",
         "tunnel b",
+    );
+}
+
+/// Nobody is blocked in doubt because a group that containers left behind has no name.
+#[test]
+fn whoever_has_no_name_is_known_to_be_no_named_one() {
+    let policy = policy(
+        "  - {user: {not: root}, group: {not: wheel}, to: 10.0.0.1, action: tunnel, zone: a}\n  - {group: [wheel], to: 10.0.0.2, action: block}\n",
+    );
+    let nobody_s = |name: AccountName| User {
+        groups: Some(vec![Group {
+            name: name.clone(),
+            gid: Some(7000),
+        }]),
+        name,
+        uid: Some(7000),
+    };
+    check(
+        &policy.for_user(nobody_s(AccountName::Nameless)),
+        "10.0.0.1:443",
+        "tunnel a",
+    );
+    check(
+        &policy.for_user(nobody_s(AccountName::NotKnown)),
+        "10.0.0.1:443",
+        "block",
     );
 }
 

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adit_rules::{Application, Destination, Group, User};
+use adit_rules::{AccountName, Application, Destination, Group, User};
 use reading::parse_file;
 
 /// How many files a run without a word about its length tries.
@@ -266,10 +266,10 @@ fn exercise(text: &str) {
         "too much to read"
     );
     let alice = User {
-        name: Some("alice".to_owned()),
+        name: AccountName::Is("alice".to_owned()),
         uid: Some(1000),
         groups: Some(vec![Group {
-            name: Some("staff".to_owned()),
+            name: AccountName::Is("staff".to_owned()),
             gid: Some(50),
         }]),
     };

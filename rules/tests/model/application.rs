@@ -1,6 +1,6 @@
 //! Applications, users and patterns of them.
 
-use adit_rules::{Ancestors, Application, Fact, Facts, Group, Learned, User};
+use adit_rules::{AccountName, Ancestors, Application, Fact, Facts, Group, Learned, User};
 use proptest::prelude::*;
 
 use super::logic::{Known, and, not, or};
@@ -277,11 +277,11 @@ impl ModelUser {
             return User::default();
         };
         let groups = groups.iter().map(|(name, gid)| Group {
-            name: Some((*name).to_owned()),
+            name: AccountName::Is((*name).to_owned()),
             gid: Some(*gid),
         });
         User {
-            name: Some(name.to_owned()),
+            name: AccountName::Is(name.to_owned()),
             uid: Some(uid),
             groups: Some(groups.collect()),
         }
