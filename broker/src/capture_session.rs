@@ -10,13 +10,15 @@ use std::time::Duration;
 use adit_capture::questions::{Answers, Questions};
 use adit_capture::wire::{ErrorCode, QueueBy};
 use adit_capture::{Claim, Client, ClientError, Family, Step, Verdict};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::listeners::Listeners;
 use crate::original_sources::OriginalSources;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// How long the helper may take to put one claim into the place of another.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a flow or a gateway's connection waits for a helper that is being restarted.
 pub(crate) const HELPER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -99,6 +101,27 @@ pub struct Questioning {
     pub over: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// Why the helper did not take a claim in the place of another. What it took before is in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// It is not there.
+    #[error("the capture helper does not answer")]
+    HelperGone,
+    /// It said no, or went away meanwhile.
+    #[error("the capture helper: {0}")]
+    Helper(String),
+    /// It takes too long.
+    #[error("the capture helper did not answer within {} s", CLAIM_PATIENCE.as_secs())]
+    TimedOut,
+}
+
+/// A claim that may take the place of another.
+#[derive(Debug)]
+struct Proposal {
+    claim: Arc<Claim>,
+    reply: oneshot::Sender<Result<(), ClaimError>>,
+}
+
 /// The session's faces: what asks of it, and the task that keeps it.
 #[derive(Debug)]
 pub struct CaptureSession {
@@ -112,6 +135,7 @@ pub struct CaptureSession {
     pub meeting: watch::Receiver<Meeting>,
     socket: PathBuf,
     claim: watch::Sender<Option<Arc<Claim>>>,
+    proposals: mpsc::Sender<Proposal>,
     /// Whether a claim was ever sent to a helper.
     claimed: Arc<AtomicBool>,
     client: watch::Receiver<Option<Client>>,
@@ -132,11 +156,13 @@ impl CaptureSession {
             reason: "nothing is claimed yet".to_owned(),
         });
         let (claim, wanted) = watch::channel(None);
+        let (proposals, proposed) = mpsc::channel(1);
         let claimed = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             socket: socket.clone(),
             listeners,
             claim: wanted,
+            proposed,
             claimed: claimed.clone(),
             client: client_sender,
             state: state_sender,
@@ -153,6 +179,7 @@ impl CaptureSession {
             meeting,
             socket,
             claim,
+            proposals,
             claimed,
             client,
         }
@@ -161,6 +188,40 @@ impl CaptureSession {
     /// From now on this is what the helper should hand over, also after it was restarted.
     pub fn claim(&self, claim: Claim) {
         self.claim.send_replace(Some(Arc::new(claim)));
+    }
+
+    /// Puts a claim into the place of the one that is in force, in one step: when it fails, nothing has changed. Before the first
+    /// claim there is nothing to do.
+    ///
+    /// # Errors
+    /// When the one before stays in force.
+    pub async fn replace(&self, claim: Claim) -> Result<(), ClaimError> {
+        if self.claim.borrow().is_none() {
+            return Ok(());
+        }
+        let mut client = self.client.clone();
+        let alive = client.wait_for(Option::is_some);
+        let waited = tokio::time::timeout(HELPER_PATIENCE, alive).await;
+        waited.map_or(Err(ClaimError::HelperGone), |_| Ok(()))?;
+        let claim = Arc::new(claim);
+        let (reply, replied) = oneshot::channel();
+        let proposal = Proposal {
+            claim: claim.clone(),
+            reply,
+        };
+        let answer = async {
+            let sent = self.proposals.send(proposal).await;
+            sent.map_err(|_| ClaimError::HelperGone)?;
+            replied.await.map_err(|_| ClaimError::HelperGone)?
+        };
+        match tokio::time::timeout(CLAIM_PATIENCE, answer).await {
+            Ok(Ok(())) => {
+                self.claim.send_replace(Some(claim));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ClaimError::TimedOut),
+        }
     }
 
     /// Says goodbye: nothing of this user's is left in the kernel. Without a claim there is nothing to say.
@@ -200,6 +261,10 @@ fn handed_over(claim: &Claim) -> Claim {
     }
 }
 
+fn is_same(in_force: Option<&Arc<Claim>>, claim: &Arc<Claim>) -> bool {
+    in_force.is_some_and(|in_force| Arc::ptr_eq(in_force, claim))
+}
+
 /// Whether the helper would say the same again.
 fn is_lasting(error: &ClientError) -> bool {
     let ClientError::Refused { code, .. } = error else {
@@ -232,6 +297,7 @@ struct Keeper {
     socket: PathBuf,
     listeners: Arc<Listeners>,
     claim: watch::Receiver<Option<Arc<Claim>>>,
+    proposed: mpsc::Receiver<Proposal>,
     claimed: Arc<AtomicBool>,
     client: watch::Sender<Option<Client>>,
     state: watch::Sender<CaptureState>,
@@ -277,13 +343,14 @@ impl Keeper {
     async fn serve(&mut self, client: Client) -> Ended {
         self.client.send_replace(Some(client.clone()));
         self.report(CaptureState::Connected);
-        let mut capturing = false;
         let mut queued = None;
+        let mut in_force: Option<Arc<Claim>> = None;
+        let mut capturing = false;
         let reason = loop {
             let wanted = self.claim.borrow_and_update().clone();
-            if let Some(claim) = wanted {
+            if let Some(claim) = wanted.filter(|claim| !is_same(in_force.as_ref(), claim)) {
                 match self.put(&client, &claim, &mut queued).await {
-                    Ok(()) => capturing = true,
+                    Ok(()) => (capturing, in_force) = (true, Some(claim)),
                     Err(error) if is_lasting(&error) => {
                         self.refused(&error);
                         return Ended::Refused;
@@ -294,6 +361,11 @@ impl Keeper {
             tokio::select! {
                 () = client.gone() => break "the helper went away".to_owned(),
                 changed = self.claim.changed() => if changed.is_err() { return Ended::Unneeded },
+                Some(proposal) = self.proposed.recv(), if in_force.is_some() => {
+                    if let Some(claim) = self.try_out(&client, proposal, &mut queued).await {
+                        in_force = claim;
+                    }
+                }
             }
         };
         if capturing {
@@ -301,6 +373,33 @@ impl Keeper {
         } else {
             Ended::Before(reason)
         }
+    }
+
+    /// Puts a claim that may be refused. What is in force then; the outer `None`: what was. The inner: it has to be put again.
+    async fn try_out(
+        &mut self,
+        client: &Client,
+        proposal: Proposal,
+        queued: &mut Option<Meeting>,
+    ) -> Option<Option<Arc<Claim>>> {
+        let Proposal { claim, reply } = proposal;
+        if reply.is_closed() {
+            return None;
+        }
+        if let Err(error) = self.put(client, &claim, queued).await {
+            let _ = reply.send(Err(ClaimError::Helper(error.to_string())));
+            return None;
+        }
+        if reply.send(Ok(())).is_err() {
+            // Nobody waits for it any more, and what was wanted before still is.
+            return Some(None);
+        }
+        // Who asked for it says now that it is what is wanted.
+        tokio::select! {
+            _ = self.claim.changed() => self.claim.mark_changed(),
+            () = client.gone() => {}
+        }
+        Some(Some(claim))
     }
 
     /// `queued`: what came of this session's queue; nothing before the first claim that asks.

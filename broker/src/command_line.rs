@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Flows(Ask),
     /// End one flow
     Close(Close),
+    /// Read the rules anew; flows that get something else now are closed
+    Reload(Reload),
     /// End the broker and leave nothing behind, also after it was killed
     Down(Down),
     /// Check a rule file
@@ -87,9 +89,12 @@ impl From<Connect> for adit_rules::Connect {
 
 #[derive(Debug, Args)]
 pub(crate) struct Broker {
-    /// The rule file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rules: PathBuf,
+    /// A rule file, or a directory of them, after those of /etc/adit [default: ~/.config/adit/rules.yaml]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) rules: Option<PathBuf>,
+    /// The user's own rules, which add to all others
+    #[arg(long, value_name = "PATH")]
+    pub(crate) user_rules: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) session: Session,
 }
@@ -230,6 +235,17 @@ pub(crate) struct Close {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// Only say what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Down {
     /// The capture helper's socket, for what a killed broker left [default: the one it noted]
     #[arg(long, value_name = "SOCKET")]
@@ -242,9 +258,11 @@ pub(crate) struct Down {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// The rule file
-    #[arg(required_unless_present = "schema")]
+    /// A rule file, or a directory of them [default: all that a broker would read]
     pub(crate) file: Option<PathBuf>,
+    /// The user's own rules, after those of /etc/adit and FILE
+    #[arg(long, value_name = "PATH", conflicts_with = "schema")]
+    pub(crate) user_rules: Option<PathBuf>,
     /// Print a JSON Schema of rule files instead
     #[arg(long, conflicts_with_all = ["file", "json"])]
     pub(crate) schema: bool,
@@ -254,8 +272,8 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The rule file [default: the rules in force of the running broker]
-    #[arg(long, value_name = "FILE")]
+    /// A rule file, or a directory of them, after those of /etc/adit [default: the running broker's rules]
+    #[arg(long, value_name = "PATH")]
     pub(crate) rules: Option<PathBuf>,
     /// Path of the application's binary, or `unknown`
     #[arg(

@@ -1,7 +1,7 @@
 //! The session daemon: composes listeners, helper, zones, dispatch and control, and ends them in order.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,9 +26,11 @@ use crate::kernel_claim::claim_of;
 use crate::listeners::{ListenError, Listeners};
 use crate::names::Names;
 use crate::question::{Explained, Question};
+use crate::reload::{self, Cause, Reloader, Surroundings};
+use crate::rule_sources::{RuleSources, Seen};
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
-use crate::signals::Signals;
+use crate::signals::{Hangup, Signals};
 use crate::user::User;
 use crate::why::{self, Why};
 use crate::zone::{Zone, ZoneState};
@@ -47,7 +49,7 @@ pub struct Settings {
     /// The rules.
     pub policy: Policy,
     /// Where they came from; `None` for `adit up`.
-    pub rules: Option<PathBuf>,
+    pub files: Option<RuleFiles>,
     /// The helper's socket.
     pub capture: PathBuf,
     /// Our own socket.
@@ -60,6 +62,17 @@ pub struct Settings {
     pub user: User,
     /// How much of it a person is waiting for.
     pub attended: Attended,
+}
+
+/// The files of rules.
+#[derive(Debug, Clone)]
+pub struct RuleFiles {
+    /// Where they are looked for.
+    pub sources: RuleSources,
+    /// What was found.
+    pub files: Vec<PathBuf>,
+    /// All that was read.
+    pub seen: Vec<Seen>,
 }
 
 /// Whether someone sits in front of it.
@@ -114,20 +127,30 @@ pub enum DaemonError {
 
 /// Runs a broker until it is asked to end. `ready` is called once connections are captured.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    let mut signals = Signals::new().map_err(DaemonError::Signals)?;
+    let hangup = match settings.files {
+        Some(_) => Hangup::Reloads,
+        None => Hangup::Ends,
+    };
+    let mut signals = Signals::new(hangup).map_err(DaemonError::Signals)?;
     let control = ControlSocket::bind(&settings.control).await?;
     let (questioning, asked) = mpsc::channel(1);
     let broker = Arc::new(Broker::start(settings, questioning)?);
     let mut taking_in = broker.intake.clone().start(asked);
     let note = SessionNote::write(&broker.settings.control, &broker.settings.capture);
-    let ended = broker.clone();
+    let (ended, hangups) = (broker.clone(), Arc::new(Notify::new()));
+    let heeding = reload::heed(
+        broker.reloader.clone(),
+        hangups.clone(),
+        broker.session.state.clone(),
+    );
     let outcome = tokio::select! {
         () = control.serve(move |request, caller| ended.clone().answer(request, caller)) => Ok(()),
         outcome = broker.capture(ready) => outcome,
         () = broker.asked_down.notified() => Ok(()),
         // They run for ever, unless one panics.
         _ = taking_in.join_next() => Err(DaemonError::Intake),
-        name = signals.end() => {
+        () = heeding => Ok(()),
+        name = signals.end(|| hangups.notify_one()) => {
             tracing::info!("ending on {name}");
             Ok(())
         }
@@ -149,10 +172,11 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), DaemonE
 struct Broker {
     settings: Settings,
     intake: Arc<Intake>,
-    entrances: Mutex<Entrances>,
+    entrances: Arc<Mutex<Entrances>>,
     since: jiff::Timestamp,
-    session: CaptureSession,
+    session: Arc<CaptureSession>,
     dispatcher: Arc<Dispatcher>,
+    reloader: Arc<Reloader>,
     asked_down: Notify,
 }
 
@@ -164,6 +188,7 @@ impl Broker {
         let listeners = Arc::new(Listeners::bind()?);
         let capture = settings.capture.clone();
         let session = CaptureSession::start(capture, listeners.clone(), questioning);
+        let session = Arc::new(session);
         let attribution =
             Attribution::start(session.sources.clone()).map_err(DaemonError::Attribution)?;
         let mut zones = HashMap::new();
@@ -173,10 +198,7 @@ impl Broker {
             zones.insert(zone.name.clone(), Arc::new(kept));
         }
         let dispatcher = Arc::new(Dispatcher {
-            rules: RulesInForce::new(InForce {
-                policy: settings.policy.clone(),
-                zones,
-            }),
+            rules: RulesInForce::new(InForce::new(settings.policy.clone(), zones)),
             sockets: session.sockets.clone(),
             attribution,
             names: Names::default(),
@@ -186,14 +208,17 @@ impl Broker {
         let intake = Arc::new(Intake::new(listeners, dispatcher.clone()));
         let mut entrances = Entrances::new(dispatcher.clone(), intake.places())?;
         entrances.set(&entrances::wanted(&settings.policy))?;
+        let entrances = Arc::new(Mutex::new(entrances));
+        let reloader = reloader_of(&settings, &dispatcher, &session, &entrances);
         let since = jiff::Timestamp::now();
         Ok(Self {
             settings,
             intake,
-            entrances: Mutex::new(entrances),
+            entrances,
             since,
             session,
             dispatcher,
+            reloader: Arc::new(reloader),
             asked_down: Notify::new(),
         })
     }
@@ -240,7 +265,7 @@ impl Broker {
         if attended {
             self.gateways_let_us_in().await?;
         }
-        let program = self.dispatcher.rules.now().policy.kernel_program();
+        let program = self.dispatcher.rules.now().program.clone();
         self.session
             .claim(claim_of(program, self.settings.on_broker_gone));
         self.watch_helper(ready, attended).await
@@ -308,6 +333,19 @@ impl Broker {
             Request::Down {} => {
                 self.asked_down.notify_one();
                 Answer::Done
+            }
+            Request::Reload { dry_run } => {
+                let outcome = match dry_run {
+                    true => self.reloader.try_out().await,
+                    false => self.reloader.reload(Cause::Asked).await,
+                };
+                match outcome {
+                    Ok(told) => Answer::Reloaded(Box::new(told)),
+                    Err(error) => match error.bad_rules() {
+                        Some(bad) => Answer::BadRules(bad),
+                        None => Answer::Error(error.to_string()),
+                    },
+                }
             }
         }
     }
@@ -401,6 +439,19 @@ impl Broker {
             .collect();
         zones.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, total) = self.dispatcher.flows.counts();
+        let rules_in_force = self
+            .settings
+            .files
+            .is_some()
+            .then(|| self.reloader.status());
+        let named = self
+            .settings
+            .files
+            .as_ref()
+            .and_then(|it| it.sources.named());
+        let first = rules_in_force
+            .as_ref()
+            .and_then(|rules| rules.files.first());
         Status {
             state: state.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -408,7 +459,8 @@ impl Broker {
             uid: self.settings.user.uid.as_raw(),
             user: self.settings.user.name.clone(),
             since: self.since,
-            rules: self.settings.rules.clone(),
+            rules: named.map(Path::to_owned).or(first.cloned()),
+            rules_in_force,
             capture: Capture {
                 socket: self.settings.capture.clone(),
                 connected,
@@ -431,6 +483,30 @@ fn chronicle_of(settings: &Settings) -> Chronicle {
         started.map_err(failed).ok()
     });
     Chronicle::new(log, settings.user.clone())
+}
+
+fn reloader_of(
+    settings: &Settings,
+    dispatcher: &Arc<Dispatcher>,
+    session: &Arc<CaptureSession>,
+    entrances: &Arc<Mutex<Entrances>>,
+) -> Reloader {
+    let surroundings = Surroundings {
+        entrances: entrances.clone(),
+        user: settings.user.clone(),
+        on_broker_gone: settings.on_broker_gone,
+        dispatcher: dispatcher.clone(),
+        session: session.clone(),
+    };
+    let (sources, first) = match settings.files.clone() {
+        Some(RuleFiles {
+            sources,
+            files,
+            seen,
+        }) => (Some(sources), (files, seen)),
+        None => (None, Default::default()),
+    };
+    Reloader::new(sources, first, surroundings)
 }
 
 fn zone_status(zone: &Zone) -> ZoneStatus {

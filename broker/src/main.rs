@@ -33,6 +33,7 @@ fn dispatch(command: Command) -> Result<(), commands::Failure> {
         Command::Close(options) => commands::close::run(options),
         Command::Down(options) => commands::down::run(options),
         Command::Check(options) => commands::check::run(options),
+        Command::Reload(options) => commands::reload::run(options),
         Command::Explain(options) => commands::explain::run(options),
         Command::Why(options) => commands::why::run(options),
         Command::Replay(options) => commands::replay::run(options),

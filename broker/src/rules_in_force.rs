@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use adit_rules::Policy;
+use adit_rules::{KernelProgram, Policy};
 
 use crate::zone::Zone;
 
@@ -12,8 +12,21 @@ use crate::zone::Zone;
 pub struct InForce {
     /// The rules.
     pub policy: Policy,
+    /// The kernel's part of them.
+    pub program: KernelProgram,
     /// The zones that they name.
     pub zones: HashMap<String, Arc<Zone>>,
+}
+
+impl InForce {
+    /// With the kernel's part of them.
+    pub fn new(policy: Policy, zones: HashMap<String, Arc<Zone>>) -> Self {
+        Self {
+            program: policy.kernel_program(),
+            policy,
+            zones,
+        }
+    }
 }
 
 /// The one place that says which rules are in force.

@@ -1,58 +1,46 @@
 //! The second stage: what is meant by what was written.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::date::Date;
 use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
-use crate::document;
 use crate::elsewhere::{self, Elsewhere};
+use crate::entrance::Entrances;
 use crate::entrances;
 use crate::expectation;
 use crate::explanation;
 use crate::index::Index;
 use crate::kernel_room;
+use crate::labels::Labels;
 use crate::language;
+use crate::layer::{self, Floor, Layer};
 use crate::matchers::Matchers;
 use crate::overlap;
-use crate::policy::{Checked, DEFAULT, Policy};
+use crate::policy::{Checked, Compiled, DEFAULT, LayerEnd, Policy};
 use crate::port;
 use crate::rule::{Action, Rule, Validity};
-use crate::sets::{Files, Sets};
+use crate::rule_files::{self, WrittenLayer};
+use crate::sets::Files;
 use crate::telling::Telling;
 use crate::uncaptured;
 use crate::unreachable;
 use crate::words;
-use crate::written::{self, At, WrittenFile, WrittenRule};
-use crate::zone::{Connect, OnDown};
+use crate::written::{self, At, WrittenRule, WrittenZone};
+use crate::zone::{Connect, OnDown, Zone};
 
-/// Bytes of a rule file.
-const LARGEST_FILE: usize = 16 * 1024 * 1024;
-const START: Place = Place {
-    file: 0,
-    line: 1,
-    column: 1,
-    length: 1,
-};
-
-/// See [`Policy::parse`].
+/// See [`Policy::read`]. `first`: the text of the very first file, if it is at hand.
 pub(crate) fn compile(
-    file: &Path,
-    text: &str,
+    layers: &[Layer],
+    first: Option<&str>,
     today: Date,
     files: &mut dyn Files,
 ) -> Result<Checked, Diagnostics> {
-    if text.len() > LARGEST_FILE {
-        let hint = format!("at most {LARGEST_FILE} are read");
-        let fault = Fault::new(format!("the file has {} bytes", text.len()));
-        let mut findings = Findings::new(file, "");
-        findings.error(START, fault.hint(hint));
-        return Err(findings.into_errors());
-    }
-    let mut findings = Findings::new(file, text);
-    match compile_into(file, text, today, files, &mut findings) {
+    let mut findings = Findings::new();
+    match compile_into(layers, first, today, files, &mut findings) {
         Some(policy) => Ok(Checked {
             policy,
             warnings: findings.into_warnings(),
@@ -62,38 +50,64 @@ pub(crate) fn compile(
 }
 
 fn compile_into(
-    file: &Path,
-    text: &str,
+    layers: &[Layer],
+    first: Option<&str>,
     today: Date,
     files: &mut dyn Files,
     findings: &mut Findings,
 ) -> Option<Policy> {
-    let root = match document::read(text) {
-        Ok(root) => root,
-        Err((place, fault)) => {
-            findings.error(place, fault);
-            return None;
-        }
-    };
-    let mut written = written::read(root, findings);
-    let sets = Sets::read(std::mem::take(&mut written.sets), files, findings);
-    let mut compiler = Compiler::new(&written, sets, today, findings);
-    let (places, rules) = compiler.rules(&written);
-    let default = compiler.default(written.default.as_ref());
-    let entrances = compiler.entrances(&written);
-    let zones = compiler.zones(&written.zones);
-    compiler.matchers.warn_of_unused_sets(compiler.findings);
+    let mut read = rule_files::read(layers, first, files, findings)?;
+    // Those of sets are read later, and no rule stands in them.
+    let rule_files = findings.files();
+    let mut compiler = Compiler::new(&rule_files, today, findings);
+    compiler.matchers.expect_names(read.listens());
+    for layer in &mut read.layers {
+        compiler.add(layer, files);
+    }
+    compiler.warn_of_what_is_unused();
+    let Compiler {
+        known_zones,
+        zones,
+        rules,
+        places,
+        ends,
+        entrances,
+        ..
+    } = compiler;
     let index = Index::new(&rules);
     overlap::note(&rules, &places, findings);
     uncaptured::warn(&rules, &places, findings);
-    unreachable::check(&rules, &index, &places, text.len(), findings);
-    let names = written.zones.iter().map(|zone| zone.name.value.as_str());
-    let tests = expectation::read(&written.tests, &names.collect(), findings);
-    let default = default.filter(|_| !findings.failed())?;
-    let file = Some(file.to_path_buf());
-    let policy = Policy::new(file, zones, entrances, rules, default, index, Some(today));
-    expectation::check(&policy, &tests, findings);
-    entrances::warn_of_blocked(&policy, &written.tunnels, findings);
+    let counts: Vec<usize> = ends.iter().map(|(rules, _)| *rules).collect();
+    unreachable::check(&rules, &index, &counts, &places, read.bytes, findings);
+    let mut tests = Vec::new();
+    for (number, layer) in read.layers.iter().enumerate() {
+        let known = known_zones.iter().filter(|zone| zone.layer <= number);
+        let names: HashSet<&str> = known.map(|zone| &*zone.name).collect();
+        for file in &layer.files {
+            let own = expectation::read(&file.tests, &names, findings);
+            tests.push((number + 1, own));
+        }
+    }
+    let ends: Option<Vec<LayerEnd>> = ends
+        .into_iter()
+        .map(|(rules, default)| default.map(|default| LayerEnd { rules, default }))
+        .collect();
+    let layers = ends.filter(|ends| !ends.is_empty() && !findings.failed())?;
+    let compiled = Compiled {
+        files: rule_files,
+        zones,
+        entrances,
+        rules,
+        layers,
+        index,
+    };
+    let policy = Policy::new(compiled, Some(today));
+    for (layers, tests) in &tests {
+        expectation::check(&policy.of_layers(*layers), tests, findings);
+    }
+    for file in read.layers.iter().flat_map(|layer| &layer.files) {
+        entrances::warn_of_blocked(&policy, &file.tunnels, findings);
+    }
     kernel_room::warn(&policy, &places, findings);
     (!findings.failed()).then_some(policy)
 }
@@ -101,7 +115,10 @@ fn compile_into(
 /// What a zone's name gives to the rules that name it.
 #[derive(Debug)]
 pub(crate) struct KnownZone {
-    name: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) place: Place,
+    /// Which layer defines it.
+    layer: usize,
     on_down: OnDown,
     connect: Connect,
     pub(crate) is_used: bool,
@@ -110,30 +127,100 @@ pub(crate) struct KnownZone {
 /// What a rule says instead of its zone, and of the program.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OwnWords {
-    pub(crate) on_down: Option<OnDown>,
+    pub(crate) on_down: Option<(Place, OnDown)>,
     pub(crate) connect: Option<Connect>,
     pub(crate) elsewhere: Option<(Place, Elsewhere)>,
 }
 
-/// Makes of what was written what is meant.
+/// Makes of what was written what is meant, one layer after another.
 #[derive(Debug)]
 pub(crate) struct Compiler<'a> {
     pub(crate) findings: &'a mut Findings,
-    pub(crate) zones: Vec<KnownZone>,
+    pub(crate) known_zones: Vec<KnownZone>,
     by_name: HashMap<Arc<str>, usize>,
+    labels: Labels,
     matchers: Matchers,
     today: Date,
+    zones: Vec<Zone>,
+    pub(crate) entrances: Entrances,
+    /// What is listened at already, and where that is said.
+    pub(crate) taken: HashMap<SocketAddr, Place>,
+    rules: Vec<Rule>,
+    places: Vec<Place>,
+    /// How many rules there are up to the end of each layer, and its default, if it is right.
+    ends: Vec<(usize, Option<Rule>)>,
+    /// Below which a rule of this layer cannot go.
+    pub(crate) floor: Option<Floor>,
 }
 
 impl<'a> Compiler<'a> {
+    fn new(rule_files: &[PathBuf], today: Date, findings: &'a mut Findings) -> Self {
+        Self {
+            findings,
+            known_zones: Vec::new(),
+            by_name: HashMap::new(),
+            labels: Labels::new(rule_files),
+            matchers: Matchers::default(),
+            today,
+            zones: Vec::new(),
+            entrances: Entrances::default(),
+            taken: HashMap::new(),
+            rules: Vec::new(),
+            places: Vec::new(),
+            ends: Vec::new(),
+            floor: None,
+        }
+    }
+
+    /// A layer can name what it defines, and what earlier ones do.
+    fn add(&mut self, layer: &mut WrittenLayer, files: &mut dyn Files) {
+        for file in &mut layer.files {
+            let sets = std::mem::take(&mut file.sets);
+            self.matchers.add_sets(sets, files, self.findings);
+        }
+        for file in &layer.files {
+            self.add_zones(&file.zones);
+        }
+        let rules = || layer.files.iter().flat_map(|file| &file.rules);
+        let tunnels = layer.files.iter().flat_map(|file| &file.tunnels);
+        self.labels.add(rules, tunnels, self.findings);
+        for written in rules() {
+            if let Some(mut rule) = self.rule(written) {
+                self.raise(&mut rule, written.action.place);
+                self.rules.push(rule);
+                self.places.push(written.place);
+            }
+        }
+        for file in &layer.files {
+            self.add_entrances(file);
+        }
+        let default = self.default_of(layer);
+        if let Some(default) = &default {
+            self.floor = Some(Floor::new(default.action.clone(), layer.author));
+        }
+        self.ends.push((self.rules.len(), default));
+    }
+
     /// Zones that are wrong in themselves still count as defined: one mistake is one error.
-    fn new(written: &WrittenFile, sets: Sets, today: Date, findings: &'a mut Findings) -> Self {
-        let has_names = !written.entries.is_empty() || !written.tunnels.is_empty();
-        let zones = written.zones.iter().map(|zone| {
+    fn add_zones(&mut self, written: &[WrittenZone]) {
+        for zone in written {
+            let At { place, value } = &zone.name;
+            if let Some(before) = self.by_name.get(value.as_str()) {
+                let before = self.known_zones[*before].place;
+                let fault = Fault::new(format!("the zone {value:?} is defined already"));
+                let hint = format!("it stands at {}", self.findings.at(before));
+                self.findings.error(*place, fault.hint(hint));
+                continue;
+            }
             let on_down = zone.on_down.as_ref();
             let connect = zone.connect.as_ref();
-            KnownZone {
-                name: zone.name.value.as_str().into(),
+            let name: Arc<str> = value.as_str().into();
+            self.by_name
+                .insert(Arc::clone(&name), self.known_zones.len());
+            self.known_zones.push(KnownZone {
+                name,
+                place: *place,
+                layer: self.ends.len(),
                 on_down: on_down
                     .and_then(|word| words::on_down_of(&word.value).ok())
                     .unwrap_or(OnDown::Reject),
@@ -141,26 +228,57 @@ impl<'a> Compiler<'a> {
                     .and_then(|word| words::connect_of(&word.value).ok())
                     .unwrap_or(Connect::Honest),
                 is_used: false,
-            }
-        });
-        let zones: Vec<KnownZone> = zones.collect();
-        let names = zones.iter().map(|zone| Arc::clone(&zone.name));
-        Self {
-            by_name: names.zip(0..).collect(),
-            zones,
-            findings,
-            matchers: Matchers::new(sets, has_names),
-            today,
+            });
+            let zone = self.zone(zone);
+            self.zones.extend(zone);
         }
     }
 
-    /// The rules that could be understood, and where each stands.
-    fn rules(&mut self, written: &WrittenFile) -> (Vec<Place>, Vec<Rule>) {
-        self.refuse_duplicate_labels(written);
-        let rules = written.rules.iter();
-        rules
-            .filter_map(|rule| Some((rule.place, self.rule(rule)?)))
-            .unzip()
+    /// A rule of a later layer is at least as strict as what it stands before.
+    fn raise(&mut self, rule: &mut Rule, place: Place) {
+        let Some(floor) = self
+            .floor
+            .as_ref()
+            .filter(|floor| floor.raise(&mut rule.action))
+        else {
+            return;
+        };
+        let fault = Fault::new(format!(
+            "{:?} would weaken the default of {}, and gives that instead: {}",
+            rule.label,
+            floor.author(),
+            floor.shown()
+        ));
+        let hint = "a later layer can be stricter than those before it, never less strict";
+        self.findings.warning(place, fault.hint(hint));
+    }
+
+    fn default_of(&mut self, layer: &WrittenLayer) -> Option<Rule> {
+        let mut written = layer.files.iter().filter_map(|file| file.default.as_ref());
+        let Some(first) = written.next() else {
+            if let Some((_, before)) = self.ends.last() {
+                return before.clone();
+            }
+            // Of a file with a slip, or with nothing that could be read, it was said already.
+            let lacking: Option<Vec<Place>> =
+                layer.files.iter().map(|file| file.lacks_default).collect();
+            if let Some(place) = lacking.as_deref().and_then(<[Place]>::first) {
+                let fault = match layer.files.len() {
+                    1 => Fault::new("the file has no `default`"),
+                    _ => Fault::new("none of the files has a `default`"),
+                };
+                self.findings.error(*place, fault.hint("say what flows get that no rule matches: `default: pass`, `default: block` or `default: tunnel ZONE`"));
+            }
+            return None;
+        };
+        for other in written {
+            let fault = Fault::new("`default` is given already");
+            let hint = format!("it stands at {}", self.findings.at(first.place));
+            self.findings.error(other.place, fault.hint(hint));
+        }
+        let mut default = self.default(first)?;
+        self.raise(&mut default, first.place);
+        Some(default)
     }
 
     fn rule(&mut self, written: &WrittenRule) -> Option<Rule> {
@@ -174,8 +292,8 @@ impl<'a> Compiler<'a> {
         let targets = self.matchers.targets(written.to.as_deref(), self.findings);
         let ports = self.matchers.ports(written.ports.as_deref(), self.findings);
         Some(Rule {
-            label: label(written).into(),
-            line: usize::try_from(written.place.line).ok(),
+            label: self.labels.of(written).into(),
+            at: Some(written.place.into()),
             validity: validity?,
             people: people?,
             applications: applications?,
@@ -198,10 +316,8 @@ impl<'a> Compiler<'a> {
             return Some(Validity::Always);
         };
         if let Some(At { place, .. }) = written.expires.as_ref().filter(|_| last < self.today) {
-            let fault = Fault::new(format!(
-                "{:?} expired: it matches nothing any more",
-                label(written)
-            ));
+            let label = self.labels.of(written);
+            let fault = Fault::new(format!("{label:?} expired: it matches nothing any more"));
             let hint = format!("{last} was its last day, and today is {}", self.today);
             self.findings.warning(*place, fault.hint(hint));
         }
@@ -217,36 +333,14 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn refuse_duplicate_labels(&mut self, written: &WrittenFile) {
-        let WrittenFile { rules, tunnels, .. } = written;
-        let mut seen = HashMap::from([(DEFAULT.to_owned(), None)]);
-        for rule in rules.iter().filter(|rule| rule.name.is_none()) {
-            seen.insert(label(rule), Some(("rule", rule.place.line)));
-        }
-        let of_rules = rules.iter().filter_map(|rule| rule.name.as_ref());
-        let of_tunnels = tunnels.iter().map(|tunnel| &tunnel.name);
-        let names = of_rules.map(|name| ("rule", name));
-        for (what, name) in names.chain(of_tunnels.map(|name| ("tunnel", name))) {
-            let here = Some((what, name.place.line));
-            let Some(first) = seen.insert(name.value.clone(), here) else {
-                continue;
-            };
-            let fault = Fault::new(format!("the name {:?} is taken", name.value));
-            let hint = match first {
-                Some((what, line)) => format!("the {what} in line {line} is called so"),
-                None => "what decides when no rule matches is called so".to_owned(),
-            };
-            self.findings.error(name.place, fault.hint(hint));
-        }
-    }
-
     fn action(&mut self, written: &WrittenRule) -> Option<Action> {
         let action = &written.action;
         let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
         let connect = self.optional(written.connect.as_ref(), words::connect_of);
         let elsewhere = self.elsewhere(written);
+        let place = written.on_down.as_ref().map(|at| at.place);
         let own = OwnWords {
-            on_down: on_down?,
+            on_down: place.zip(on_down?),
             connect: connect?,
             elsewhere: elsewhere?,
         };
@@ -316,16 +410,29 @@ impl<'a> Compiler<'a> {
         let name = zone.map(|zone| zone.value.as_str());
         let found = match name {
             Some(name) => self.by_name.get(name).copied(),
-            None if self.zones.len() == 1 => Some(0),
+            None if self.known_zones.len() == 1 => Some(0),
             None => None,
         };
-        let Some(zone) = found.and_then(|found| self.zones.get_mut(found)) else {
-            let fault = no_zone(&self.zones, name, self.findings);
+        let Some(zone) = found.and_then(|found| self.known_zones.get_mut(found)) else {
+            let fault = no_zone(&self.known_zones, name, self.findings);
             self.findings.error(place, fault);
             return None;
         };
         zone.is_used = true;
-        let on_down = own.on_down.unwrap_or(zone.on_down);
+        let mut on_down = own.on_down.map_or(zone.on_down, |(_, own)| own);
+        if let Some((place, own)) = own.on_down
+            && zone.layer < self.ends.len()
+            && !layer::keeps_closed(own, zone.on_down)
+        {
+            on_down = zone.on_down;
+            let (own, kept) = (own.as_str(), on_down.as_str());
+            let fault = Fault::new(format!(
+                "`on_down: {own}` would weaken the zone {:?} of an earlier layer, and is `{kept}` instead",
+                zone.name
+            ));
+            let hint = "a later layer can be stricter than those before it, never less strict";
+            self.findings.warning(place, fault.hint(hint));
+        }
         if let (Some((place, _)), OnDown::Pass) = (&own.elsewhere, on_down) {
             let fault = no_way_around("another destination", &zone.name, own.on_down.is_none());
             self.findings.error(*place, fault);
@@ -338,8 +445,8 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn default(&mut self, written: Option<&At<String>>) -> Option<Rule> {
-        let At { place, value } = written?;
+    fn default(&mut self, written: &At<String>) -> Option<Rule> {
+        let At { place, value } = written;
         let (word, zone) = match value.split_once(char::is_whitespace) {
             Some((word, zone)) => (word, Some(zone.trim())),
             None => (value.as_str(), None),
@@ -361,8 +468,17 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
-        let line = usize::try_from(place.line).ok();
-        Some(Rule::for_everything(DEFAULT, line, action))
+        let at = Some((*place).into());
+        Some(Rule::for_everything(DEFAULT, at, action))
+    }
+
+    fn warn_of_what_is_unused(&mut self) {
+        self.matchers.warn_of_unused_sets(self.findings);
+        for zone in self.known_zones.iter().filter(|zone| !zone.is_used) {
+            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name));
+            let hint = "name it in a rule or in the default";
+            self.findings.warning(zone.place, fault.hint(hint));
+        }
     }
 
     /// The outer `None`: it was wrong, and noted.
@@ -382,13 +498,6 @@ impl<'a> Compiler<'a> {
         result
             .map_err(|fault| self.findings.error(place, fault))
             .ok()
-    }
-}
-
-fn label(rule: &WrittenRule) -> String {
-    match &rule.name {
-        Some(name) => name.value.clone(),
-        None => format!("rule {}", rule.position),
     }
 }
 

@@ -24,7 +24,7 @@ const WIDEST_EXCERPT: usize = 160;
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Which file: 0 is the rule file, the others are those that it names.
+    /// Which file, in the order in which they are read.
     pub(crate) file: u16,
     /// Line, from 1.
     pub(crate) line: u32,
@@ -122,7 +122,7 @@ impl Diagnostic {
         number(self.place.column)
     }
 
-    /// The file that is meant: the rule file, or one that it names.
+    /// The file that is meant: a rule file, or one that it names.
     pub fn file(&self) -> &Path {
         &self.file
     }
@@ -168,11 +168,11 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Errors, or warnings and notes, of one file and those it names, in the order of the file.
+/// Errors, or warnings and notes, of rule files and those they name, in their order.
 ///
 /// `Display` renders them for people, each with its source line and a caret; `Serialize` gives a list of
 /// `{severity, file, line, column, message, hint}`, the warnings and notes beside errors at its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
     more: usize,
@@ -226,7 +226,7 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Collects the findings of one rule file and of the files that it names.
+/// Collects the findings of rule files and of the files that they name.
 #[derive(Debug)]
 pub(crate) struct Findings {
     sources: Vec<(PathBuf, String)>,
@@ -253,19 +253,39 @@ impl Found {
 }
 
 impl Findings {
-    /// Nothing found yet in the rule file.
-    pub(crate) fn new(file: &Path, text: &str) -> Self {
+    /// Nothing read yet.
+    pub(crate) fn new() -> Self {
         Self {
-            sources: vec![(file.to_path_buf(), text.to_owned())],
+            sources: Vec::new(),
             errors: Found::default(),
             warnings: Found::default(),
             suggestions: MOST_COMPARED,
         }
     }
 
-    /// The rule file.
-    pub(crate) fn file(&self) -> &Path {
-        self.sources.first().map_or(Path::new(""), |(path, _)| path)
+    /// The file of this number.
+    pub(crate) fn file(&self, number: u16) -> &Path {
+        let source = self.sources.get(usize::from(number));
+        source.map_or(Path::new(""), |(path, _)| path)
+    }
+
+    /// All files so far.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.sources.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// `FILE:LINE`.
+    pub(crate) fn at(&self, place: Place) -> String {
+        format!("{}:{}", self.file(place.file).display(), place.line)
+    }
+
+    /// `line LINE` in the file that is spoken of, else `FILE:LINE`.
+    pub(crate) fn seen_from(&self, here: Place, place: Place) -> String {
+        if here.file == place.file {
+            format!("line {}", place.line)
+        } else {
+            self.at(place)
+        }
     }
 
     /// Adds a file in which something can be found; gives its number.
@@ -411,7 +431,8 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, place: (u32, u32, u32), expected: &str) {
-        let mut findings = Findings::new(Path::new("f.yaml"), text);
+        let mut findings = Findings::new();
+        findings.add_source(Path::new("f.yaml"), text);
         let (line, column, length) = place;
         findings.error(
             Place {
@@ -489,7 +510,8 @@ mod tests {
 
     #[test]
     fn many_findings_are_counted() {
-        let mut findings = Findings::new(Path::new("f"), "x\n");
+        let mut findings = Findings::new();
+        findings.add_source(Path::new("f"), "x\n");
         for line in 1..=120 {
             findings.warning(
                 Place {
@@ -515,7 +537,8 @@ mod tests {
             column: 1,
             length: 1,
         };
-        let mut findings = Findings::new(Path::new("f"), "x\ny\n");
+        let mut findings = Findings::new();
+        findings.add_source(Path::new("f"), "x\ny\n");
         findings.warning(place(1), Fault::new("w"));
         findings.error(place(2), Fault::new("e"));
         let errors = findings.into_errors();

@@ -8,7 +8,7 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInp
 
 use crate::diagnostics::{Fault, Place};
 
-/// Nodes of a document, those that aliases repeat included.
+/// Nodes of all documents together, those that aliases repeat included.
 const MOST_NODES: usize = 2_000_000;
 /// Nodes that aliases repeat.
 const MOST_REPEATED: usize = 100_000;
@@ -18,6 +18,22 @@ const DEEPEST: usize = 16;
 const MANY_KEYS: usize = 16;
 /// The key that takes over the entries of another mapping.
 const MERGE: &str = "<<";
+
+/// How much documents may still hold together.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    nodes: usize,
+    repeated: usize,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self {
+            nodes: MOST_NODES,
+            repeated: MOST_REPEATED,
+        }
+    }
+}
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +60,13 @@ pub(crate) enum Content {
 /// Why a document cannot be read, and where.
 type Wrong = (Place, Fault);
 
-/// Reads a document. An error ends the reading: behind it nothing is certain.
-pub(crate) fn read(text: &str) -> Result<Node, Wrong> {
+/// Reads a document, which is this `file`. An error ends the reading: behind it nothing is certain.
+pub(crate) fn read(text: &str, file: u16, allowance: &mut Allowance) -> Result<Node, Wrong> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::<StrInput<'_>>::new_from_str_with_options(text, options());
-    let mut builder = Builder::default();
+    let mut builder = Builder::new(file, allowance);
     while let Some(event) = parser.next_event() {
-        let (event, span) = event.map_err(|error| no_yaml(&error))?;
+        let (event, span) = event.map_err(|error| no_yaml(&error, file))?;
         builder.take(event, span)?;
     }
     Ok(builder.root.unwrap_or(Node {
@@ -76,38 +92,34 @@ struct Open {
     nodes: Vec<Node>,
 }
 
-struct Builder {
+struct Builder<'a> {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
-    nodes: usize,
-    repeated: usize,
+    allowance: &'a mut Allowance,
     documents: usize,
     root: Option<Node>,
     end: Place,
 }
 
-impl Default for Builder {
-    fn default() -> Self {
+impl<'a> Builder<'a> {
+    fn new(file: u16, allowance: &'a mut Allowance) -> Self {
         Self {
             open: Vec::new(),
             anchors: HashMap::new(),
-            nodes: 0,
-            repeated: 0,
+            allowance,
             documents: 0,
             root: None,
             end: Place {
-                file: 0,
+                file,
                 line: 1,
                 column: 1,
                 length: 0,
             },
         }
     }
-}
 
-impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Wrong> {
-        let place = place(span);
+        let place = place(span, self.end.file);
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -180,10 +192,8 @@ impl Builder {
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Wrong> {
-        self.nodes += 1;
-        if self.nodes > MOST_NODES {
-            return Err((node.place, too_much()));
-        }
+        let left = self.allowance.nodes.checked_sub(1);
+        self.allowance.nodes = left.ok_or_else(|| (node.place, too_much()))?;
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -200,14 +210,13 @@ impl Builder {
             return Err((place, fault));
         };
         let (nodes, depth) = size(node);
-        self.nodes = self.nodes.saturating_add(nodes);
-        self.repeated = self.repeated.saturating_add(nodes);
-        let is_too_much = self.nodes > MOST_NODES
-            || self.repeated > MOST_REPEATED
-            || self.open.len() + depth > DEEPEST;
-        if is_too_much {
+        let left = self.allowance.nodes.checked_sub(nodes);
+        let left = left.zip(self.allowance.repeated.checked_sub(nodes));
+        let is_flat = self.open.len() + depth <= DEEPEST;
+        let Some((nodes, repeated)) = left.filter(|_| is_flat) else {
             return Err((place, too_much()));
-        }
+        };
+        *self.allowance = Allowance { nodes, repeated };
         let content = node.content.clone();
         self.add(Node { place, content }, 0)
     }
@@ -321,20 +330,20 @@ fn too_much() -> Fault {
         .hint(format!("the limits: {DEEPEST} levels, {MOST_NODES} values"))
 }
 
-fn place(span: Span) -> Place {
+fn place(span: Span, file: u16) -> Place {
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     Place {
-        file: 0,
+        file,
         line: number(span.start.line()).max(1),
         column: number(span.start.col()).saturating_add(1),
         length: number(span.len()),
     }
 }
 
-fn no_yaml(error: &ScanError) -> Wrong {
+fn no_yaml(error: &ScanError, file: u16) -> Wrong {
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     let place = Place {
-        file: 0,
+        file,
         line: number(error.marker().line()).max(1),
         column: number(error.marker().col()).saturating_add(1),
         length: 1,
@@ -350,6 +359,10 @@ fn no_yaml(error: &ScanError) -> Wrong {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(text: &str) -> Result<Node, Wrong> {
+        super::read(text, 0, &mut Allowance::default())
+    }
 
     /// The tree on one line, each value with its place.
     fn show(node: &Node) -> String {

@@ -1,13 +1,10 @@
 //! The second stage of `entries:` and `tunnels:`.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-
 use crate::compile::{Compiler, OwnWords, no_way_around};
 use crate::decision::{Decision, Judgement};
 use crate::destination;
 use crate::diagnostics::{Fault, Findings, Place};
-use crate::entrance::{Entrances, Entry, Listen, StaticTunnel};
+use crate::entrance::{Entry, Listen, StaticTunnel};
 use crate::policy::Policy;
 use crate::rule::{Action, Rule};
 use crate::words;
@@ -36,25 +33,24 @@ pub(crate) fn warn_of_blocked(policy: &Policy, written: &[WrittenTunnel], findin
 }
 
 impl Compiler<'_> {
-    /// What could be understood of what listens.
-    pub(crate) fn entrances(&mut self, written: &WrittenFile) -> Entrances {
-        let mut taken = HashMap::new();
-        let entries = written.entries.iter().filter_map(|entry| {
-            let listen = self.listen(&entry.listen, &mut taken)?;
-            let protocol = entry.protocol;
-            Some(Entry { protocol, listen })
-        });
-        let entries: Vec<Entry> = entries.collect();
-        let tunnels = written.tunnels.iter();
-        let tunnels = tunnels.filter_map(|tunnel| self.static_tunnel(tunnel, &mut taken));
-        let tunnels: Vec<StaticTunnel> = tunnels.collect();
-        if let Some(first) = written.entries.get(MOST_ENTRIES) {
-            self.refuse_more(first.listen.place, "addresses of entries", MOST_ENTRIES);
+    /// Adds what could be understood of what listens by the word of a file.
+    pub(crate) fn add_entrances(&mut self, written: &WrittenFile) {
+        for entry in &written.entries {
+            if let Some(listen) = self.listen(&entry.listen) {
+                let protocol = entry.protocol;
+                self.entrances.entries.push(Entry { protocol, listen });
+            }
+            if self.entrances.entries.len() == MOST_ENTRIES + 1 {
+                self.refuse_more(entry.listen.place, "addresses of entries", MOST_ENTRIES);
+            }
         }
-        if let Some(first) = written.tunnels.get(MOST_TUNNELS) {
-            self.refuse_more(first.place, "static tunnels", MOST_TUNNELS);
+        for tunnel in &written.tunnels {
+            let understood = self.static_tunnel(tunnel);
+            self.entrances.tunnels.extend(understood);
+            if self.entrances.tunnels.len() == MOST_TUNNELS + 1 {
+                self.refuse_more(tunnel.place, "static tunnels", MOST_TUNNELS);
+            }
         }
-        Entrances { entries, tunnels }
     }
 
     fn refuse_more(&mut self, place: Place, what: &str, most: usize) {
@@ -62,16 +58,12 @@ impl Compiler<'_> {
         self.findings.error(place, fault);
     }
 
-    fn static_tunnel(
-        &mut self,
-        written: &WrittenTunnel,
-        taken: &mut HashMap<SocketAddr, u32>,
-    ) -> Option<StaticTunnel> {
-        let listen = self.listen(&written.listen, taken);
+    fn static_tunnel(&mut self, written: &WrittenTunnel) -> Option<StaticTunnel> {
+        let listen = self.listen(&written.listen);
         let to = self.noted(written.to.place, destination::parse(&written.to.value));
         let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
         let own = OwnWords {
-            on_down: on_down?,
+            on_down: written.on_down.as_ref().map(|at| at.place).zip(on_down?),
             // It is accepted before anything is known.
             connect: Some(Connect::Early),
             elsewhere: None,
@@ -91,26 +83,32 @@ impl Compiler<'_> {
             let fault = no_way_around("a static tunnel", zone, by_zone);
             self.findings.error(place, fault);
         }
-        let line = usize::try_from(written.name.place.line).ok();
+        if let Some(floor) = self.floor.as_ref().filter(|floor| !floor.admits(&action)) {
+            let fault = Fault::new(format!(
+                "the static tunnel {:?} would weaken the default of {}, and is left out",
+                written.name.value,
+                floor.author()
+            ));
+            let hint = format!("what no rule before it matches gets {}", floor.shown());
+            self.findings.warning(written.name.place, fault.hint(hint));
+            return None;
+        }
+        let at = Some(written.name.place.into());
         Some(StaticTunnel {
             listen: listen?,
             to: to?,
-            word: Rule::for_everything(&written.name.value, line, action),
+            word: Rule::for_everything(&written.name.value, at, action),
         })
     }
 
-    /// `taken`: what is listened at already, and in which line that is said.
-    fn listen(
-        &mut self,
-        written: &At<String>,
-        taken: &mut HashMap<SocketAddr, u32>,
-    ) -> Option<Listen> {
+    fn listen(&mut self, written: &At<String>) -> Option<Listen> {
         let listen = self.noted(written.place, Listen::parse(&written.value))?;
         for address in listen.addresses() {
-            if let Some(line) = taken.insert(address, written.place.line) {
+            if let Some(first) = self.taken.insert(address, written.place) {
                 let fault = Fault::new(format!("{address} is listened at already"));
-                let fault = fault.hint(format!("line {line} takes it"));
-                self.findings.error(written.place, fault);
+                let at = self.findings.seen_from(written.place, first);
+                self.findings
+                    .error(written.place, fault.hint(format!("{at} takes it")));
                 return None;
             }
         }

@@ -1,7 +1,7 @@
 //! Why a flow gets what it gets.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -27,12 +27,13 @@ const MOST_PATTERNS: usize = 5;
 /// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "on_down", "with",
 /// "not_captured", "rule", "file", "line", "log", "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was
 /// asked, else null, `connect`, `on_down`, `with` and `not_captured` are as the functions of these names, `file` and `line` are null for a policy without a file, `log` and
-/// `notify` are [`Telling`]. Each step is `{"rule", "line", "matched", "because"}`; the last one is the rule that decided.
+/// `notify` are [`Telling`]. Each step is `{"rule", "file", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     decision: Decision,
-    file: Option<PathBuf>,
-    line: Option<usize>,
+    file: Option<String>,
+    line: Option<u32>,
+    has_several_files: bool,
     /// Label of an earlier rule because of which the program hears of success at once.
     made_early_by: Option<Arc<str>>,
     /// Why there is no captured connection of which this could be said.
@@ -44,7 +45,8 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
     rule: String,
-    line: Option<usize>,
+    file: Option<String>,
+    line: Option<u32>,
     matched: bool,
     because: String,
     #[serde(skip)]
@@ -85,7 +87,7 @@ pub struct PortMatters {
 /// The rules that are asked, and what is the same for all flows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
-    pub(crate) file: Option<&'a Path>,
+    pub(crate) files: &'a [PathBuf],
     pub(crate) rules: &'a [Rule],
     pub(crate) default: &'a Rule,
     pub(crate) circumstances: &'a Circumstances,
@@ -130,13 +132,17 @@ impl Explanation {
         application: &Application,
     ) -> Self {
         let Asked {
-            file,
+            files,
             rules,
             default,
             circumstances,
         } = asked;
         let at = |rule: &Rule| at(rule).normalized();
         let application = &application.as_far_as_known();
+        let file_of = |rule: &Rule| {
+            let file = files.get(usize::from(rule.at?.file))?;
+            Some(file.to_string_lossy().into_owned())
+        };
         let mut steps = Vec::new();
         let (mut decisive, mut in_doubt) = (default, false);
         for rule in rules {
@@ -145,7 +151,8 @@ impl Explanation {
             let matched = !matches!(answer, Answer::No(_));
             steps.push(Step {
                 rule: rule.label.as_ref().to_owned(),
-                line: rule.line,
+                file: file_of(rule),
+                line: rule.at.map(|at| at.line),
                 matched,
                 because: because(rule, answer, &destination, application, circumstances),
                 is_in_doubt: matches!(answer, Answer::Doubt(_)),
@@ -158,7 +165,8 @@ impl Explanation {
         if steps.last().is_none_or(|last| !last.matched) {
             steps.push(Step {
                 rule: DEFAULT.to_owned(),
-                line: default.line,
+                file: file_of(default),
+                line: default.at.map(|at| at.line),
                 matched: true,
                 because: "no rule matches".to_owned(),
                 is_in_doubt: false,
@@ -174,8 +182,9 @@ impl Explanation {
                 false => decisive.decide(at(decisive)),
                 true => decisive.decide_in_doubt(),
             },
-            file: file.map(Path::to_path_buf),
-            line: decisive.line,
+            file: file_of(decisive),
+            line: decisive.at.map(|at| at.line),
+            has_several_files: files.len() > 1,
             steps,
         }
     }
@@ -205,7 +214,7 @@ impl Explanation {
 
     /// Where the rule stands that decided.
     pub fn line(&self) -> Option<usize> {
-        self.line
+        self.line.and_then(|line| usize::try_from(line).ok())
     }
 
     /// What it gets while no gateway answers, if it is tunnelled.
@@ -388,8 +397,7 @@ impl Serialize for Explanation {
         object.serialize_field("with", &self.with().map(Refusal::as_str))?;
         object.serialize_field("not_captured", &self.not_captured)?;
         object.serialize_field("rule", self.decision.rule())?;
-        let file = self.file.as_deref().map(Path::to_string_lossy);
-        object.serialize_field("file", &file)?;
+        object.serialize_field("file", &self.file)?;
         object.serialize_field("line", &self.line)?;
         let Telling { log, notify } = self.decision.telling();
         object.serialize_field("log", &log)?;
@@ -420,13 +428,15 @@ impl fmt::Display for Explanation {
         }
         write!(f, ", by {:?}", self.decision.rule())?;
         if let (Some(file), Some(line)) = (&self.file, self.line) {
-            write!(f, " ({}:{line})", file.display())?;
+            write!(f, " ({file}:{line})")?;
         }
         for step in &self.steps {
             let mark = if step.matched { "yes" } else { "no " };
             write!(f, "\n  {mark}  {:?}", step.rule)?;
-            if let Some(line) = step.line {
-                write!(f, ", line {line}")?;
+            match (&step.file, step.line) {
+                (Some(file), Some(line)) if self.has_several_files => write!(f, ", {file}:{line}")?,
+                (_, Some(line)) => write!(f, ", line {line}")?,
+                (_, None) => {}
             }
             write!(f, ": {}", step.because)?;
         }

@@ -104,6 +104,12 @@ impl Keys {
         None
     }
 
+    /// Whether this key is there, or was meant by a slip that was noted.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        let is_meant = |meant: &Option<String>| meant.as_deref() == Some(key);
+        self.entries.iter().any(|(own, ..)| own == key) || self.unknown.iter().any(is_meant)
+    }
+
     /// One value or a list of them. The outer `None`: something in it was wrong, and noted.
     pub(crate) fn list<T>(
         &mut self,

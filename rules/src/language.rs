@@ -76,6 +76,11 @@ pub(crate) const FILE: &[Key] = &[
         Shape::Version,
     ),
     key(
+        "include",
+        "Other rule files, which are read before this one.",
+        Shape::OneOrMore(&Shape::Text),
+    ),
+    key(
         "sets",
         "Lists that rules name as \"@NAME\".",
         Shape::Named(&Shape::Either(&[
@@ -104,9 +109,9 @@ pub(crate) const FILE: &[Key] = &[
         "The rules; the first that matches decides.",
         Shape::List(&Shape::Mapping(RULE)),
     ),
-    required(
+    key(
         "default",
-        "What a connection gets that no rule matches: pass, block or tunnel ZONE.",
+        "What a connection gets that no rule matches: pass, block or tunnel ZONE. One of a layer's files says it.",
         Shape::Text,
     ),
     key(

@@ -12,7 +12,7 @@ use crate::hex;
 use crate::name::NamePattern;
 use crate::path_pattern::PathPattern;
 use crate::port::{self, PortSet};
-use crate::sets::Sets;
+use crate::sets::{Files, Sets, WrittenSet};
 use crate::targets::{Hosts, Targets};
 use crate::truth::OneOf;
 use crate::unit_pattern::UnitPattern;
@@ -27,7 +27,7 @@ const ANY: &str = "any";
 type Written = At<WrittenPattern>;
 
 /// Reads matchers and counts what has to be bounded in the file as a whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Matchers {
     sets: Sets,
     expressions: Expressions,
@@ -51,14 +51,19 @@ pub(crate) enum Host {
 type Read<T> = fn(&mut Matchers, &Written, &mut Findings) -> Option<T>;
 
 impl Matchers {
-    /// With these sets to name.
-    pub(crate) fn new(sets: Sets, has_names: bool) -> Self {
-        Self {
-            sets,
-            expressions: Expressions::default(),
-            is_under_not: false,
-            has_names,
-        }
+    /// Whether there are flows whose names are known.
+    pub(crate) fn expect_names(&mut self, has_names: bool) {
+        self.has_names = has_names;
+    }
+
+    /// Reads sets, for what is read from now on to name.
+    pub(crate) fn add_sets(
+        &mut self,
+        written: Vec<WrittenSet>,
+        files: &mut dyn Files,
+        findings: &mut Findings,
+    ) {
+        self.sets.add(written, files, findings);
     }
 
     /// Warns of sets that no rule names.

@@ -30,7 +30,7 @@ pub(crate) fn note(rules: &[Rule], places: &[Place], findings: &mut Findings) {
         }
     }
     let mut zones: Vec<_> = zones.into_iter().collect();
-    zones.sort_by_key(|(_, (place, _))| (place.line, place.column));
+    zones.sort_by_key(|(_, (place, _))| (place.file, place.line, place.column));
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (index, (_, (_, ranges))) in zones.iter().enumerate() {
         for range in AddressSet::from_iter(ranges.iter().copied()).ranges() {

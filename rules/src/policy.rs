@@ -1,4 +1,4 @@
-//! A compiled rule file.
+//! Compiled rule files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::entrance::{Entrances, Entry, StaticTunnel};
 use crate::explanation::{self, Asked, Explanation, PortMatters};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
+use crate::layer::{Author, Layer};
 use crate::name_set::NameSet;
 use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule, Validity};
@@ -28,21 +29,36 @@ use crate::zone::Zone;
 /// Label of what decides when no rule matches.
 pub(crate) const DEFAULT: &str = "default";
 
-/// A compiled rule file, as it is for one user on one day. A clone is cheap and shares the rules.
+/// Compiled rule files, as they are for one user on one day. A clone is cheap and shares the rules.
 #[derive(Debug, Clone)]
 pub struct Policy {
     compiled: Arc<Compiled>,
     circumstances: Arc<Circumstances>,
+    /// How many layers are asked.
+    layers: usize,
 }
 
+/// What is the same on every day and for everybody.
 #[derive(Debug)]
-struct Compiled {
-    file: Option<PathBuf>,
-    zones: Vec<Zone>,
-    entrances: Entrances,
-    rules: Vec<Rule>,
-    default: Rule,
-    index: Index,
+pub(crate) struct Compiled {
+    /// Where rules stand.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) zones: Vec<Zone>,
+    pub(crate) entrances: Entrances,
+    /// Of all layers, in the order in which they are asked.
+    pub(crate) rules: Vec<Rule>,
+    /// At least one.
+    pub(crate) layers: Vec<LayerEnd>,
+    pub(crate) index: Index,
+}
+
+/// Where a layer ends.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerEnd {
+    /// How many rules there are up to here.
+    pub(crate) rules: usize,
+    /// What a flow gets that none of these matches.
+    pub(crate) default: Rule,
 }
 
 /// A policy that passed every check, and what to warn of.
@@ -55,19 +71,36 @@ pub struct Checked {
 }
 
 impl Policy {
-    /// Parses and compiles a rule file and runs its `tests:`. `file` says where something is, and where the files are that
-    /// it names; `files` reads those. Rules that expired before `today` match nothing.
+    /// Reads and compiles the files of all layers and those they name, and runs their `tests:`. Rules that expired before `today`
+    /// match nothing.
     ///
     /// # Errors
     ///
-    /// All that is wrong with the file; nothing of it may then be applied.
+    /// All that is wrong; nothing may then be applied.
+    pub fn read(
+        layers: &[Layer],
+        today: Date,
+        files: &mut dyn Files,
+    ) -> Result<Checked, Diagnostics> {
+        compile::compile(layers, None, today, files)
+    }
+
+    /// The same of one file whose text is at hand. `file` says where something is, and where the files are that it names.
+    ///
+    /// # Errors
+    ///
+    /// See [`Policy::read`].
     pub fn parse(
         file: &Path,
         text: &str,
         today: Date,
         files: &mut dyn Files,
     ) -> Result<Checked, Diagnostics> {
-        compile::compile(file, text, today, files)
+        let layer = Layer {
+            author: Author::Administrator,
+            files: vec![file.to_path_buf()],
+        };
+        compile::compile(&[layer], Some(text), today, files)
     }
 
     /// The policy of `adit up`: all ports of `networks` are tunnelled through `zone`, the rest passes. The rule's label
@@ -91,32 +124,28 @@ impl Policy {
         let default = Rule::for_everything(DEFAULT, None, Action::Pass);
         let rules = vec![rule];
         let index = Index::new(&rules);
-        let entrances = Entrances::default();
-        Self::new(None, vec![zone], entrances, rules, default, index, None)
-    }
-
-    pub(crate) fn new(
-        file: Option<PathBuf>,
-        zones: Vec<Zone>,
-        entrances: Entrances,
-        rules: Vec<Rule>,
-        default: Rule,
-        index: Index,
-        today: Option<Date>,
-    ) -> Self {
-        let compiled = Compiled {
-            file,
-            zones,
-            entrances,
-            rules,
+        let layers = vec![LayerEnd {
+            rules: rules.len(),
             default,
+        }];
+        let compiled = Compiled {
+            files: Vec::new(),
+            zones: vec![zone],
+            entrances: Entrances::default(),
+            rules,
+            layers,
             index,
         };
+        Self::new(compiled, None)
+    }
+
+    pub(crate) fn new(compiled: Compiled, today: Option<Date>) -> Self {
         let circumstances = Circumstances {
             user: User::default(),
             today,
         };
         Self {
+            layers: compiled.layers.len(),
             compiled: Arc::new(compiled),
             circumstances: Arc::new(circumstances),
         }
@@ -137,22 +166,26 @@ impl Policy {
 
     fn under(&self, circumstances: Circumstances) -> Self {
         Self {
-            compiled: Arc::clone(&self.compiled),
             circumstances: Arc::new(circumstances),
+            ..self.clone()
+        }
+    }
+
+    /// The same policy as if there were only the first `layers`.
+    pub(crate) fn of_layers(&self, layers: usize) -> Self {
+        Self {
+            layers,
+            ..self.clone()
         }
     }
 
     /// The last day on which the policy is what it is today. `None`: no day changes it.
     pub fn last_day(&self) -> Option<Date> {
         let today = self.circumstances.today;
-        let lasts = self
-            .compiled
-            .rules
-            .iter()
-            .filter_map(|rule| match rule.validity {
-                Validity::Until(last) if today.is_none_or(|today| today <= last) => Some(last),
-                Validity::Until(_) | Validity::Always | Validity::Off => None,
-            });
+        let lasts = self.rules().iter().filter_map(|rule| match rule.validity {
+            Validity::Until(last) if today.is_none_or(|today| today <= last) => Some(last),
+            Validity::Until(_) | Validity::Always | Validity::Off => None,
+        });
         lasts.min()
     }
 
@@ -198,7 +231,7 @@ impl Policy {
         matches!(decisive, Some(Answer::Doubt(_)))
     }
 
-    /// The zones, in the order of the file.
+    /// The zones, in the order of the files.
     pub fn zones(&self) -> &[Zone] {
         &self.compiled.zones
     }
@@ -247,14 +280,11 @@ impl Policy {
     /// A rule that has something under `not` that cannot be answered blocks.
     pub fn judge(&self, destination: &Destination, application: Option<&Application>) -> Judgement {
         let destination = destination.normalized();
-        let Compiled {
-            rules,
-            default,
-            index,
-            ..
-        } = &*self.compiled;
+        let (rules, index) = (self.rules(), &self.compiled.index);
         for position in index.candidates(&destination, application) {
-            let rule = &rules[position];
+            let Some(rule) = rules.get(position) else {
+                break;
+            };
             match rule.ask(&destination, application, &self.circumstances) {
                 Answer::No(_) => {}
                 Answer::Needs(fact) => return Judgement::Needs(fact),
@@ -262,14 +292,13 @@ impl Policy {
                 Answer::Doubt(_) => return Judgement::Decided(rule.decide_in_doubt()),
             }
         }
-        Judgement::Decided(default.decide(destination))
+        Judgement::Decided(self.default().decide(destination))
     }
 
     /// What the kernel can decide alone, in order; the rest is the broker's, which is asked first or handed the flow.
     /// What is the broker's is judged by [`Policy::judge`]; together they give exactly what `judge` alone would.
     pub fn kernel_program(&self) -> KernelProgram {
-        let Compiled { rules, default, .. } = &*self.compiled;
-        kernel::program(rules, default, &self.circumstances)
+        kernel::program(self.rules(), self.default(), &self.circumstances)
     }
 
     /// Why: of each rule in order the first matcher that said no, up to the rule that decided. Facts of the application
@@ -292,17 +321,24 @@ impl Policy {
     }
 
     fn asked(&self) -> Asked<'_> {
-        let compiled = &*self.compiled;
         Asked {
-            file: compiled.file.as_deref(),
-            rules: &compiled.rules,
-            default: &compiled.default,
+            files: &self.compiled.files,
+            rules: self.rules(),
+            default: self.default(),
             circumstances: &self.circumstances,
         }
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {
-        &self.compiled.rules
+        &self.compiled.rules[..self.end().rules]
+    }
+
+    fn default(&self) -> &Rule {
+        &self.end().default
+    }
+
+    fn end(&self) -> &LayerEnd {
+        &self.compiled.layers[self.layers - 1]
     }
 }
 

@@ -7,6 +7,7 @@ use crate::clause::{Applications, Clause};
 use crate::date::Date;
 use crate::decision::{Block, By, Decision, PassPermit, Refusal, TunnelPermit};
 use crate::destination::Destination;
+use crate::diagnostics::Place;
 use crate::elsewhere::Elsewhere;
 use crate::port::{self, PortSet};
 use crate::targets::Targets;
@@ -20,8 +21,8 @@ use crate::zone::{Connect, OnDown};
 pub(crate) struct Rule {
     /// Its name, or its position ("rule 3"), or "default".
     pub(crate) label: Arc<str>,
-    /// Line in its file, from 1; `None` when it has no file.
-    pub(crate) line: Option<usize>,
+    /// Where it stands; `None` when it has no file.
+    pub(crate) at: Option<At>,
     /// When it is asked at all.
     pub(crate) validity: Validity,
     /// Whose flows; `None` is anybody's.
@@ -38,6 +39,24 @@ pub(crate) struct Rule {
     pub(crate) action: Action,
     /// What is told of it.
     pub(crate) telling: Telling,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    /// Which of the policy's files.
+    pub(crate) file: u16,
+    /// Line in it, from 1.
+    pub(crate) line: u32,
+}
+
+impl From<Place> for At {
+    fn from(place: Place) -> Self {
+        Self {
+            file: place.file,
+            line: place.line,
+        }
+    }
 }
 
 /// When a rule is asked.
@@ -129,10 +148,10 @@ pub(crate) enum Answer {
 
 impl Rule {
     /// A rule for every flow.
-    pub(crate) fn for_everything(label: &str, line: Option<usize>, action: Action) -> Self {
+    pub(crate) fn for_everything(label: &str, at: Option<At>, action: Action) -> Self {
         Self {
             label: label.into(),
-            line,
+            at,
             validity: Validity::Always,
             people: None,
             applications: None,

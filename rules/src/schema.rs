@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn says_what_a_rule_may_have() {
         let schema = schema();
-        assert_eq!(schema["required"], json!(["version", "default"]));
+        assert_eq!(schema["required"], json!(["version"]));
         let rule = &schema["properties"]["rules"]["items"];
         assert_eq!(rule["required"], json!(["action"]));
         assert_eq!(rule["additionalProperties"], false);

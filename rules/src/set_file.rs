@@ -1,6 +1,6 @@
 //! Sets that are read from files: plain lines, or any JSON document.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
@@ -18,7 +18,7 @@ pub(crate) fn read(
     files: &mut dyn Files,
     findings: &mut Findings,
 ) -> Option<Vec<At<WrittenPattern>>> {
-    let path = beside(findings.file(), &file.value);
+    let path = beside(findings.file(file.place.file), &file.value);
     let text = match files.read(&path, LARGEST_FILE) {
         Ok(text) if text.len() <= LARGEST_FILE => text,
         Ok(_) => {
@@ -77,7 +77,8 @@ fn warn_of_unusual(entries: &[At<WrittenPattern>], findings: &mut Findings) {
     }
 }
 
-fn beside(rules: &Path, file: &str) -> std::path::PathBuf {
+/// The path of a file that a rule file names.
+pub(crate) fn beside(rules: &Path, file: &str) -> PathBuf {
     // Joining an absolute path gives that path.
     rules.parent().unwrap_or(Path::new("")).join(file)
 }

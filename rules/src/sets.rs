@@ -60,6 +60,7 @@ pub(crate) enum SetContent {
 pub(crate) struct Sets {
     by_name: HashMap<String, Set>,
     again: usize,
+    opened: usize,
 }
 
 #[derive(Debug)]
@@ -74,25 +75,30 @@ struct Set {
 }
 
 impl Sets {
-    /// Reads what is written, the files too.
-    pub(crate) fn read(
+    /// Reads what is written, the files too, and adds it.
+    pub(crate) fn add(
+        &mut self,
         written: Vec<WrittenSet>,
         files: &mut dyn Files,
         findings: &mut Findings,
-    ) -> Self {
-        let mut sets = Self::default();
-        let mut opened = 0;
+    ) {
         for WrittenSet { name, content } in written {
             if let Err(fault) = is_name(&name.value) {
                 findings.error(name.place, fault);
+            }
+            if let Some(before) = self.by_name.get(&name.value) {
+                let fault = Fault::new(format!("the set {:?} is defined already", name.value));
+                let hint = format!("it stands at {}", findings.at(before.place));
+                findings.error(name.place, fault.hint(hint));
+                continue;
             }
             let is_of_a_file = matches!(content, SetContent::File(_));
             let entries = match content {
                 SetContent::Inline(entries) => Some(entries),
                 SetContent::Wrong => None,
                 SetContent::File(file) => {
-                    opened += 1;
-                    if opened <= MOST_FILES {
+                    self.opened += 1;
+                    if self.opened <= MOST_FILES {
                         set_file::read(&file, files, findings)
                     } else {
                         let fault = Fault::new(format!("more than {MOST_FILES} sets are in files"));
@@ -109,7 +115,7 @@ impl Sets {
                 );
             }
             let entries = entries.filter(|entries| has_no_sets(entries, findings));
-            sets.by_name.insert(
+            self.by_name.insert(
                 name.value,
                 Set {
                     place: name.place,
@@ -120,7 +126,6 @@ impl Sets {
                 },
             );
         }
-        sets
     }
 
     /// The set that `pattern` names, if it does.

@@ -11,15 +11,19 @@ const LEAST_PATIENCE: usize = 1_500_000;
 /// … and for each byte of the file, which makes 20 ms for a mebibyte.
 const PATIENCE_PER_BYTE: usize = 1;
 
-/// Refuses rules that can never match. `bytes`: how long their file is.
+/// Refuses rules that can never match. `bytes`: how long their files are. `layers`: how many rules there are up to the end of each
+/// layer. What an earlier layer takes from a later one is only warned of: who wrote the later one cannot know what the earlier one
+/// will say tomorrow, and that must not be refused because of it.
 pub(crate) fn check(
     rules: &[Rule],
     index: &Index,
+    layers: &[usize],
     places: &[Place],
     bytes: usize,
     findings: &mut Findings,
 ) {
     let patience = LEAST_PATIENCE + bytes.saturating_mul(PATIENCE_PER_BYTE);
+    let layer_of = |position: usize| layers.partition_point(|end| *end <= position);
     let mut search = shadow::Search::new(rules, index, patience);
     for position in 0..rules.len() {
         let Ok(shadows) = search.shadows_of(position) else {
@@ -30,7 +34,10 @@ pub(crate) fn check(
         };
         let names: Vec<String> = shadows
             .iter()
-            .map(|&it| format!("{:?} (line {})", rules[it].label, places[it].line))
+            .map(|&it| {
+                let at = findings.seen_from(places[position], places[it]);
+                format!("{:?} ({at})", rules[it].label)
+            })
             .collect();
         let fault = Fault::new(format!("{:?} can never match", rules[position].label));
         let fault = match names.as_slice() {
@@ -51,7 +58,8 @@ pub(crate) fn check(
             .iter()
             .chain([&position])
             .any(|&it| rules[it].is_of_a_file);
-        match by_a_file {
+        let by_one_layer = shadows.iter().all(|&it| layer_of(it) == layer_of(position));
+        match by_a_file || !by_one_layer {
             true => findings.warning(places[position], fault),
             false => findings.error(places[position], fault),
         }

@@ -29,12 +29,15 @@ pub(crate) struct At<T> {
 /// A rule file.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenFile {
+    pub(crate) include: Vec<At<String>>,
     pub(crate) sets: Vec<WrittenSet>,
     pub(crate) zones: Vec<WrittenZone>,
     pub(crate) entries: Vec<WrittenEntry>,
     pub(crate) tunnels: Vec<WrittenTunnel>,
     pub(crate) rules: Vec<WrittenRule>,
     pub(crate) default: Option<At<String>>,
+    /// Where there is no `default`.
+    pub(crate) lacks_default: Option<Place>,
     pub(crate) tests: Vec<WrittenTest>,
 }
 
@@ -113,13 +116,17 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
         return WrittenFile::default();
     };
     keys.required("version", &only_version(), findings);
+    let lacks_default = (!keys.names("default")).then_some(keys.place);
+    let include = keys.list("include", findings, scalar);
     WrittenFile {
+        include: include.flatten().unwrap_or_default(),
         sets: sets(&mut keys, findings),
         zones: zones(&mut keys, findings),
         entries: written_entrances::entries(&mut keys, findings),
         tunnels: written_entrances::tunnels(&mut keys, findings),
         rules: rules(&mut keys, findings),
-        default: keys.required("default", "say what flows get that no rule matches: `default: pass`, `default: block` or `default: tunnel ZONE`", findings),
+        default: keys.scalar("default", findings),
+        lacks_default,
         tests: tests(&mut keys, findings),
     }
 }

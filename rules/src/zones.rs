@@ -1,26 +1,14 @@
 //! The second stage of `zones:`.
 
 use crate::compile::Compiler;
-use crate::diagnostics::Fault;
 use crate::gateway;
 use crate::words;
 use crate::written::WrittenZone;
 use crate::zone::{Connect, Engine, Identity, OnDown, Zone};
 
 impl Compiler<'_> {
-    /// The zones that could be understood.
-    pub(crate) fn zones(&mut self, written: &[WrittenZone]) -> Vec<Zone> {
-        let zones: Vec<Zone> = written.iter().filter_map(|zone| self.zone(zone)).collect();
-        let known = written.iter().zip(&self.zones);
-        for (zone, _) in known.filter(|(_, known)| !known.is_used) {
-            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name.value));
-            let hint = "name it in a rule or in the default";
-            self.findings.warning(zone.name.place, fault.hint(hint));
-        }
-        zones
-    }
-
-    fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
+    /// The zone, if it could be understood.
+    pub(crate) fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
         let name = self.noted(written.name.place, words::zone_name(&written.name.value));
         let gateways = written.gateways.iter();
         let gateways: Vec<_> = gateways

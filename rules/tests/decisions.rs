@@ -496,6 +496,7 @@ fn an_explanation_is_data_for_programs() {
             "notify": false,
             "steps": [{
                 "rule": "payroll only from the browser",
+                "file": "/etc/adit/rules.yaml",
                 "line": 11,
                 "matched": true,
                 "because": "it matches",
@@ -520,9 +521,9 @@ fn an_explanation_is_data_for_programs() {
             "log": false,
             "notify": false,
             "steps": [
-                {"rule": "adit up", "line": null, "matched": false,
+                {"rule": "adit up", "file": null, "line": null, "matched": false,
                  "because": "10.20.1.1 is not in its `to` ()"},
-                {"rule": "default", "line": null, "matched": true, "because": "no rule matches"},
+                {"rule": "default", "file": null, "line": null, "matched": true, "because": "no rule matches"},
             ],
         })
     );

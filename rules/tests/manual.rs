@@ -5,7 +5,7 @@ mod reading;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use adit_rules::{Application, Date, Destination};
+use adit_rules::{Application, Author, Date, Destination, Layer, Policy};
 use reading::{parse_file, parse_on};
 use serde_json::Value;
 
@@ -19,6 +19,28 @@ fn blocks() -> Vec<(&'static str, &'static str)> {
     inside
         .map(|block| block.split_once('\n').expect("a fence ends its line"))
         .collect()
+}
+
+/// As a user's file behind an administrator's that blocks.
+fn layered(text: &str) -> Result<String, String> {
+    let layers = [
+        (Author::Administrator, "a.yaml"),
+        (Author::User, "rules.yaml"),
+    ];
+    let layers = layers.map(|(author, file)| Layer {
+        author,
+        files: vec![file.into()],
+    });
+    let mut files = |path: &Path, _: usize| {
+        let is_users = path == Path::new("rules.yaml");
+        let administrators = "version: 1\ndefault: block\n";
+        Ok(if is_users { text } else { administrators }.to_owned())
+    };
+    let today = Date::new(2026, 7, 1).expect("there is such a day");
+    match Policy::read(&layers, today, &mut files) {
+        Ok(checked) => Ok(checked.warnings.to_string()),
+        Err(errors) => Err(errors.to_string()),
+    }
 }
 
 /// The files that lie beside the rule files.
@@ -62,6 +84,7 @@ fn every_example_does_what_the_page_says() {
             "yaml" => assert_eq!(parse(text), Ok(String::new()), "{text}"),
             "yaml warned" => assert_eq!(parse(text), Ok(shown()), "{text}"),
             "yaml wrong" => assert_eq!(parse(text), Err(shown()), "{text}"),
+            "yaml layered" => assert_eq!(layered(text), Ok(shown()), "{text}"),
             "text" => continue,
             beside if beside.contains(" beside ") => continue,
             question if question.starts_with("text explain ") => {
@@ -76,7 +99,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 22);
+    assert_eq!(examples, 24);
 }
 
 /// All keys of mappings below `schema`.

@@ -6,7 +6,10 @@ mod reading;
 use std::net::IpAddr;
 use std::path::Path;
 
-use adit_rules::{Connect, Decision, Judgement, KernelProgram, KernelVerdict, Policy, Refusal};
+use adit_rules::{
+    Author, Checked, Connect, Date, Decision, Diagnostics, Judgement, KernelProgram, KernelVerdict,
+    Layer, OnDown, Policy, Refusal,
+};
 use model::application::{self, ModelApp};
 use model::{ModelPolicy, Verdict};
 use proptest::prelude::*;
@@ -299,4 +302,110 @@ fn a_file_that_is_too_large_is_refused_at_once() {
     let errors = parse_file(Path::new("rules.yaml"), &text, &[]).expect_err("too large");
     assert_eq!(errors.iter().count(), 1);
     assert!(errors.to_string().contains("at most 16777216 are read"));
+}
+
+/// The administrator's `a.yaml`, and `u.yaml` of the user.
+fn read_both(administrators: &str, users: &str) -> Result<Checked, Diagnostics> {
+    let layers = [(Author::Administrator, "a.yaml"), (Author::User, "u.yaml")];
+    let layers = layers.map(|(author, file)| Layer {
+        author,
+        files: vec![file.into()],
+    });
+    let mut files = |path: &Path, _: usize| {
+        let is_users = path == Path::new("u.yaml");
+        Ok(if is_users { users } else { administrators }.to_owned())
+    };
+    let today = Date::new(2026, 7, 1).expect("there is such a day");
+    Policy::read(&layers, today, &mut files)
+}
+
+/// How strict a decision is, told apart from the program's own words for it.
+fn is_at_least_as_strict(decision: &Decision, than: &Decision) -> bool {
+    let leaks = |on_down: OnDown| on_down == OnDown::Pass;
+    match (than, decision) {
+        (Decision::Pass(_), _) | (_, Decision::Block(_)) => true,
+        (Decision::Tunnel(than), Decision::Tunnel(own)) => {
+            own.zone() == than.zone() && (leaks(than.on_down()) || !leaks(own.on_down()))
+        }
+        (Decision::Tunnel(_) | Decision::Block(_), _) => false,
+    }
+}
+
+/// The administrator's file, with words for what its zones do without a gateway.
+fn administrators_file(model: &ModelPolicy, on_down: [&str; 2]) -> String {
+    let mut text = model.to_yaml();
+    for (zone, word) in ["z1", "z2"].iter().zip(on_down) {
+        let own = format!("  {zone}: {{gateways: [gw]");
+        text = text.replace(&own, &format!("{own}, on_down: {word}"));
+    }
+    text
+}
+
+/// The user's file: it names the administrator's zone `z1`, and has a zone of its own.
+fn users_file(model: &ModelPolicy, on_down: &str) -> String {
+    let text = model.to_yaml();
+    let (_, rest) = text.split_once("sets:").expect("there are some");
+    let rest = rest.replace("z2", "z3").replace(
+        "    action: tunnel\n",
+        &format!("    action: tunnel\n    on_down: {on_down}\n"),
+    );
+    format!("version: 1\nzones: {{z3: {{gateways: [gw]}}}}\nsets:{rest}")
+}
+
+/// Leaves out rules that are refused as shadowed by others of their layer.
+fn read_models(
+    administrators: &mut ModelPolicy,
+    users: &mut ModelPolicy,
+    on_down: [&str; 3],
+) -> Policy {
+    loop {
+        let one = administrators_file(administrators, [on_down[0], on_down[1]]);
+        let other = users_file(users, on_down[2]);
+        let errors = match read_both(&one, &other) {
+            Ok(checked) => return checked.policy,
+            Err(errors) => errors,
+        };
+        for error in errors.iter() {
+            let name = error.message().strip_suffix(" can never match");
+            let name =
+                name.unwrap_or_else(|| panic!("only shadows are wrong:\n{errors}\n{one}\n{other}"));
+            let name = name.trim_matches('"');
+            administrators.rules.retain(|rule| rule.name != name);
+            users.rules.retain(|rule| rule.name != name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// What a user's layer adds never opens anything, and changes nothing that an administrator's rule decides.
+    #[test]
+    fn a_users_layer_never_weakens(
+        mut administrators in model::policy(),
+        mut users in model::policy(),
+        user in model::user(),
+        on_down in prop::array::uniform3(prop::sample::select(&["reject", "hold", "pass"])),
+        flows in prop::collection::vec(model::flow(), 1..24),
+    ) {
+        for rule in &mut users.rules {
+            rule.name.insert_str(0, "u-");
+        }
+        let both = read_models(&mut administrators, &mut users, on_down);
+        let file = administrators_file(&administrators, [on_down[0], on_down[1]]);
+        let alone = parse_file(Path::new("a.yaml"), &file, &[]).expect("it was right").policy;
+        let (alone, both) = (alone.for_user(user.to_user()), both.for_user(user.to_user()));
+        for flow in &flows {
+            let (to, application) = (flow.destination(), flow.application());
+            let before = decided(alone.judge(&to, Some(&application)));
+            let after = decided(both.judge(&to, Some(&application)));
+            prop_assert!(
+                is_at_least_as_strict(&after, &before),
+                "{:?}: {:?}, then {:?}\n{}\n{}", flow, before, after, file, users_file(&users, on_down[2])
+            );
+            if before.rule() != "default" {
+                prop_assert_eq!(before, after);
+            }
+        }
+    }
 }

@@ -200,6 +200,17 @@ impl Lab {
         fs::read_to_string(self.outside(path)).with_context(|| format!("reading {path}"))
     }
 
+    /// From now on the lab has an `/etc` of its own, in which files can be made as an administrator would.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn own_etc(&self) -> Result<()> {
+        // With what this lab has laid over single files of the machine's.
+        self.script(
+            "mkdir /run/lab/etc && cp -a /etc/. /run/lab/etc && mount --bind /run/lab/etc /etc",
+        )
+    }
+
     /// A path of the lab as this process, outside, can open it.
     #[must_use]
     pub fn outside(&self, inside: impl AsRef<Path>) -> PathBuf {

@@ -46,15 +46,31 @@ fn behind(lab: &Lab, before: &[&str]) -> Result<(Gateway, Capture, Broker)> {
 }
 
 #[test]
-fn a_hangup_ends_it_and_leaves_nothing() -> Result<()> {
+fn the_end_of_its_terminal_ends_it_and_leaves_nothing() -> Result<()> {
     let lab = Lab::with(Routing::Wire)?;
     let before = kernel_state(&lab)?;
-    let (_gateway, _capture, mut broker) = behind(&lab, &["env", "--default-signal=HUP"])?;
+    // script(1) gives it a terminal, which is gone when script is.
+    let line = "exec env --default-signal=HUP script --quiet --command \"$*\" /dev/null";
+    let (_gateway, _capture, broker) = behind(&lab, &["bash", "-c", line, "script"])?;
     works(&lab)?;
-    broker.process.signal(Signal::SIGHUP)?;
-    let status = broker.process.end(PATIENCE)?;
-    ensure!(status.success(), "{status}: {}", broker.process.tale());
+    broker.process.signal(Signal::SIGKILL)?;
+    until("the broker to end", PATIENCE, || {
+        Ok(!lab.client().sh("pgrep -x adit")?.success())
+    })?;
     as_before(&lab, &before)
+}
+
+#[test]
+fn a_hangup_without_the_end_of_a_terminal_does_not_end_it() -> Result<()> {
+    let lab = Lab::with(Routing::Wire)?;
+    let (_gateway, _capture, mut broker) = behind(&lab, &["env", "--default-signal=HUP"])?;
+    broker.process.signal(Signal::SIGHUP)?;
+    broker
+        .process
+        .line_with("rules read anew (SIGHUP)", PATIENCE)?;
+    works(&lab)?;
+    ensure!(broker.process.running()?);
+    Ok(())
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! `adit check FILE`.
+//! `adit check`.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use adit_broker::reload::ReadRules;
+use adit_broker::rule_sources::{RuleSources, RulesError, Seen, SourceError, alone, text_of};
+use adit_broker::today::today;
 use adit_broker::user::User;
 use adit_rules::{Checked, Date, Diagnostics, Policy};
 use anyhow::{Context, anyhow};
@@ -13,12 +14,26 @@ use crate::command_line::Check;
 use crate::output;
 
 pub(crate) fn run(options: Check) -> Result<(), Failure> {
-    let Some(file) = options.file else {
+    if options.schema {
         output::json(&adit_rules::schema())?;
         return Ok(());
+    }
+    let name = match &options.file {
+        Some(file) => file.display().to_string(),
+        None => "rules".to_owned(),
     };
-    let text = read(&file)?;
-    let (diagnostics, good) = match parse(&file, &text)? {
+    let outcome = match (&options.file, &options.user_rules) {
+        (Some(file), None) => check_alone(file)?,
+        (named, users) => {
+            let sources = RuleSources::new(named.clone(), users.clone(), &User::current()?);
+            match sources.read(day()?).outcome {
+                Ok(checked) => Ok(checked),
+                Err(RulesError::Wrong(errors)) => Err(errors),
+                Err(RulesError::Sources(error)) => return Err(Failure::usage(error)),
+            }
+        }
+    };
+    let (diagnostics, good) = match outcome {
         Ok(checked) => (checked.warnings, true),
         Err(errors) => (errors, false),
     };
@@ -29,55 +44,49 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         output::line(format_args!("{diagnostics}"));
     }
     if !good {
-        return Err(Failure::usage(anyhow!("{} has errors", file.display())));
+        return Err(Failure::usage(anyhow!("{name} has errors")));
     }
     if !options.form.json {
-        output::line(format_args!("{}: ok", file.display()));
+        output::line(format_args!("{name}: ok"));
     }
     Ok(())
 }
 
-/// Reads and compiles a rule file for the user who runs this; a bad one is exit code 2.
-pub(crate) fn read_rules(file: &Path) -> Result<Checked, Failure> {
-    let text = read(file)?;
-    let checked = parse(file, &text)?.map_err(|errors| Failure::usage(anyhow!("{errors}")))?;
+/// Reads and compiles the rules for the user who runs this; bad ones are exit code 2. Also tells which files were read.
+pub(crate) fn read_rules(sources: &RuleSources) -> Result<(ReadRules, Vec<Seen>), Failure> {
+    let reading = sources.read(day()?);
+    let Checked { policy, warnings } = reading.outcome.map_err(Failure::usage)?;
     let user = User::current()?.of_rules()?;
-    Ok(Checked {
-        policy: checked.policy.for_user(user),
-        ..checked
-    })
+    let read = ReadRules {
+        policy: policy.for_user(user),
+        warnings,
+        files: reading.files,
+    };
+    Ok((read, reading.seen))
 }
 
-fn parse(file: &Path, text: &str) -> anyhow::Result<Result<Checked, Diagnostics>> {
-    let today = jiff::Zoned::now().date();
-    let number = |part: i8| u8::try_from(part).ok();
-    let today = u16::try_from(today.year())
-        .ok()
-        .and_then(|year| Date::new(year, number(today.month())?, number(today.day())?));
-    let today = today.context("the clock shows no day that a rule can expire on")?;
-    Ok(Policy::parse(file, text, today, &mut beside))
+/// What is named on the command line stays what it is, wherever the broker goes.
+pub(crate) fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    let path = path.map(|path| std::path::absolute(&path));
+    path.transpose().context("the path of the rules")
 }
 
-/// A file that a rule file names.
-fn beside(file: &Path, at_most: usize) -> Result<String, String> {
-    // Opening a pipe would wait for whoever writes into it.
-    if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
-        return Err("it is no regular file".to_owned());
+/// One file or directory, as if there were no other. A file may be a pipe.
+fn check_alone(file: &Path) -> Result<Result<Checked, Diagnostics>, Failure> {
+    let mut files = text_of;
+    if file.is_dir() || file.is_file() {
+        let layers = alone(file).map_err(Failure::usage)?;
+        return Ok(Policy::read(&layers, day()?, &mut files));
     }
-    let limit = u64::try_from(at_most).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    let read = File::open(file).and_then(|open| {
-        // One more shows that it is too large.
-        open.take(limit.saturating_add(1)).read_to_string(&mut text)
-    });
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(error.to_string()),
-    }
+    let text = std::fs::read_to_string(file).map_err(|source| {
+        Failure::usage(SourceError::Look {
+            path: file.to_owned(),
+            source,
+        })
+    })?;
+    Ok(Policy::parse(file, &text, day()?, &mut files))
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(anyhow::Error::new(error).context(format!("cannot read {}", file.display())))
-    })
+fn day() -> anyhow::Result<Date> {
+    today().context("the clock shows no day that a rule can expire on")
 }

@@ -2,10 +2,12 @@
 
 use adit_broker::control::protocol::{Answer, Request};
 use adit_broker::question::{Explained, Question, QuestionError};
+use adit_broker::rule_sources::RuleSources;
 use adit_broker::user::User;
 use anyhow::anyhow;
 
-use super::{Failure, ask_broker, check::read_rules};
+use super::check::{absolute, read_rules};
+use super::{Failure, ask_broker};
 use crate::command_line::Explain;
 use crate::output;
 
@@ -19,8 +21,10 @@ pub(crate) fn run(options: Explain) -> Result<(), Failure> {
     };
     let explained = match options.rules {
         Some(file) => {
-            let policy = read_rules(&file)?.policy;
-            let explanation = connection.answer(&policy, &User::current()?);
+            let user = User::current()?;
+            let sources = RuleSources::new(absolute(Some(file))?, None, &user);
+            let (read, _) = read_rules(&sources)?;
+            let explanation = connection.answer(&read.policy, &user);
             Explained::of(&explanation.map_err(failure)?)?
         }
         None => {

@@ -6,6 +6,7 @@ pub(crate) mod close;
 pub(crate) mod down;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod up;

@@ -5,18 +5,22 @@ use std::collections::hash_map::Entry;
 
 use adit_broker::decision_log::{self, Record};
 use adit_broker::replay::{Change, Given, Replay, Untold, replay};
+use adit_broker::rule_sources::RuleSources;
 use adit_broker::user::User;
 use adit_rules::Policy;
 use anyhow::Context;
 use jiff::Timestamp;
 use nix::unistd::Uid;
 
-use super::{Failure, check::read_rules};
+use super::Failure;
+use super::check::{absolute, read_rules};
 use crate::command_line;
 use crate::{default_paths, output};
 
 pub(crate) fn run(options: command_line::Replay) -> Result<(), Failure> {
-    let policy = read_rules(&options.rules)?.policy;
+    let named = absolute(Some(options.rules.clone()))?;
+    let sources = RuleSources::new(named, None, &User::current()?);
+    let policy = read_rules(&sources)?.0.policy;
     let user = User::by_uid(default_paths::usual_user())?;
     let directory = options.state.decisions(&user);
     let mut decisions = decision_log::read(&directory)

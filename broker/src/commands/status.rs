@@ -29,6 +29,16 @@ fn show(status: &Status) {
         "broker   {}, pid {}, user {}, rules: {rules}",
         status.state, status.pid, status.user
     ));
+    if let Some(error) = status
+        .rules_in_force
+        .as_ref()
+        .and_then(|it| it.error.as_ref())
+    {
+        output::line(format_args!(
+            "rules    not as in the files, since {}: {}",
+            error.at, error.text
+        ));
+    }
     let helper = match (&status.capture.reason, status.capture.connected) {
         (Some(reason), _) => reason.clone(),
         (None, true) => "connected".to_owned(),

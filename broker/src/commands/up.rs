@@ -92,7 +92,7 @@ fn settings(options: Up, user: User) -> std::io::Result<Settings> {
     };
     Ok(Settings {
         policy: Policy::for_networks(zone, options.networks),
-        rules: None,
+        files: None,
         capture: options.session.capture,
         control: options.session.control.own_path(),
         on_broker_gone: options.session.on_broker_gone.into(),

@@ -12,6 +12,8 @@ use tokio::time::timeout;
 use super::protocol::{Answer, MAX_ANSWER, Request};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Reading very many rules takes a while, and the kernel may take one, too.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a broker did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +41,8 @@ pub enum AskError {
     #[error("the broker hung up")]
     Broken(#[source] std::io::Error),
     /// It took too long.
-    #[error("the broker did not answer within {} s", PATIENCE.as_secs())]
-    TimedOut,
+    #[error("the broker did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
     /// What it said is not an answer.
     #[error("the broker's answer makes no sense")]
     Nonsense(#[source] serde_json::Error),
@@ -67,9 +69,18 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
             peer,
         });
     }
-    let text = timeout(PATIENCE, exchange(stream, request)).await;
+    let patience = match request {
+        Request::Reload { .. } => RELOAD_PATIENCE,
+        Request::Status {}
+        | Request::Flows {}
+        | Request::Close { .. }
+        | Request::Down {}
+        | Request::Why { .. }
+        | Request::Explain { .. } => PATIENCE,
+    };
+    let text = timeout(patience, exchange(stream, request)).await;
     let text = text
-        .map_err(|_| AskError::TimedOut)?
+        .map_err(|_| AskError::TimedOut(patience))?
         .map_err(AskError::Broken)?;
     match serde_json::from_slice(&text).map_err(AskError::Nonsense)? {
         Answer::Error(why) => Err(AskError::Refused(why)),
@@ -77,6 +88,8 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
         | Answer::Flows(_)
         | Answer::Why(_)
         | Answer::Explained(_)
+        | Answer::Reloaded(_)
+        | Answer::BadRules(_)
         | Answer::Done) => Ok(answer),
     }
 }

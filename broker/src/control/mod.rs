@@ -3,4 +3,5 @@
 pub mod client;
 pub mod place;
 pub mod protocol;
+pub mod reload;
 pub mod server;

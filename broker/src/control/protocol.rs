@@ -7,6 +7,7 @@ use adit_capture::wire::QueueBy;
 
 use serde::{Deserialize, Serialize};
 
+use super::reload::{BadRules, Reloaded, RulesStatus};
 use crate::decision_log::Standing;
 use crate::flow_table::FlowView;
 use crate::question::{Explained, Question};
@@ -43,6 +44,11 @@ pub enum Request {
     },
     /// End the broker, leaving nothing behind.
     Down {},
+    /// Read the rules anew.
+    Reload {
+        /// Only say what would change.
+        dry_run: bool,
+    },
 }
 
 /// What it answers.
@@ -59,6 +65,11 @@ pub enum Answer {
     Explained(Box<Explained>),
     /// To `close` and `down`: done.
     Done,
+    /// To `reload`: what it did, or would do.
+    Reloaded(Box<Reloaded>),
+    /// To `reload`: nothing was done, as the rules are wrong.
+    #[serde(rename = "bad_rules")]
+    BadRules(BadRules),
     /// It could not be done; why.
     Error(String),
 }
@@ -78,8 +89,10 @@ pub struct Status {
     pub user: String,
     /// When it was started.
     pub since: jiff::Timestamp,
-    /// The rule file; null for `adit up`.
+    /// The rule file or directory that was named, else the first that is read; null for `adit up`.
     pub rules: Option<PathBuf>,
+    /// Which rules are in force; null for `adit up`.
+    pub rules_in_force: Option<RulesStatus>,
     /// The session with the capture helper.
     pub capture: Capture,
     /// How captured connections are met.
@@ -199,6 +212,11 @@ mod tests {
             r#"{"request":"explain","connection":{"to":"192.0.2.1:443","pid":42,"more":1}}"#,
             None,
         );
+        check(
+            r#"{"request":"reload","dry_run":true}"#,
+            Some(Request::Reload { dry_run: true }),
+        );
+        check(r#"{"request":"reload"}"#, None);
         check(r#"{"request":"close"}"#, None);
         check(r#"{"request":"close","id":-1}"#, None);
         check(r#"{"request":"status","more":1}"#, None);

@@ -45,7 +45,7 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         .with_hold_patience(PATIENCE);
     let zones = [("far".to_owned(), Arc::new(zone))].into();
     Dispatcher {
-        rules: RulesInForce::new(InForce { policy, zones }),
+        rules: RulesInForce::new(InForce::new(policy, zones)),
         sockets: session.sockets.clone(),
         attribution: Attribution::start(session.sources.clone()).unwrap(),
         names: Names::default(),

@@ -187,10 +187,7 @@ mod tests {
         let listeners = Arc::new(Listeners::bind().unwrap());
         let session = CaptureSession::start("/nowhere".into(), listeners, questioning);
         let dispatcher = Dispatcher {
-            rules: RulesInForce::new(InForce {
-                policy: policy.unwrap().policy,
-                zones: HashMap::new(),
-            }),
+            rules: RulesInForce::new(InForce::new(policy.unwrap().policy, HashMap::new())),
             sockets: session.sockets.clone(),
             attribution: Attribution::start(session.sources.clone()).unwrap(),
             names: Names::default(),
