@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 
-use unicode_width::UnicodeWidthChar;
-
+use crate::excerpt::excerpt;
 use crate::suggestion;
 
 /// More findings than this say nothing new to a person and are only counted.
@@ -17,9 +16,6 @@ const MOST_KEPT: usize = 10_000;
 
 /// Words of the file with which slips are compared, over all slips: about 20 ms.
 const MOST_COMPARED: usize = 10_000;
-
-/// A longer source line is shown as the part of it around the caret.
-const WIDEST_EXCERPT: usize = 160;
 
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +375,8 @@ fn render_one<'a>(
             while current.0 < place.line {
                 current = (current.0 + 1, lines.next().unwrap_or_default());
             }
-            let (excerpt, caret, width) = excerpt(current.1, place);
+            let (excerpt, caret, width) =
+                excerpt(current.1, number(place.column), number(place.length));
             Diagnostic {
                 severity: *severity,
                 file: file.to_path_buf(),
@@ -395,34 +392,6 @@ fn render_one<'a>(
 
 fn number(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// The part of `line` to show, where in it the place is, and how wide, in cells. Characters that could move a terminal's
-/// cursor, or have no width there, are replaced so that the caret stands where it should.
-fn excerpt(line: &str, place: &Place) -> (String, usize, usize) {
-    let before = number(place.column).saturating_sub(1);
-    let skipped = before.saturating_sub(WIDEST_EXCERPT / 2);
-    let shown: String = line
-        .chars()
-        .skip(skipped)
-        .take(WIDEST_EXCERPT)
-        .map(|character| match character {
-            '\t' => ' ',
-            '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => '\u{fffd}',
-            other if other.width().is_none_or(|cells| cells == 0) => '\u{fffd}',
-            other => other,
-        })
-        .collect();
-    let shown = shown.trim_end();
-    let cells = |from: usize, count: usize| -> usize {
-        let part = shown.chars().skip(from).take(count);
-        part.filter_map(UnicodeWidthChar::width).sum()
-    };
-    let at = before - skipped;
-    // An indented place may be behind what is there.
-    let caret = cells(0, at) + at.saturating_sub(shown.chars().count());
-    let width = cells(at, number(place.length)).max(1);
-    (shown.to_owned(), caret, width)
 }
 
 #[cfg(test)]

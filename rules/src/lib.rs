@@ -20,6 +20,7 @@ mod doubt;
 mod elsewhere;
 mod entrance;
 mod entrances;
+mod excerpt;
 mod expectation;
 mod explanation;
 mod expression;
