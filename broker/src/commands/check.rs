@@ -1,5 +1,7 @@
 //! `adit check`.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use adit_broker::reload::ReadRules;
@@ -12,6 +14,9 @@ use anyhow::{Context, anyhow};
 use super::Failure;
 use crate::command_line::Check;
 use crate::output;
+
+/// Bytes of a pipe or device, which may have no end: one more than a rule file may have.
+const MOST_READ: u64 = 16 * 1024 * 1024 + 1;
 
 pub(crate) fn run(options: Check) -> Result<(), Failure> {
     if options.schema {
@@ -78,7 +83,10 @@ fn check_alone(file: &Path) -> Result<Result<Checked, Diagnostics>, Failure> {
         let layers = alone(file).map_err(Failure::usage)?;
         return Ok(Policy::read(&layers, day()?, &mut files));
     }
-    let text = std::fs::read_to_string(file).map_err(|source| {
+    let mut text = String::new();
+    let open = File::open(file);
+    let read = open.and_then(|open| open.take(MOST_READ).read_to_string(&mut text));
+    read.map_err(|source| {
         Failure::usage(SourceError::Look {
             path: file.to_owned(),
             source,
