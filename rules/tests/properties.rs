@@ -338,7 +338,7 @@ fn administrators_file(model: &ModelPolicy, on_down: [&str; 2]) -> String {
         let own = format!("  {zone}: {{gateways: [gw]");
         text = text.replace(&own, &format!("{own}, on_down: {word}"));
     }
-    text
+    without_destinations(&text)
 }
 
 /// The user's file: it names the administrator's zone `z1`, and has a zone of its own.
@@ -349,7 +349,17 @@ fn users_file(model: &ModelPolicy, on_down: &str) -> String {
         "    action: tunnel\n",
         &format!("    action: tunnel\n    on_down: {on_down}\n"),
     );
+    let rest = without_destinations(&rest);
     format!("version: 1\nzones: {{z3: {{gateways: [gw]}}}}\nsets:{rest}")
+}
+
+/// Another destination is refused where a connection to it could be passed.
+fn without_destinations(text: &str) -> String {
+    let lines = text.lines();
+    let is_other =
+        |line: &&str| line.starts_with("    destination:") || line.starts_with("    port:");
+    let kept = lines.filter(|line| !is_other(line));
+    kept.map(|line| format!("{line}\n")).collect()
 }
 
 /// Leaves out rules that are refused as shadowed by others of their layer.
