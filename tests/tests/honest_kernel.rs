@@ -167,7 +167,7 @@ const POLICIES: [Policy; 7] = [
             4.11:80  connect tunnel broker
             6.11:443 connect tunnel broker
             4.12:80  other   tunnel broker
-            4.12:80  connect reset  broker
+            4.12:80  connect block  broker
             6.12:80  connect pass   broker
             4.12:443 connect tunnel broker
             4.13:80  connect pass   kernel
@@ -317,7 +317,7 @@ fn check(policy: &Policy) -> Result<()> {
     for case in &cases {
         let said = explained(&broker, case)?;
         let meant = match case.gets {
-            "drop" | "reset" => "block",
+            "drop" => "block",
             other => other,
         };
         ensure!(said == meant, "{}: {case:?}, explained {said}", policy.name);
