@@ -17,6 +17,7 @@ use crate::output;
 
 /// Longer than a broker takes at the most (see `daemon`).
 const PATIENCE: Duration = Duration::from_secs(30);
+const NO_BROKER: &str = "no broker was running; nothing of one is left";
 
 pub(crate) fn run(options: Down) -> Result<(), Failure> {
     let addressed = options.whose.addressed().map_err(Failure::usage)?;
@@ -26,7 +27,12 @@ pub(crate) fn run(options: Down) -> Result<(), Failure> {
             runtime.block_on(ended(&addressed.path))?;
             "the broker has ended"
         }
-        Err(AskError::NoBroker(_)) => "no broker was running; nothing of one is left",
+        Err(AskError::NoBroker(_)) => NO_BROKER,
+        // It was killed a moment ago, and took the question along.
+        Err(broken @ AskError::Broken(_)) => match runtime.block_on(ended(&addressed.path)) {
+            Ok(()) => NO_BROKER,
+            Err(_) => return Err(broken.into()),
+        },
         Err(other) => return Err(other.into()),
     };
     // A note that is still there tells of a claim that nobody took back.
