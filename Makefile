@@ -17,7 +17,7 @@ endif
 # Always of the whole workspace: for one crate alone cargo builds the libraries again, with fewer of their features.
 END_TO_END := $(patsubst tests/tests/%.rs,--test %,$(wildcard tests/tests/*.rs))
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
-ONE_ORDER := honest_% early rules_for_users bench identity lab
+ONE_ORDER := honest_% early rules_for_users bench identity lab why
 BOTH_ORDERS := $(patsubst %,--test %,$(filter-out $(ONE_ORDER),$(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))))
 # An error tells what failed; where it was made is no news.
 export RUST_LIB_BACKTRACE ?= 0
