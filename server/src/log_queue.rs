@@ -18,6 +18,8 @@ use crate::audit_file::AuditFile;
 const LINES: usize = 2048;
 /// Lines that are written with one call.
 const BATCH: usize = 64;
+/// How long lines are gathered after some were written: waking the thread for each of them keeps the streams waiting.
+const GATHERING: Duration = Duration::from_millis(5);
 /// How long until a file that took nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time for what still waits when the program ends.
@@ -135,7 +137,9 @@ fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut Audit
     while let Some(first) = next(queue, file.as_deref_mut()) {
         let (mut lines, mut flushed) = (Vec::new(), Vec::new());
         let more = std::iter::from_fn(|| queue.try_recv().ok());
-        for message in std::iter::once(first).chain(more.take(BATCH)) {
+        let messages: Vec<_> = std::iter::once(first).chain(more.take(BATCH)).collect();
+        let are_all = messages.len() <= BATCH;
+        for message in messages {
             match (message, file.as_deref_mut()) {
                 (Message::Line(line), _) => lines.push(line),
                 (Message::Audit(line), Some(file)) => file.put(&line),
@@ -157,6 +161,9 @@ fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut Audit
         }
         for done in flushed {
             let _ = done.try_send(());
+        }
+        if are_all {
+            thread::sleep(GATHERING);
         }
     }
 }

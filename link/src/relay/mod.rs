@@ -81,9 +81,18 @@ pub async fn relay(tcp: TcpStream, stream: Stream, counters: &Counters) -> Relay
     match &end {
         RelayEnd::Finished => socket.close(),
         RelayEnd::ResetHere(_) => stream.reset_after_data(),
-        RelayEnd::ResetThere | RelayEnd::Refused(_) | RelayEnd::LinkEnded(_) => {}
+        RelayEnd::ResetThere | RelayEnd::Refused(_) | RelayEnd::LinkEnded(_) => {
+            after_the_ready().await;
+        }
     }
     end
+}
+
+/// Lets go first whatever else is ready, and what that makes ready. To reset a socket takes the kernel a while, as it tells the
+/// other program then and there; whoever is about to connect waits for it, and nobody for the end of what was given up.
+async fn after_the_ready() {
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
 }
 
 /// Closes with a reset (SO_LINGER 0).
@@ -301,6 +310,12 @@ mod tests {
 
     /// A stream's both ends, on a link that runs.
     async fn stream() -> (Stream, Stream) {
+        let [pair] = streams().await;
+        pair
+    }
+
+    /// Both ends of some streams of one link.
+    async fn streams<const N: usize>() -> [(Stream, Stream); N] {
         let (near, far) = duplex(1 << 16);
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
         let (near_read, near_write) = pipe::split(near_read, near_write);
@@ -317,10 +332,16 @@ mod tests {
             port: 1,
             application: None,
         };
-        let mut near = link.open(&header).unwrap();
-        let far = incoming.next().await.unwrap().accept();
-        near.opened().await.unwrap();
-        (near, far)
+        let mut opened = Vec::new();
+        for _ in 0..N {
+            let mut near = link.open(&header).unwrap();
+            let far = incoming.next().await.unwrap().accept();
+            near.opened().await.unwrap();
+            opened.push((near, far));
+        }
+        opened
+            .try_into()
+            .unwrap_or_else(|_| unreachable!("N of them"))
     }
 
     /// A socket whose program sent its words and closed with a reset.
@@ -339,6 +360,34 @@ mod tests {
         reset(program);
         tcp.ready(Interest::ERROR).await.unwrap();
         tcp
+    }
+
+    /// Two flows hear of their ends at once. Whoever answers to the second one is done before the kernel resets the first one's socket.
+    #[tokio::test]
+    async fn a_reset_keeps_nobody_waiting() {
+        let [given_up, other] = streams().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let program = TcpStream::connect(listener.local_addr().unwrap());
+        let (program, accepted) = tokio::join!(program, listener.accept());
+        let (program, (tcp, _)) = (program.unwrap(), accepted.unwrap());
+        let relaying = tokio::spawn(async move {
+            let counters = Counters::default();
+            relay(tcp, given_up.0, &counters).await
+        });
+        let (told, heard) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let end = poll_fn(|cx| other.0.poll_broken(cx)).await;
+            told.send(end).unwrap();
+        });
+        let witness = tokio::spawn(async move {
+            assert_eq!(heard.await.unwrap(), StreamError::Reset);
+            SockRef::from(&program).take_error().unwrap()
+        });
+        // Both wait for what their streams bring.
+        tokio::task::yield_now().await;
+        drop((given_up.1, other.1));
+        assert!(witness.await.unwrap().is_none());
+        assert!(matches!(relaying.await.unwrap(), RelayEnd::ResetThere));
     }
 
     #[tokio::test]
