@@ -237,7 +237,7 @@ async fn handshake(
     Ok(connected.map_err(|_| timed_out)??)
 }
 
-fn client_config(known: &KnownHost) -> client::Config {
+pub(super) fn client_config(known: &KnownHost) -> client::Config {
     let mut config = client::Config::default();
     adit_link::ssh::tune_client(&mut config, Rekey::default());
     let offered = config.preferred.key.to_vec();
@@ -246,6 +246,10 @@ fn client_config(known: &KnownHost) -> client::Config {
         .partition(|algorithm| known.algorithms().contains(algorithm));
     first.extend(rest);
     config.preferred.key = first.into();
+    // Where an authority is known its certificates go first, as ssh would have it.
+    if known.has_authorities() {
+        config.preferred.host_key_certificates = config.preferred.key.clone();
+    }
     config
 }
 

@@ -1,10 +1,13 @@
 //! The host key of a gateway: strict. Unknown, changed or revoked ends the connection, never weakens it.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
-use russh::keys::{HashAlg, PublicKeyOrCertificate};
+use russh::keys::ssh_key::Certificate;
+use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 
-use super::known_hosts::{KnownHost, Place, Verdict};
+use super::host_certificate::CertificateFault;
+use super::known_hosts::{Certified, KnownHost, Place, Verdict};
 
 /// Why a gateway's host key was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,11 +48,15 @@ pub enum HostKeyRejection {
         /// The line that revokes it.
         place: Place,
     },
-    /// It showed a certificate, which was not asked for.
-    #[error("{host} showed a host certificate, which is not supported")]
+    /// A trusted authority signed its certificate, and that is not good.
+    #[error("the host certificate {id:?} of {host} is not good: {fault}")]
     Certificate {
         /// As in known_hosts.
         host: String,
+        /// What the authority calls it.
+        id: String,
+        /// What is wrong.
+        fault: CertificateFault,
     },
 }
 
@@ -77,37 +84,59 @@ impl russh::client::Handler for HostKeyCheck {
         &mut self,
         shown: &PublicKeyOrCertificate,
     ) -> Result<bool, Self::Error> {
-        let host = self.host.clone();
-        let key = match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } => key,
-            PublicKeyOrCertificate::Certificate(_) => {
-                return Err(HostKeyRejection::Certificate { host }.into());
+        match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => self.check_key(key)?,
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                self.check_certificate(certificate)?;
             }
-        };
+        }
+        Ok(true)
+    }
+}
+
+impl HostKeyCheck {
+    fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
+        let host = self.host.clone();
         let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
         match self.known.judge(key) {
-            Verdict::Known => Ok(true),
-            Verdict::Unknown => {
-                let files = self.files.clone();
-                Err(HostKeyRejection::Unknown {
-                    host,
-                    fingerprint,
-                    files,
-                }
-                .into())
-            }
+            Verdict::Known => Ok(()),
+            Verdict::Unknown => Err(HostKeyRejection::Unknown {
+                host,
+                fingerprint,
+                files: self.files.clone(),
+            }),
             Verdict::Changed(place) => Err(HostKeyRejection::Changed {
                 host,
                 fingerprint,
                 place,
-            }
-            .into()),
+            }),
             Verdict::Revoked(place) => Err(HostKeyRejection::Revoked {
                 host,
                 fingerprint,
                 place,
-            }
-            .into()),
+            }),
+        }
+    }
+
+    /// A certificate that nobody here vouches for says no more than the key in it, which may be known.
+    fn check_certificate(&self, certificate: &Certificate) -> Result<(), HostKeyRejection> {
+        let key = PublicKey::from(certificate.public_key().clone());
+        match self.known.judge_certificate(certificate, SystemTime::now()) {
+            Certified::Trusted => Ok(()),
+            Certified::NoAuthority => self.check_key(&key),
+            Certified::Faulty(fault) => match self.known.judge(&key) {
+                Verdict::Unknown => Err(HostKeyRejection::Certificate {
+                    host: self.host.clone(),
+                    id: certificate.key_id().to_owned(),
+                    fault,
+                }),
+                Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => self.check_key(&key),
+            },
+            Certified::Revoked(place) => Err(HostKeyRejection::Revoked {
+                host: self.host.clone(),
+                fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
+                place,
+            }),
         }
     }
 }

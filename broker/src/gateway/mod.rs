@@ -2,9 +2,12 @@
 
 mod authentication;
 mod connection;
+mod host_certificate;
 mod host_key;
 pub mod known_hosts;
+mod known_hosts_line;
 
 pub use authentication::AuthenticationError;
 pub use connection::{ConnectError, Connection, Target, connect};
+pub use host_certificate::CertificateFault;
 pub use host_key::HostKeyRejection;
