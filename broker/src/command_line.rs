@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Close(Close),
     /// Read the rules anew; flows that get something else now are closed
     Reload(Reload),
+    /// Say that a gateway's new host key is right (a zone with `host_keys: ask`)
+    Trust(Trust),
     /// End the broker and leave nothing behind, also after it was killed
     Down(Down),
     /// Check a rule file
@@ -228,6 +230,19 @@ pub(crate) struct Form {
 pub(crate) struct Close {
     /// The flow's id, as `adit flows` shows it
     pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// The zone [default: every zone whose gateways wait for a word]
+    pub(crate) zone: Option<String>,
+    /// The fingerprint that the gateway's administrator told you; nothing is asked then
+    #[arg(long, value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<String>,
     #[command(flatten)]
     pub(crate) whose: Whose,
     #[command(flatten)]

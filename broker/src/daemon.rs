@@ -13,9 +13,7 @@ use tokio::time::timeout;
 use crate::attribution::Attribution;
 use crate::capture_session::{CaptureSession, CaptureState, Meeting, Questioning};
 use crate::chronicle::Chronicle;
-use crate::control::protocol::{
-    Answer, Capture, Connect, FlowCounts, Listening, Request, Status, ZoneStatus,
-};
+use crate::control::protocol::{Answer, Capture, Connect, FlowCounts, Listening, Request, Status};
 use crate::control::server::{Caller, ControlError, ControlSocket};
 use crate::decision_log::DecisionLog;
 use crate::dispatch::Dispatcher;
@@ -34,6 +32,7 @@ use crate::signals::{Hangup, Signals};
 use crate::user::User;
 use crate::why::{self, Why};
 use crate::zone::{Zone, ZoneState};
+use crate::zone_status::zone_status;
 use crate::zone_targets::targets_of;
 
 /// How long the helper may take to remove a claim.
@@ -330,6 +329,7 @@ impl Broker {
             Request::Flows {} => Answer::Flows(self.dispatcher.flows.views()),
             Request::Close { id } if self.dispatcher.flows.close(id) => Answer::Done,
             Request::Close { id } => Answer::Error(format!("no live flow has the id {id}")),
+            Request::Trust { zone, fingerprint } => self.trust(&zone, &fingerprint),
             Request::Down {} => {
                 self.asked_down.notify_one();
                 Answer::Done
@@ -347,6 +347,16 @@ impl Broker {
                     },
                 }
             }
+        }
+    }
+
+    fn trust(&self, zone: &str, fingerprint: &str) -> Answer {
+        let Some(zone) = self.zones().remove(zone) else {
+            return Answer::Error(format!("no zone is called {zone:?}"));
+        };
+        match zone.questions.trust(fingerprint) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Error(error.to_string()),
         }
     }
 
@@ -507,32 +517,4 @@ fn reloader_of(
         None => (None, Default::default()),
     };
     Reloader::new(sources, first, surroundings)
-}
-
-fn zone_status(zone: &Zone) -> ZoneStatus {
-    let mut status = ZoneStatus {
-        name: zone.name.clone(),
-        state: "connecting".to_owned(),
-        gateway: None,
-        reason: None,
-        retry_in_ms: None,
-        streams: 0,
-    };
-    match &*zone.state().borrow() {
-        ZoneState::Connecting { last } => status.reason.clone_from(last),
-        ZoneState::Up { link, target } => {
-            status.state = "up".to_owned();
-            status.gateway = Some(target.gateway.to_string());
-            status.streams = link.streams();
-        }
-        ZoneState::Down {
-            reason, retry_at, ..
-        } => {
-            status.state = "down".to_owned();
-            status.reason = Some(reason.clone());
-            let left = retry_at.saturating_duration_since(tokio::time::Instant::now());
-            status.retry_in_ms = u64::try_from(left.as_millis()).ok();
-        }
-    }
-    status
 }

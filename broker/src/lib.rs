@@ -37,4 +37,5 @@ pub mod user;
 pub mod why;
 mod worker;
 pub mod zone;
+mod zone_status;
 pub mod zone_targets;

@@ -32,6 +32,7 @@ fn dispatch(command: Command) -> Result<(), commands::Failure> {
         Command::Flows(options) => commands::flows::run(options),
         Command::Close(options) => commands::close::run(options),
         Command::Down(options) => commands::down::run(options),
+        Command::Trust(options) => commands::trust::run(options),
         Command::Check(options) => commands::check::run(options),
         Command::Reload(options) => commands::reload::run(options),
         Command::Explain(options) => commands::explain::run(options),

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{ConnectError, Connection, Target, connect};
+use crate::gateway::{Askpass, ConnectError, Connection, Questions, Target, connect};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -104,6 +104,8 @@ pub struct Zone {
     nudge: Arc<Notify>,
     ending: watch::Sender<bool>,
     targets: watch::Sender<Arc<[Arc<Target>]>>,
+    /// What its gateways want to know from the user.
+    pub questions: Questions,
     hold_patience: Duration,
 }
 
@@ -114,10 +116,12 @@ impl Zone {
         let nudge = Arc::new(Notify::new());
         let (ending, ends) = watch::channel(false);
         let (targets, wanted) = watch::channel(shared(targets));
+        let questions = Questions::asked_by(Askpass::from_environment());
         let keeper = Keeper {
             zone: name.clone(),
             targets: wanted,
             sockets,
+            questions: questions.clone(),
             state: sender,
             nudge: nudge.clone(),
             ends,
@@ -129,6 +133,7 @@ impl Zone {
             nudge,
             ending,
             targets,
+            questions,
             hold_patience: HOLD_PATIENCE,
         }
     }
@@ -145,6 +150,7 @@ impl Zone {
     /// From now on these are its gateways. A link through one that still is goes on; any other takes no new streams, and the next
     /// one is made at once. Who waits for a link waits for that.
     pub fn lead_to(&self, targets: Vec<Target>) {
+        self.questions.forget();
         self.targets.send_replace(shared(targets));
     }
 
@@ -246,6 +252,7 @@ struct Keeper {
     zone: String,
     targets: Targets,
     sockets: MarkedSockets,
+    questions: Questions,
     state: watch::Sender<ZoneState>,
     nudge: Arc<Notify>,
     ends: watch::Receiver<bool>,
@@ -332,7 +339,7 @@ impl Keeper {
         let mut reasons = Vec::new();
         let (mut lasting, mut untrusted) = (true, false);
         for target in targets {
-            let error = match connect(target, &self.sockets).await {
+            let error = match connect(target, &self.sockets, &self.questions).await {
                 Ok(connection) => return Ok((connection, target.clone())),
                 Err(error) => error,
             };
@@ -422,6 +429,7 @@ impl Keeper {
         tokio::select! {
             () = sleep_until(retry_at) => {}
             () = nudged, if !unreached.lasting => {}
+            () = self.questions.answered() => {}
             () = changed(targets) => targets.mark_changed(),
         }
     }

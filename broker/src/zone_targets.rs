@@ -10,9 +10,9 @@ use crate::user::User;
 /// The gateways of `zone` in order, as `user` reaches them.
 pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
     let absolute = |path: &Path| expand_home(path, &user.home);
-    let known_hosts = match &zone.known_hosts {
-        Some(file) => vec![absolute(file)],
-        None => default_known_hosts(&user.home),
+    let known_hosts = match &zone.known_hosts[..] {
+        [] => default_known_hosts(&user.home),
+        files => files.iter().map(|file| absolute(file)).collect(),
     };
     let identity = zone.identity.as_ref().map(|identity| match identity {
         Identity::Agent => Identity::Agent,
@@ -25,6 +25,7 @@ pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
             login: user.name.clone(),
             identity: identity.clone(),
             known_hosts: known_hosts.clone(),
+            host_keys: zone.host_keys,
             home: user.home.clone(),
         })
         .collect()

@@ -57,6 +57,8 @@ const fn required(name: &'static str, about: &'static str, value: Shape) -> Key 
 
 /// What a connection gets while no gateway answers.
 pub(crate) const ON_DOWN: &[&str] = &["reject", "hold", "pass"];
+/// What becomes of an unknown host key.
+pub(crate) const HOST_KEYS: &[&str] = &["strict", "accept-new", "ask"];
 /// What a program's `connect()` gives.
 pub(crate) const CONNECT: &[&str] = &["honest", "early"];
 /// What speaks SSH.
@@ -142,8 +144,13 @@ pub(crate) const ZONE: &[Key] = &[
     ),
     key(
         "known_hosts",
-        "The file with the gateways' host keys.",
-        Shape::Text,
+        "The files with the gateways' host keys.",
+        Shape::OneOrMore(&Shape::Text),
+    ),
+    key(
+        "host_keys",
+        "What becomes of a gateway whose host key no file knows.",
+        Shape::Words(HOST_KEYS),
     ),
     key(
         "engine",

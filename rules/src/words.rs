@@ -6,7 +6,7 @@ use crate::decision::Refusal;
 use crate::diagnostics::Fault;
 use crate::language;
 use crate::suggestion;
-use crate::zone::{Connect, Engine, OnDown};
+use crate::zone::{Connect, Engine, HostKeys, OnDown};
 
 /// Characters of a zone's name.
 const LONGEST_ZONE: usize = 64;
@@ -32,6 +32,19 @@ pub(crate) fn connect_of(word: &str) -> Result<Connect, Fault> {
         other => {
             let fault = Fault::new(format!("{other:?} is not a word for `connect`"));
             Err(choose(fault, other, language::CONNECT))
+        }
+    }
+}
+
+/// `host_keys:`
+pub(crate) fn host_keys_of(word: &str) -> Result<HostKeys, Fault> {
+    match word {
+        "strict" => Ok(HostKeys::Strict),
+        "accept-new" => Ok(HostKeys::AcceptNew),
+        "ask" => Ok(HostKeys::Ask),
+        other => {
+            let fault = Fault::new(format!("{other:?} is not a word for `host_keys`"));
+            Err(choose(fault, other, language::HOST_KEYS))
         }
     }
 }

@@ -47,7 +47,8 @@ pub(crate) struct WrittenZone {
     pub(crate) name: At<String>,
     pub(crate) gateways: Vec<At<String>>,
     pub(crate) identity: Option<At<String>>,
-    pub(crate) known_hosts: Option<At<String>>,
+    pub(crate) known_hosts: Vec<At<String>>,
+    pub(crate) host_keys: Option<At<String>>,
     pub(crate) engine: Option<At<String>>,
     pub(crate) on_down: Option<At<String>>,
     pub(crate) connect: Option<At<String>>,
@@ -202,7 +203,8 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         name,
         gateways: Vec::new(),
         identity: None,
-        known_hosts: None,
+        known_hosts: Vec::new(),
+        host_keys: None,
         engine: None,
         on_down: None,
         connect: None,
@@ -218,12 +220,16 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
             fault.hint("write `gateways: [USER@HOST:PORT]`"),
         );
     }
+    let known_hosts = keys.take("known_hosts");
     Some(WrittenZone {
         gateways: gateways
             .and_then(|(_, node)| items(node, "gateways", findings, scalar))
             .unwrap_or_default(),
         identity: keys.scalar("identity", findings),
-        known_hosts: keys.scalar("known_hosts", findings),
+        known_hosts: known_hosts
+            .and_then(|(_, node)| items(node, "known_hosts", findings, scalar))
+            .unwrap_or_default(),
+        host_keys: keys.scalar("host_keys", findings),
         engine: keys.scalar("engine", findings),
         on_down: keys.scalar("on_down", findings),
         connect: keys.scalar("connect", findings),

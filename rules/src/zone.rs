@@ -13,8 +13,10 @@ pub struct Zone {
     pub gateways: Vec<Gateway>,
     /// How to prove who we are; `None` is the agent, then the default key files.
     pub identity: Option<Identity>,
-    /// The file of known host keys as written, `~` not expanded; `None` is the user's own.
-    pub known_hosts: Option<PathBuf>,
+    /// The files of known host keys as written, `~` not expanded; none are the usual ones.
+    pub known_hosts: Vec<PathBuf>,
+    /// What becomes of a gateway whose host key no file knows.
+    pub host_keys: HostKeys,
     /// What speaks SSH to the gateways.
     pub engine: Engine,
     /// What a flow gets while no gateway answers, unless its rule says otherwise.
@@ -30,6 +32,17 @@ pub enum Identity {
     Agent,
     /// In a file, as written: `~` not expanded.
     File(PathBuf),
+}
+
+/// What becomes of a gateway whose host key no file knows. One that has changed or is revoked is never accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKeys {
+    /// It is refused.
+    Strict,
+    /// Its key is noted, and accepted.
+    AcceptNew,
+    /// It is refused until the user says yes.
+    Ask,
 }
 
 /// What speaks SSH for the broker.

@@ -4,7 +4,7 @@ use crate::compile::Compiler;
 use crate::gateway;
 use crate::words;
 use crate::written::WrittenZone;
-use crate::zone::{Connect, Engine, Identity, OnDown, Zone};
+use crate::zone::{Connect, Engine, HostKeys, Identity, OnDown, Zone};
 
 impl Compiler<'_> {
     /// The zone, if it could be understood.
@@ -18,7 +18,11 @@ impl Compiler<'_> {
             "agent" => Ok(Identity::Agent),
             path => words::file(path).map(Identity::File),
         });
-        let known_hosts = self.optional(written.known_hosts.as_ref(), words::file);
+        let known_hosts = written.known_hosts.iter();
+        let known_hosts: Vec<_> = known_hosts
+            .filter_map(|at| self.noted(at.place, words::file(&at.value)))
+            .collect();
+        let host_keys = self.optional(written.host_keys.as_ref(), words::host_keys_of);
         let engine = self.optional(written.engine.as_ref(), words::engine_of);
         let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
         let connect = self.optional(written.connect.as_ref(), words::connect_of);
@@ -26,7 +30,8 @@ impl Compiler<'_> {
             name: name?,
             gateways,
             identity: identity?,
-            known_hosts: known_hosts?,
+            known_hosts,
+            host_keys: host_keys?.unwrap_or(HostKeys::Strict),
             engine: engine?.unwrap_or(Engine::Auto),
             on_down: on_down?.unwrap_or(OnDown::Reject),
             connect: connect?.unwrap_or(Connect::Honest),

@@ -5,8 +5,8 @@ mod reading;
 use std::path::Path;
 
 use adit_rules::{
-    Application, Connect, Decision, Destination, Engine, Identity, Judgement, KernelProgram,
-    KernelVerdict, OnDown, Policy, Zone,
+    Application, Connect, Decision, Destination, Engine, HostKeys, Identity, Judgement,
+    KernelProgram, KernelVerdict, OnDown, Policy, Zone,
 };
 use reading::parse_file;
 
@@ -23,7 +23,8 @@ fn zone(name: &str, on_down: OnDown) -> Zone {
         name: name.to_owned(),
         gateways: vec!["adit@gw".parse().expect("valid")],
         identity: None,
-        known_hosts: None,
+        known_hosts: Vec::new(),
+        host_keys: HostKeys::Strict,
         engine: Engine::Auto,
         on_down,
         connect: Connect::Honest,
@@ -260,7 +261,7 @@ fn a_zone_is_read_as_written() {
     let expected = Zone {
         gateways: gateways.map(|text| text.parse().expect("valid")).to_vec(),
         identity: Some(Identity::File("~/.ssh/id_ed25519".into())),
-        known_hosts: Some("~/.ssh/known_hosts".into()),
+        known_hosts: vec!["~/.ssh/known_hosts".into()],
         ..zone("finance", OnDown::Reject)
     };
     assert_eq!(policy.zones(), std::slice::from_ref(&expected));

@@ -9,6 +9,7 @@ pub(crate) mod flows;
 pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod status;
+pub(crate) mod trust;
 pub(crate) mod up;
 pub(crate) mod why;
 

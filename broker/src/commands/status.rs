@@ -1,6 +1,8 @@
 //! `adit status`.
 
-use adit_broker::control::protocol::{Answer, Listening, Request, Status, ZoneStatus};
+use adit_broker::control::protocol::{
+    Answer, Listening, Request, Status, ZoneQuestion, ZoneStatus,
+};
 use adit_capture::wire::QueueBy;
 use anyhow::anyhow;
 
@@ -69,6 +71,9 @@ fn show(status: &Status) {
     }
     for zone in &status.zones {
         output::line(format_args!("zone     {}", describe(zone)));
+        for question in &zone.questions {
+            output::line(format_args!("asks     {}", asked(zone, question)));
+        }
     }
     output::line(format_args!(
         "flows    {} active, {} since {}",
@@ -89,6 +94,19 @@ fn decisions(status: &Status) -> String {
         text.push_str(&format!(" ({reason})"));
     }
     text
+}
+
+fn asked(zone: &ZoneStatus, question: &ZoneQuestion) -> String {
+    match question {
+        ZoneQuestion::HostKey {
+            host,
+            kind,
+            fingerprint,
+        } => format!(
+            "is {fingerprint} the {kind} key of {host}? If its administrator says so: adit trust {}",
+            zone.name
+        ),
+    }
 }
 
 fn describe(zone: &ZoneStatus) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_broker::daemon::{self, Attended, Settings};
 use adit_broker::user::User;
-use adit_rules::{Engine, Identity, OnDown, Policy, Zone};
+use adit_rules::{Engine, HostKeys, Identity, OnDown, Policy, Zone};
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
 
@@ -85,7 +85,8 @@ fn settings(options: Up, user: User) -> std::io::Result<Settings> {
         name: ZONE.to_owned(),
         gateways: vec![options.gateway],
         identity: options.identity.map(Identity::File),
-        known_hosts: options.known_hosts,
+        known_hosts: options.known_hosts.into_iter().collect(),
+        host_keys: HostKeys::Strict,
         engine: Engine::Auto,
         on_down: OnDown::Reject,
         connect: options.connect.into(),

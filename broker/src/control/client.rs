@@ -75,6 +75,7 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
         | Request::Flows {}
         | Request::Close { .. }
         | Request::Down {}
+        | Request::Trust { .. }
         | Request::Why { .. }
         | Request::Explain { .. } => PATIENCE,
     };

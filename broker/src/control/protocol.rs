@@ -44,6 +44,13 @@ pub enum Request {
     },
     /// End the broker, leaving nothing behind.
     Down {},
+    /// Note a host key that a gateway showed.
+    Trust {
+        /// Of which zone.
+        zone: String,
+        /// The fingerprint that the user compared.
+        fingerprint: String,
+    },
     /// Read the rules anew.
     Reload {
         /// Only say what would change.
@@ -63,7 +70,7 @@ pub enum Answer {
     Why(Box<Why>),
     /// To `explain`.
     Explained(Box<Explained>),
-    /// To `close` and `down`: done.
+    /// To `close`, `trust` and `down`: done.
     Done,
     /// To `reload`: what it did, or would do.
     Reloaded(Box<Reloaded>),
@@ -156,6 +163,24 @@ pub struct ZoneStatus {
     pub retry_in_ms: Option<u64>,
     /// Streams on the link.
     pub streams: usize,
+    /// What its gateways want to know from the user.
+    #[serde(default)]
+    pub questions: Vec<ZoneQuestion>,
+}
+
+/// What a gateway wants to know from the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "kebab-case")]
+pub enum ZoneQuestion {
+    /// Whether its host key is right, which no file knows.
+    HostKey {
+        /// The gateway as known_hosts names it.
+        host: String,
+        /// The kind of key, as known_hosts names it.
+        kind: String,
+        /// SHA256 fingerprint.
+        fingerprint: String,
+    },
 }
 
 /// How many flows.
@@ -212,6 +237,14 @@ mod tests {
             r#"{"request":"explain","connection":{"to":"192.0.2.1:443","pid":42,"more":1}}"#,
             None,
         );
+        check(
+            r#"{"request":"trust","zone":"lab","fingerprint":"SHA256:x"}"#,
+            Some(Request::Trust {
+                zone: "lab".to_owned(),
+                fingerprint: "SHA256:x".to_owned(),
+            }),
+        );
+        check(r#"{"request":"trust","zone":"lab"}"#, None);
         check(
             r#"{"request":"reload","dry_run":true}"#,
             Some(Request::Reload { dry_run: true }),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_capture::questions::{ANSWER, Answer, Answers, Question};
-use adit_rules::{Connect, Engine, OnDown, Policy};
+use adit_rules::{Connect, Engine, HostKeys, OnDown, Policy};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -31,7 +31,8 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         name: "far".to_owned(),
         gateways: Vec::new(),
         identity: None,
-        known_hosts: None,
+        known_hosts: Vec::new(),
+        host_keys: HostKeys::Strict,
         engine: Engine::Auto,
         on_down,
         connect: Connect::Honest,

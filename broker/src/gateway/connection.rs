@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_capture::Family;
 use adit_link::ssh::{Backlog, BufferedSocket, Rekey};
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
-use adit_rules::{Gateway, Identity};
+use adit_rules::{Gateway, HostKeys, Identity};
 use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
 use tokio::net::{TcpSocket, TcpStream};
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::authentication::{AuthenticationError, authenticate};
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
+use super::questions::Questions;
 use crate::capture_session::{MarkedSockets, NoSocket};
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub struct Target {
     pub identity: Option<Identity>,
     /// Files of known hosts, absolute.
     pub known_hosts: Vec<PathBuf>,
+    /// What becomes of a host key that no file knows.
+    pub host_keys: HostKeys,
     /// The user's home.
     pub home: PathBuf,
 }
@@ -144,10 +147,14 @@ impl Connection {
 }
 
 /// Dials, checks the host key, authenticates and opens the link.
-pub async fn connect(target: &Target, sockets: &MarkedSockets) -> Result<Connection, ConnectError> {
+pub async fn connect(
+    target: &Target,
+    sockets: &MarkedSockets,
+    questions: &Questions,
+) -> Result<Connection, ConnectError> {
     let socket = BufferedSocket::new(dial(&target.gateway, sockets).await?);
     let backlog = socket.backlog();
-    let mut ssh = handshake(target, socket).await?;
+    let mut ssh = handshake(target, socket, questions).await?;
     let user = target.gateway.user.as_deref().unwrap_or(&target.login);
     let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
     timeout(HANDSHAKE_TIMEOUT, entered)
@@ -215,18 +222,17 @@ async fn dial_address(
 async fn handshake(
     target: &Target,
     socket: BufferedSocket,
+    questions: &Questions,
 ) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = &target.gateway;
     let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
     let config = Arc::new(client_config(&known));
     let check = HostKeyCheck {
-        host: if gateway.port == 22 {
-            gateway.host.clone()
-        } else {
-            format!("[{}]:{}", gateway.host, gateway.port)
-        },
+        gateway: gateway.clone(),
         files: target.known_hosts.clone(),
         known,
+        unknown_is: target.host_keys,
+        questions: questions.clone(),
     };
     let connecting = client::connect_stream(config, socket, check);
     let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;

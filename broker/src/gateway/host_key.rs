@@ -1,13 +1,17 @@
-//! The host key of a gateway: strict. Unknown, changed or revoked ends the connection, never weakens it.
+//! The host key of a gateway. Changed or revoked ends the connection, always; unknown does, unless the zone says otherwise.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use adit_rules::{Gateway, HostKeys};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 
 use super::host_certificate::CertificateFault;
-use super::known_hosts::{Certified, KnownHost, Place, Verdict};
+use super::known_hosts::{self, Certified, KnownHost, Place, Verdict};
+use super::new_host_key::{self, NotNoted};
+use super::questions::{Questions, UnknownKey};
 
 /// Why a gateway's host key was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,6 +29,24 @@ pub enum HostKeyRejection {
         fingerprint: String,
         /// The files looked at.
         files: Vec<PathBuf>,
+    },
+    /// No file knows the host, and its user is asked.
+    #[error(
+        "host key of {host} is not known: {fingerprint}; compare it with the gateway's administrator, then run `adit trust`"
+    )]
+    Asked {
+        /// As in known_hosts.
+        host: String,
+        /// SHA256 fingerprint of the key shown.
+        fingerprint: String,
+    },
+    /// No file knows the host, and its key could not be noted.
+    #[error("host key of {host} is new, and cannot be noted: {source}")]
+    NotNoted {
+        /// As in known_hosts.
+        host: String,
+        /// Why.
+        source: Arc<NotNoted>,
     },
     /// The files know other keys of this host.
     #[error(
@@ -72,9 +94,13 @@ pub(super) enum SessionError {
 /// The callbacks of one SSH connection.
 #[derive(Debug)]
 pub(super) struct HostKeyCheck {
-    pub(super) host: String,
+    pub(super) gateway: Gateway,
     pub(super) files: Vec<PathBuf>,
     pub(super) known: KnownHost,
+    /// What becomes of a key that no file knows.
+    pub(super) unknown_is: HostKeys,
+    /// Where the user is asked.
+    pub(super) questions: Questions,
 }
 
 impl russh::client::Handler for HostKeyCheck {
@@ -96,15 +122,11 @@ impl russh::client::Handler for HostKeyCheck {
 
 impl HostKeyCheck {
     fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
-        let host = self.host.clone();
+        let host = self.host();
         let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
         match self.known.judge(key) {
             Verdict::Known => Ok(()),
-            Verdict::Unknown => Err(HostKeyRejection::Unknown {
-                host,
-                fingerprint,
-                files: self.files.clone(),
-            }),
+            Verdict::Unknown => self.check_unknown(host, key, fingerprint),
             Verdict::Changed(place) => Err(HostKeyRejection::Changed {
                 host,
                 fingerprint,
@@ -118,6 +140,44 @@ impl HostKeyCheck {
         }
     }
 
+    fn check_unknown(
+        &self,
+        host: String,
+        key: &PublicKey,
+        fingerprint: String,
+    ) -> Result<(), HostKeyRejection> {
+        match self.unknown_is {
+            HostKeys::Strict => Err(HostKeyRejection::Unknown {
+                host,
+                fingerprint,
+                files: self.files.clone(),
+            }),
+            HostKeys::AcceptNew => match new_host_key::note(&self.files, &host, key) {
+                Ok(file) => {
+                    let file = file.display();
+                    tracing::warn!("new host key of {host}, noted in {file}: {fingerprint}");
+                    Ok(())
+                }
+                Err(error) => Err(HostKeyRejection::NotNoted {
+                    host,
+                    source: Arc::new(error),
+                }),
+            },
+            HostKeys::Ask => {
+                self.questions.ask_about(UnknownKey {
+                    gateway: self.gateway.clone(),
+                    files: self.files.clone(),
+                    key: key.clone(),
+                });
+                Err(HostKeyRejection::Asked { host, fingerprint })
+            }
+        }
+    }
+
+    fn host(&self) -> String {
+        known_hosts::lookup_name(&self.gateway.host, self.gateway.port)
+    }
+
     /// A certificate that nobody here vouches for says no more than the key in it, which may be known.
     fn check_certificate(&self, certificate: &Certificate) -> Result<(), HostKeyRejection> {
         let key = PublicKey::from(certificate.public_key().clone());
@@ -126,14 +186,14 @@ impl HostKeyCheck {
             Certified::NoAuthority => self.check_key(&key),
             Certified::Faulty(fault) => match self.known.judge(&key) {
                 Verdict::Unknown => Err(HostKeyRejection::Certificate {
-                    host: self.host.clone(),
+                    host: self.host(),
                     id: certificate.key_id().to_owned(),
                     fault,
                 }),
                 Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => self.check_key(&key),
             },
             Certified::Revoked(place) => Err(HostKeyRejection::Revoked {
-                host: self.host.clone(),
+                host: self.host(),
                 fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
                 place,
             }),

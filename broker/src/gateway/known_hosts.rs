@@ -223,7 +223,7 @@ impl Lines {
 }
 
 /// The name that OpenSSH looks a host up by (sshd(8)).
-fn lookup_name(host: &str, port: u16) -> String {
+pub(super) fn lookup_name(host: &str, port: u16) -> String {
     let host = host.to_ascii_lowercase();
     if port == 22 {
         host

@@ -2,6 +2,9 @@ use super::*;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use adit_rules::{Gateway, HostKeys};
+
+use crate::gateway::Questions;
 use crate::gateway::connection::client_config;
 use crate::gateway::host_key::HostKeyCheck;
 
@@ -218,9 +221,15 @@ impl Rig {
         let ends = child.stdout.take().zip(child.stdin.take());
         let (output, input) = ends.unwrap();
         let check = HostKeyCheck {
-            host: host.to_owned(),
+            gateway: Gateway {
+                user: None,
+                host: host.to_owned(),
+                port,
+            },
             files,
             known,
+            unknown_is: HostKeys::Strict,
+            questions: Questions::default(),
         };
         let socket = tokio::io::join(output, input);
         let connected = russh::client::connect_stream(config, socket, check).await;

@@ -1,13 +1,18 @@
 //! The way to a gateway: dial, trust its host key, authenticate, open the link.
 
+mod askpass;
 mod authentication;
 mod connection;
 mod host_certificate;
 mod host_key;
 pub mod known_hosts;
 mod known_hosts_line;
+mod new_host_key;
+mod questions;
 
+pub use askpass::Askpass;
 pub use authentication::AuthenticationError;
 pub use connection::{ConnectError, Connection, Target, connect};
 pub use host_certificate::CertificateFault;
 pub use host_key::HostKeyRejection;
+pub use questions::{NotTrusted, Questions, UnknownKey};

@@ -1,0 +1,174 @@
+//! What the gateways of a zone want to know from its user before they let anything through: whether a new host key is right.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use adit_rules::Gateway;
+use russh::keys::{HashAlg, PublicKey};
+use tokio::sync::Notify;
+
+use super::askpass::Askpass;
+use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
+use super::new_host_key::{self, NotNoted};
+
+/// Host keys of one zone that wait for a word; its gateways are fewer.
+const MOST_KEYS: usize = 64;
+
+/// A host key that no file knows, shown by a gateway of a zone with `host_keys: ask`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// Which gateway showed it.
+    pub gateway: Gateway,
+    /// The files that do not know it.
+    pub files: Vec<PathBuf>,
+    /// The key.
+    pub key: PublicKey,
+}
+
+impl UnknownKey {
+    /// The gateway as known_hosts names it.
+    pub fn host(&self) -> String {
+        known_hosts::lookup_name(&self.gateway.host, self.gateway.port)
+    }
+
+    /// As `ssh-keygen -l` shows it.
+    pub fn fingerprint(&self) -> String {
+        self.key.fingerprint(HashAlg::Sha256).to_string()
+    }
+
+    /// The kind of key, as known_hosts names it.
+    pub fn kind(&self) -> String {
+        self.key.algorithm().as_str().to_owned()
+    }
+}
+
+/// Why a host key is not trusted though someone said so.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTrusted {
+    /// No gateway of the zone showed such a key.
+    #[error(
+        "no gateway waits for a word on a host key with the fingerprint {0}: `adit status` shows those that do"
+    )]
+    NotAsked(String),
+    /// The files say something of the host by now.
+    #[error("known hosts have changed meanwhile: {host} is in them")]
+    KnownMeanwhile {
+        /// As in known_hosts.
+        host: String,
+    },
+    /// The files can't be read.
+    #[error(transparent)]
+    Read(#[from] KnownHostsError),
+    /// The file can't be written.
+    #[error(transparent)]
+    Note(#[from] NotNoted),
+}
+
+/// The open questions of one zone. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Questions {
+    keys: Arc<Mutex<Vec<UnknownKey>>>,
+    answered: Arc<Notify>,
+    askpass: Option<Askpass>,
+}
+
+impl Questions {
+    /// Those of a zone whose user can be asked with this.
+    pub fn asked_by(askpass: Option<Askpass>) -> Self {
+        Self {
+            askpass,
+            ..Self::default()
+        }
+    }
+
+    /// The question stays until it is answered, or its gateway shows another key.
+    pub(super) fn ask_about(&self, unknown: UnknownKey) {
+        let mut keys = self.lock();
+        if keys.contains(&unknown) {
+            return;
+        }
+        keys.retain(|it| it.gateway != unknown.gateway);
+        if keys.len() < MOST_KEYS {
+            keys.push(unknown.clone());
+            drop(keys);
+            self.ask_on_screen(unknown);
+        }
+    }
+
+    /// Once: who says no can still say `adit trust`.
+    fn ask_on_screen(&self, unknown: UnknownKey) {
+        let Some(askpass) = self.askpass.clone() else {
+            return;
+        };
+        let own = self.clone();
+        tokio::spawn(async move {
+            let fingerprint = unknown.fingerprint();
+            let text = format!(
+                "The host key of the gateway {} is not known.\nIts {} key has the fingerprint\n{fingerprint}\n\
+                 Is that what its administrator told you?",
+                unknown.host(),
+                unknown.kind()
+            );
+            if !askpass.confirm(&text).await {
+                return;
+            }
+            if let Err(error) = own.trust(&fingerprint) {
+                tracing::error!("{error}");
+            }
+        });
+    }
+
+    /// The host keys that wait for a word.
+    pub fn unknown_keys(&self) -> Vec<UnknownKey> {
+        self.lock().clone()
+    }
+
+    /// From now on nothing is asked about: the zone has other gateways.
+    pub fn forget(&self) {
+        self.lock().clear();
+    }
+
+    /// Notes the key with this fingerprint, of every gateway that showed it, and lets the zone try again.
+    pub fn trust(&self, fingerprint: &str) -> Result<(), NotTrusted> {
+        let is_meant = |key: &mut UnknownKey| key.fingerprint() == fingerprint;
+        let meant: Vec<_> = self.lock().extract_if(.., is_meant).collect();
+        if meant.is_empty() {
+            return Err(NotTrusted::NotAsked(fingerprint.to_owned()));
+        }
+        for unknown in &meant {
+            unknown.trust()?;
+        }
+        self.answered.notify_one();
+        Ok(())
+    }
+
+    /// Resolves when a question was answered since this was waited for last.
+    pub async fn answered(&self) {
+        self.answered.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<UnknownKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnknownKey {
+    fn trust(&self) -> Result<(), NotTrusted> {
+        let Gateway { host, port, .. } = &self.gateway;
+        match KnownHost::read(&self.files, host, *port)?.judge(&self.key) {
+            Verdict::Unknown => {
+                let file = new_host_key::note(&self.files, &self.host(), &self.key)?;
+                let (host, file) = (self.host(), file.display());
+                tracing::warn!(
+                    "trusting the host key of {host}, noted in {file}: {}",
+                    self.fingerprint()
+                );
+                Ok(())
+            }
+            Verdict::Known => Ok(()),
+            Verdict::Changed(_) | Verdict::Revoked(_) => {
+                Err(NotTrusted::KnownMeanwhile { host: self.host() })
+            }
+        }
+    }
+}

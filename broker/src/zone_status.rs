@@ -1,0 +1,44 @@
+//! How a zone stands, as it is told over the control socket.
+
+use crate::control::protocol::{ZoneQuestion, ZoneStatus};
+use crate::zone::{Zone, ZoneState};
+
+/// As `adit status` shows it.
+pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
+    let mut status = ZoneStatus {
+        name: zone.name.clone(),
+        state: "connecting".to_owned(),
+        gateway: None,
+        reason: None,
+        retry_in_ms: None,
+        streams: 0,
+        questions: questions(zone),
+    };
+    match &*zone.state().borrow() {
+        ZoneState::Connecting { last } => status.reason.clone_from(last),
+        ZoneState::Up { link, target } => {
+            status.state = "up".to_owned();
+            status.gateway = Some(target.gateway.to_string());
+            status.streams = link.streams();
+        }
+        ZoneState::Down {
+            reason, retry_at, ..
+        } => {
+            status.state = "down".to_owned();
+            status.reason = Some(reason.clone());
+            let left = retry_at.saturating_duration_since(tokio::time::Instant::now());
+            status.retry_in_ms = u64::try_from(left.as_millis()).ok();
+        }
+    }
+    status
+}
+
+fn questions(zone: &Zone) -> Vec<ZoneQuestion> {
+    let keys = zone.questions.unknown_keys().into_iter();
+    keys.map(|key| ZoneQuestion::HostKey {
+        host: key.host(),
+        kind: key.kind(),
+        fingerprint: key.fingerprint(),
+    })
+    .collect()
+}

@@ -1,0 +1,314 @@
+//! The words of `host_keys`: what becomes of a gateway whose host key no file knows, and that no word weakens a changed or revoked one.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use adit_tests::{
+    Broker, Capture, Gateway, GatewayKind, Lab, Routing, User, Witness, address,
+    rules_for_networks, until,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const KNOWN: &str = "/run/lab/home/adit-alice/.ssh/known_hosts";
+
+fn rules(word: &str) -> String {
+    let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+    let rules = rules.replacen("\nrules:", "\n    on_down: pass\nrules:", 1);
+    let written = "known_hosts: ~/.ssh/known_hosts";
+    rules.replace(written, &format!("{written}\n    host_keys: {word}"))
+}
+
+/// A gateway and a helper; the client knows `known` of host keys, and could go around the gateway.
+struct Rig {
+    gateway: Gateway,
+    _capture: Capture,
+    lab: Lab,
+}
+
+impl Rig {
+    fn start(kind: GatewayKind, known: Option<&str>) -> Result<Rig> {
+        let lab = Lab::with(Routing::Wire)?;
+        let gateway = Gateway::allowing(&lab, kind, &["198.51.100.0/24:*"])?;
+        match known {
+            Some(known) => lab.write(User::Alice, KNOWN, known)?,
+            None => std::fs::remove_file(lab.outside(KNOWN))?,
+        }
+        Ok(Rig {
+            gateway,
+            _capture: Capture::start(&lab)?,
+            lab,
+        })
+    }
+
+    fn broker(&self, word: &str) -> Result<Broker> {
+        Broker::start(&self.lab, User::Alice, &rules(word))
+    }
+
+    /// The fingerprint of the gateway's key, by ssh-keygen.
+    fn fingerprint(&self) -> Result<String> {
+        let line = "ssh-keygen -lf /run/lab/gateway/host_ed25519.pub | cut -d' ' -f2";
+        Ok(self.lab.gateway().sh(line)?.ok()?.trim().to_owned())
+    }
+
+    fn public_key(&self) -> Result<String> {
+        let text = self.lab.read("/run/lab/gateway/host_ed25519.pub")?;
+        let words: Vec<_> = text.split(' ').take(2).collect();
+        Ok(words.join(" "))
+    }
+
+    /// The gateway is set up anew: another key.
+    fn swap_key(&mut self) -> Result<()> {
+        self.gateway.process.kill()?;
+        let line = "cd /run/lab/gateway && rm host_ed25519* && ssh-keygen -q -t ed25519 -N '' -f host_ed25519";
+        self.lab.gateway().user(User::Service).sh(line)?.ok()?;
+        self.gateway.restart(&self.lab)
+    }
+}
+
+fn zone(lab: &Lab, broker: &Broker) -> Result<Value> {
+    Ok(broker.status(lab)?["zones"][0].clone())
+}
+
+fn wait_up(lab: &Lab, broker: &Broker) -> Result<()> {
+    until("the zone to be up", PATIENCE, || {
+        Ok(zone(lab, broker)?["state"] == "up")
+    })
+    .with_context(|| broker.process.tale())
+}
+
+/// Waits until the zone is down for a reason that has all these words.
+fn wait_down(lab: &Lab, broker: &Broker, words: &[&str]) -> Result<()> {
+    let mut last = Value::Null;
+    until("the zone to be down", PATIENCE, || {
+        last = zone(lab, broker)?;
+        let reason = last["reason"].as_str().unwrap_or_default();
+        Ok(last["state"] == "down" && words.iter().all(|word| reason.contains(word)))
+    })
+    .with_context(|| format!("{words:?} are not in {last}"))
+}
+
+/// A program is turned away, and nothing of it leaves in clear, though `on_down` says pass.
+fn never_around(lab: &Lab, broker: &Broker) -> Result<()> {
+    let witness = Witness::start(lab)?;
+    let to = format!("{}:80", address::SERVER);
+    lab.client()
+        .argv(&["adit-peer", "dial", &to, "end"])?
+        .ok()?;
+    let flow = broker.flow(lab, "the flow", |flow| flow.destination == to)?;
+    ensure!(flow.state == "failed", "{flow:?}");
+    witness.finish(lab)?.nothing()
+}
+
+fn changed_is_refused(rig: &Rig, broker: &Broker) -> Result<()> {
+    let fingerprint = rig.fingerprint()?;
+    let place = format!("{KNOWN}:1");
+    wait_down(&rig.lab, broker, &["HAS CHANGED", &fingerprint, &place])?;
+    let zone = zone(&rig.lab, broker)?;
+    ensure!(zone["questions"] == serde_json::json!([]), "{zone}");
+    let trust = broker.adit(&rig.lab, &["trust", "--fingerprint", &fingerprint])?;
+    ensure!(
+        !trust.success() && trust.stderr.contains("no gateway waits"),
+        "{trust}"
+    );
+    let log = broker.process.stderr();
+    let is_loud = |line: &str| line.contains("ERROR") && line.contains("HAS CHANGED");
+    ensure!(log.lines().any(is_loud), "{log}");
+    never_around(&rig.lab, broker)
+}
+
+fn accepts_new(kind: GatewayKind) -> Result<()> {
+    let mut rig = Rig::start(kind, None)?;
+    let mut broker = rig.broker("accept-new")?;
+    wait_up(&rig.lab, &broker)?;
+    let line = format!("[192.0.2.1]:443 {}\n", rig.public_key()?);
+    ensure!(
+        rig.lab.read(KNOWN)?.starts_with(line.trim_end()),
+        "{}",
+        rig.lab.read(KNOWN)?
+    );
+    let mode = std::fs::metadata(rig.lab.outside(KNOWN))?
+        .permissions()
+        .mode();
+    ensure!(mode & 0o777 == 0o600, "{mode:o}");
+    let log = broker.process.stderr();
+    ensure!(
+        log.contains("new host key") && log.contains(&rig.fingerprint()?),
+        "{log}"
+    );
+    // The system's ssh agrees with what was noted.
+    let find = format!("ssh-keygen -F '[192.0.2.1]:443' -f {KNOWN}");
+    ensure!(rig.lab.client().sh(&find)?.ok()?.contains(line.trim_end()));
+    if kind == GatewayKind::AditServer {
+        rig.swap_key()?;
+        return changed_is_refused(&rig, &broker);
+    }
+    // The session of an sshd that was killed goes on.
+    broker.adit(&rig.lab, &["down"])?.ok()?;
+    broker.process.end(PATIENCE)?;
+    rig.swap_key()?;
+    changed_is_refused(&rig, &rig.broker("accept-new")?)
+}
+
+#[test]
+fn accept_new_notes_a_new_key_and_refuses_a_changed_one() -> Result<()> {
+    accepts_new(GatewayKind::AditServer)
+}
+
+#[test]
+fn accept_new_does_so_with_openssh() -> Result<()> {
+    accepts_new(GatewayKind::Sshd { rekey_mib: 1024 })
+}
+
+#[test]
+fn what_cannot_be_noted_is_not_accepted() -> Result<()> {
+    let rig = Rig::start(GatewayKind::AditServer, Some(""))?;
+    let line = format!("chmod 400 {KNOWN}");
+    rig.lab.client().sh(&line)?.ok()?;
+    let broker = rig.broker("accept-new")?;
+    wait_down(
+        &rig.lab,
+        &broker,
+        &["cannot be noted", KNOWN, "Permission denied"],
+    )?;
+    never_around(&rig.lab, &broker)
+}
+
+/// Whatever the word, a revoked key is refused, and nobody is asked about it.
+#[test]
+fn a_revoked_key_is_refused() -> Result<()> {
+    let rig = Rig::start(GatewayKind::AditServer, Some(""))?;
+    let known = format!("# nobody's\n@revoked * {}\n", rig.public_key()?);
+    rig.lab.write(User::Alice, KNOWN, &known)?;
+    for word in ["accept-new", "ask"] {
+        let mut broker = rig.broker(word)?;
+        let place = format!("{KNOWN}:2");
+        wait_down(
+            &rig.lab,
+            &broker,
+            &["IS REVOKED", &rig.fingerprint()?, &place],
+        )?;
+        let zone = zone(&rig.lab, &broker)?;
+        ensure!(zone["questions"] == serde_json::json!([]), "{word}: {zone}");
+        never_around(&rig.lab, &broker)?;
+        broker.adit(&rig.lab, &["down"])?.ok()?;
+        broker.process.end(PATIENCE)?;
+    }
+    ensure!(rig.lab.read(KNOWN)? == known);
+    Ok(())
+}
+
+#[test]
+fn ask_waits_for_a_word_and_then_connects() -> Result<()> {
+    let mut rig = Rig::start(GatewayKind::AditServer, Some("# mine\n"))?;
+    let broker = rig.broker("ask")?;
+    let (lab, fingerprint) = (&rig.lab, rig.fingerprint()?);
+    wait_down(lab, &broker, &["is not known", &fingerprint, "adit trust"])?;
+    let question = zone(lab, &broker)?["questions"][0].clone();
+    let expected = serde_json::json!({"about": "host-key", "host": "[192.0.2.1]:443", "kind": "ssh-ed25519", "fingerprint": fingerprint});
+    ensure!(question == expected, "{question}");
+    let shown = broker.adit(lab, &["status"])?.ok()?;
+    ensure!(
+        shown.contains(&fingerprint) && shown.contains("adit trust lab"),
+        "{shown}"
+    );
+    never_around(lab, &broker)?;
+    for (words, why) in [
+        (
+            &["trust", "--fingerprint", "SHA256:AAAA"][..],
+            "no gateway waits",
+        ),
+        (&["trust", "lab"], "--fingerprint"),
+        (&["trust", "other"], "no zone is called"),
+    ] {
+        let said = broker.adit(lab, words)?;
+        ensure!(
+            !said.success() && said.stderr.contains(why),
+            "{words:?}: {said}"
+        );
+    }
+    ensure!(lab.read(KNOWN)? == "# mine\n");
+    let words = ["trust", "lab", "--fingerprint", &fingerprint, "--json"];
+    let told: Value = serde_json::from_str(&broker.adit(lab, &words)?.ok()?)?;
+    ensure!(
+        told["trusted"][0]["fingerprint"] == fingerprint.as_str(),
+        "{told}"
+    );
+    wait_up(lab, &broker)?;
+    let noted = format!("# mine\n[192.0.2.1]:443 {}\n", rig.public_key()?);
+    ensure!(lab.read(KNOWN)?.trim_end() == noted.trim_end());
+    ensure!(zone(lab, &broker)?["questions"] == serde_json::json!([]));
+    lab.write(User::Alice, KNOWN, noted.trim_start_matches("# mine\n"))?;
+    rig.swap_key()?;
+    changed_is_refused(&rig, &broker)
+}
+
+/// On a terminal, where who says no is asked again the next time.
+#[test]
+fn ask_is_answered_on_a_terminal() -> Result<()> {
+    let rig = Rig::start(GatewayKind::AditServer, Some(""))?;
+    let broker = rig.broker("ask")?;
+    let (lab, fingerprint) = (&rig.lab, rig.fingerprint()?);
+    wait_down(lab, &broker, &["is not known"])?;
+    let answer = |word: &str| {
+        let adit = format!(
+            "adit trust --control {}",
+            adit_tests::control_socket(User::Alice)
+        );
+        let line = format!("printf 'perhaps\\n{word}\\n' | script -qec '{adit}' /dev/null");
+        lab.client().sh(&line)
+    };
+    let no = answer("no")?;
+    ensure!(
+        !no.success() && no.stdout.contains("no host key was trusted"),
+        "{no}"
+    );
+    ensure!(lab.read(KNOWN)?.is_empty());
+    let yes = answer("yes")?.ok()?;
+    ensure!(
+        yes.contains(&fingerprint) && yes.contains("[192.0.2.1]:443"),
+        "{yes}"
+    );
+    wait_up(lab, &broker)
+}
+
+/// A program that shows its question on a screen; here it notes the question, and says what its file says.
+fn asked_on_a_screen(answer: &str) -> Result<(Rig, Broker, String)> {
+    let rig = Rig::start(GatewayKind::AditServer, Some(""))?;
+    let (lab, home) = (&rig.lab, User::Alice.home());
+    let script = format!(
+        "#!/bin/sh\nprintf '%s %s' \"$SSH_ASKPASS_PROMPT\" \"$1\" >{home}/asked.new; mv {home}/asked.new {home}/asked; exit {answer}\n"
+    );
+    lab.write(User::Alice, &format!("{home}/askpass"), script)?;
+    lab.client()
+        .sh(&format!("chmod 700 {home}/askpass"))?
+        .ok()?;
+    let askpass = format!("SSH_ASKPASS={home}/askpass");
+    let before = ["env", "DISPLAY=:0", &askpass];
+    let broker = Broker::start_behind(lab, User::Alice, &rules("ask"), &before, &[])?;
+    let asked = format!("{home}/asked");
+    until("the question", PATIENCE, || {
+        Ok(lab.outside(&asked).exists())
+    })?;
+    let asked = lab.read(&asked)?;
+    ensure!(
+        asked.starts_with("confirm ") && asked.contains(&rig.fingerprint()?),
+        "{asked}"
+    );
+    Ok((rig, broker, asked))
+}
+
+#[test]
+fn ask_is_answered_on_a_screen() -> Result<()> {
+    let (rig, broker, _) = asked_on_a_screen("0")?;
+    wait_up(&rig.lab, &broker)?;
+    let (rig, broker, _) = asked_on_a_screen("1")?;
+    wait_down(&rig.lab, &broker, &["is not known"])?;
+    ensure!(rig.lab.read(KNOWN)?.is_empty());
+    // Who said no can still say yes.
+    broker
+        .adit(&rig.lab, &["trust", "--fingerprint", &rig.fingerprint()?])?
+        .ok()?;
+    wait_up(&rig.lab, &broker)
+}
