@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{Askpass, ConnectError, Connection, Questions, Target, connect};
+use crate::gateway::{Askpass, Connection, Questions, Target, connect};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -344,7 +344,7 @@ impl Keeper {
                 Err(error) => error,
             };
             lasting &= error.is_lasting();
-            if let ConnectError::HostKey(rejection) = &error {
+            if let Some(rejection) = error.untrusted() {
                 untrusted = true;
                 tracing::error!(zone = self.zone, gateway = %target.gateway, "{rejection}");
             }

@@ -9,6 +9,8 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         name: zone.name.clone(),
         state: "connecting".to_owned(),
         gateway: None,
+        via: Vec::new(),
+        proxy: None,
         reason: None,
         retry_in_ms: None,
         streams: 0,
@@ -19,6 +21,10 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         ZoneState::Up { link, target } => {
             status.state = "up".to_owned();
             status.gateway = Some(target.gateway.to_string());
+            let jumps = target.via.iter();
+            status.via = jumps.map(|jump| jump.gateway.to_string()).collect();
+            let first = target.via.first().unwrap_or(target);
+            status.proxy = first.proxy.as_ref().map(ToString::to_string);
             status.streams = link.streams();
         }
         ZoneState::Down {

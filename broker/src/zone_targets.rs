@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adit_rules::{Identity, Zone};
+use adit_rules::{Gateway, Identity, Zone};
 
 use crate::gateway::Target;
 use crate::user::User;
@@ -18,17 +18,27 @@ pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
         Identity::Agent => Identity::Agent,
         Identity::File(file) => Identity::File(absolute(file)),
     });
-    zone.gateways
-        .iter()
-        .map(|gateway| Target {
-            gateway: gateway.clone(),
-            login: user.name.clone(),
-            identity: identity.clone(),
-            known_hosts: known_hosts.clone(),
-            host_keys: zone.host_keys,
-            home: user.home.clone(),
-        })
-        .collect()
+    let alone = |gateway: &Gateway| Target {
+        gateway: gateway.clone(),
+        via: Vec::new(),
+        proxy: None,
+        login: user.name.clone(),
+        identity: identity.clone(),
+        known_hosts: known_hosts.clone(),
+        host_keys: zone.host_keys,
+        home: user.home.clone(),
+    };
+    let reached = |gateway| {
+        let mut target = alone(gateway);
+        target.via = zone.reach.via.iter().map(alone).collect();
+        let proxy = zone.reach.proxy.clone();
+        match target.via.first_mut() {
+            Some(first) => first.proxy = proxy,
+            None => target.proxy = proxy,
+        }
+        target
+    };
+    zone.gateways.iter().map(reached).collect()
 }
 
 /// Where OpenSSH looks (ssh_config(5), UserKnownHostsFile and GlobalKnownHostsFile).
@@ -40,7 +50,7 @@ fn default_known_hosts(home: &Path) -> Vec<PathBuf> {
 }
 
 /// `~/` at the start of a path is the user's home.
-fn expand_home(path: &Path, home: &Path) -> PathBuf {
+pub(crate) fn expand_home(path: &Path, home: &Path) -> PathBuf {
     match path.strip_prefix("~") {
         Ok(rest) => home.join(rest),
         Err(_) => path.to_owned(),

@@ -81,7 +81,7 @@ fn user(text: &str) -> Result<String, Fault> {
         .hint("a gateway is written USER@HOST or USER@HOST:PORT"))
 }
 
-fn split_port(text: &str) -> Result<(String, Option<&str>), Fault> {
+pub(crate) fn split_port(text: &str) -> Result<(String, Option<&str>), Fault> {
     if let Some(rest) = text.strip_prefix('[') {
         let Some((host, rest)) = rest.split_once(']') else {
             return Err(Fault::new(format!(

@@ -154,6 +154,7 @@ pub(crate) fn items<T>(
         let hint = match key {
             "gateways" => "write at least one gateway",
             "known_hosts" => "leave the key out to mean the usual files",
+            "via" => "write at least one jump host, or leave the key out",
             "socks5" | "http" => "write where to listen, or leave the key out",
             _ => "leave the key out to mean any",
         };

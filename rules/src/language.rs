@@ -138,6 +138,21 @@ pub(crate) const ZONE: &[Key] = &[
         Shape::OneOrMore(&Shape::Text),
     ),
     key(
+        "via",
+        "Jump hosts on the way to them, USER@HOST:PORT each.",
+        Shape::OneOrMore(&Shape::Text),
+    ),
+    key(
+        "proxy",
+        "What connects to the first host: http://HOST:PORT or socks5://HOST:PORT.",
+        Shape::Text,
+    ),
+    key(
+        "proxy_password_file",
+        "The file with the password of the proxy's user.",
+        Shape::Text,
+    ),
+    key(
         "identity",
         "`agent`, or the file with the private key.",
         Shape::Text,

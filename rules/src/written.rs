@@ -4,6 +4,7 @@ use crate::diagnostics::{Fault, Findings, Place};
 use crate::document::{Content, Node};
 use crate::keys::{Keys, has_content, items, list, mapping, scalar};
 use crate::language;
+use crate::reach::WrittenReach;
 use crate::sets::{SetContent, WrittenSet};
 use crate::written_entrances::{self, WrittenEntry, WrittenTunnel};
 use crate::written_pattern::{self, WrittenPattern};
@@ -46,6 +47,7 @@ pub(crate) struct WrittenFile {
 pub(crate) struct WrittenZone {
     pub(crate) name: At<String>,
     pub(crate) gateways: Vec<At<String>>,
+    pub(crate) reach: WrittenReach,
     pub(crate) identity: Option<At<String>>,
     pub(crate) known_hosts: Vec<At<String>>,
     pub(crate) host_keys: Option<At<String>>,
@@ -202,6 +204,7 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
     let nothing = WrittenZone {
         name,
         gateways: Vec::new(),
+        reach: WrittenReach::default(),
         identity: None,
         known_hosts: Vec::new(),
         host_keys: None,
@@ -225,6 +228,7 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         gateways: gateways
             .and_then(|(_, node)| items(node, "gateways", findings, scalar))
             .unwrap_or_default(),
+        reach: WrittenReach::take(&mut keys, findings),
         identity: keys.scalar("identity", findings),
         known_hosts: known_hosts
             .and_then(|(_, node)| items(node, "known_hosts", findings, scalar))

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::gateway::Gateway;
+use crate::reach::Reach;
 
 /// A secured network area, reached through its gateways.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Zone {
     pub name: String,
     /// In the order in which they are tried; at least one.
     pub gateways: Vec<Gateway>,
+    /// The way to them.
+    pub reach: Reach,
     /// How to prove who we are; `None` is the agent, then the default key files.
     pub identity: Option<Identity>,
     /// The files of known host keys as written, `~` not expanded; none are the usual ones.

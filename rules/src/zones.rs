@@ -14,6 +14,7 @@ impl Compiler<'_> {
         let gateways: Vec<_> = gateways
             .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
             .collect();
+        let reach = self.reach(&written.reach);
         let identity = self.optional(written.identity.as_ref(), |text| match text {
             "agent" => Ok(Identity::Agent),
             path => words::file(path).map(Identity::File),
@@ -29,6 +30,7 @@ impl Compiler<'_> {
         Some(Zone {
             name: name?,
             gateways,
+            reach: reach?,
             identity: identity?,
             known_hosts,
             host_keys: host_keys?.unwrap_or(HostKeys::Strict),

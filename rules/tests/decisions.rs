@@ -6,7 +6,7 @@ use std::path::Path;
 
 use adit_rules::{
     Application, Connect, Decision, Destination, Engine, HostKeys, Identity, Judgement,
-    KernelProgram, KernelVerdict, OnDown, Policy, Zone,
+    KernelProgram, KernelVerdict, OnDown, Policy, Reach, Zone,
 };
 use reading::parse_file;
 
@@ -25,6 +25,7 @@ fn zone(name: &str, on_down: OnDown) -> Zone {
         identity: None,
         known_hosts: Vec::new(),
         host_keys: HostKeys::Strict,
+        reach: Reach::default(),
         engine: Engine::Auto,
         on_down,
         connect: Connect::Honest,

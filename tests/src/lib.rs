@@ -27,6 +27,7 @@ pub mod script;
 pub mod service;
 mod shared;
 mod users;
+pub mod way;
 mod witness;
 
 pub use adit::{

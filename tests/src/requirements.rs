@@ -7,12 +7,13 @@ use anyhow::{Result, ensure};
 use crate::run::PATH;
 
 /// From Debian's packages, see `tests/packages.sh`.
-const PROGRAMS: [&str; 27] = [
+const PROGRAMS: [&str; 29] = [
     "bash",
     "curl",
     "git",
     "go",
     "ip",
+    "microsocks",
     "mount",
     "nc",
     "nft",
@@ -34,6 +35,7 @@ const PROGRAMS: [&str; 27] = [
     "sysctl",
     "tcpdump",
     "timeout",
+    "tinyproxy",
     "unshare",
 ];
 /// Built from this workspace.

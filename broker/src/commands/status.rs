@@ -112,7 +112,13 @@ fn asked(zone: &ZoneStatus, question: &ZoneQuestion) -> String {
 fn describe(zone: &ZoneStatus) -> String {
     let mut text = format!("{}: {}", zone.name, zone.state);
     if let Some(gateway) = &zone.gateway {
-        text.push_str(&format!(" through {gateway}, {} streams", zone.streams));
+        text.push_str(&format!(" through {gateway}"));
+        let proxy = zone.proxy.iter().cloned();
+        let way: Vec<String> = proxy.chain(zone.via.iter().cloned()).collect();
+        if !way.is_empty() {
+            text.push_str(&format!(" by way of {}", way.join(", ")));
+        }
+        text.push_str(&format!(", {} streams", zone.streams));
     }
     if let Some(reason) = &zone.reason {
         text.push_str(&format!(" ({reason})"));

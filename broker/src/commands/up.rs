@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_broker::daemon::{self, Attended, Settings};
 use adit_broker::user::User;
-use adit_rules::{Engine, HostKeys, Identity, OnDown, Policy, Zone};
+use adit_rules::{Engine, HostKeys, Identity, OnDown, Policy, Reach, Zone};
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
 
@@ -84,6 +84,7 @@ fn settings(options: Up, user: User) -> std::io::Result<Settings> {
     let zone = Zone {
         name: ZONE.to_owned(),
         gateways: vec![options.gateway],
+        reach: Reach::default(),
         identity: options.identity.map(Identity::File),
         known_hosts: options.known_hosts.into_iter().collect(),
         host_keys: HostKeys::Strict,

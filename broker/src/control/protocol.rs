@@ -157,6 +157,12 @@ pub struct ZoneStatus {
     pub state: String,
     /// The gateway in use.
     pub gateway: Option<String>,
+    /// The jump hosts that are passed on the way to it.
+    #[serde(default)]
+    pub via: Vec<String>,
+    /// The proxy that made the first connection.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// What is wrong, or was with the last attempt.
     pub reason: Option<String>,
     /// Milliseconds until the next attempt.

@@ -30,6 +30,7 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
     let zone = adit_rules::Zone {
         name: "far".to_owned(),
         gateways: Vec::new(),
+        reach: adit_rules::Reach::default(),
         identity: None,
         known_hosts: Vec::new(),
         host_keys: HostKeys::Strict,

@@ -5,30 +5,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_capture::Family;
-use adit_link::ssh::{Backlog, BufferedSocket, Rekey};
+use adit_link::ssh::{Backlog, Rekey};
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
-use adit_rules::{Gateway, HostKeys, Identity};
+use adit_rules::{Gateway, HostKeys, Identity, Proxy};
 use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::authentication::{AuthenticationError, authenticate};
+use super::carrier::Carrier;
+use super::dial::dial;
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
+use super::proxy::ProxyError;
 use super::questions::Questions;
 use crate::capture_session::{MarkedSockets, NoSocket};
 
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For each of the steps on a connection that stands.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A gateway and how to get into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Where it is.
     pub gateway: Gateway,
+    /// Jump hosts in the order in which they are passed; each is one without any of its own.
+    pub via: Vec<Target>,
+    /// What connects to the first host for us.
+    pub proxy: Option<Proxy>,
     /// The name to log in with, when the gateway's line has none.
     pub login: String,
     /// What to authenticate with; `None`: the agent, then the usual files.
@@ -63,8 +68,31 @@ pub enum ConnectError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// Something went wrong at a jump host or a proxy.
+    #[error("{place}: {error}")]
+    OnTheWay {
+        /// Which.
+        place: String,
+        /// What.
+        error: Box<ConnectError>,
+    },
+    /// The proxy does not connect us.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// A jump host does not connect us.
+    #[error("it gives no connection to {to}: {}", if *denied {
+        "it does not allow that (AllowTcpForwarding and PermitOpen in its sshd_config, or the key's options)"
+    } else {
+        "it could not connect, or does not know the name"
+    })]
+    Onwards {
+        /// Where to.
+        to: String,
+        /// By what it is told to, and not because it failed.
+        denied: bool,
+    },
     /// A step took too long.
-    #[error("no answer from the gateway in {} s while {step}", after.as_secs())]
+    #[error("no answer in {} s while {step}", after.as_secs())]
     TimedOut {
         /// What was being done.
         step: &'static str,
@@ -99,12 +127,34 @@ impl ConnectError {
         match self {
             Self::KnownHosts(_) | Self::HostKey(_) | Self::NoSubsystem => true,
             Self::Authentication(error) => !matches!(error, AuthenticationError::Ssh(_)),
+            Self::OnTheWay { error, .. } => error.is_lasting(),
+            Self::Proxy(error) => error.is_lasting(),
+            Self::Onwards { denied, .. } => *denied,
             Self::Resolve { .. }
             | Self::Socket(_)
             | Self::Dial { .. }
             | Self::TimedOut { .. }
             | Self::Ssh(_)
             | Self::Link(_) => false,
+        }
+    }
+
+    /// A host key that is not to be trusted, of the gateway or on the way to it.
+    pub fn untrusted(&self) -> Option<&HostKeyRejection> {
+        match self {
+            Self::HostKey(rejection) => Some(rejection),
+            Self::OnTheWay { error, .. } => error.untrusted(),
+            Self::Resolve { .. }
+            | Self::Socket(_)
+            | Self::Dial { .. }
+            | Self::Proxy(_)
+            | Self::Onwards { .. }
+            | Self::TimedOut { .. }
+            | Self::KnownHosts(_)
+            | Self::Ssh(_)
+            | Self::Authentication(_)
+            | Self::NoSubsystem
+            | Self::Link(_) => None,
         }
     }
 }
@@ -125,6 +175,8 @@ pub struct Connection {
     driver: adit_link::Driver,
     // Dropping the handle would end the SSH session.
     ssh: Handle<HostKeyCheck>,
+    /// The sessions with jump hosts, the first one's first.
+    jumps: Vec<Handle<HostKeyCheck>>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -137,24 +189,69 @@ impl Connection {
     /// Carries the link until it ends.
     pub async fn run(self) -> LinkEnd {
         let end = self.driver.run().await;
-        let goodbye =
-            self.ssh
-                .disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
-        // The peer may be gone already; a goodbye that can't be said changes nothing.
-        let _ = timeout(Duration::from_secs(1), goodbye).await;
+        for ssh in [self.ssh].iter().chain(self.jumps.iter().rev()) {
+            let goodbye =
+                ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
+            // The peer may be gone already; a goodbye that can't be said changes nothing.
+            let _ = timeout(Duration::from_secs(1), goodbye).await;
+        }
         end
     }
 }
 
-/// Dials, checks the host key, authenticates and opens the link.
+/// Dials, passes jump hosts, checks host keys, authenticates and opens the link.
 pub async fn connect(
     target: &Target,
     sockets: &MarkedSockets,
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
-    let socket = BufferedSocket::new(dial(&target.gateway, sockets).await?);
-    let backlog = socket.backlog();
-    let mut ssh = handshake(target, socket, questions).await?;
+    let mut jumps = Vec::new();
+    let mut carrier = None;
+    for (index, jump) in target.via.iter().enumerate() {
+        let at_jump = |error| ConnectError::OnTheWay {
+            place: format!("jump host {}", jump.gateway),
+            error: Box::new(error),
+        };
+        let next = target.via.get(index + 1).unwrap_or(target);
+        let passed = async {
+            let (ssh, backlog) = enter(jump, sockets, questions, carrier.take()).await?;
+            let onwards = Carrier::onwards(&ssh, backlog, next).await?;
+            Ok((ssh, onwards))
+        };
+        let (ssh, onwards) = passed.await.map_err(at_jump)?;
+        jumps.push(ssh);
+        carrier = Some(onwards);
+    }
+    let (ssh, backlog) = enter(target, sockets, questions, carrier).await?;
+    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
+    let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
+        step: "opening the link",
+        after: HANDSHAKE_TIMEOUT,
+    })??;
+    Ok(Connection {
+        link,
+        driver,
+        ssh,
+        jumps,
+    })
+}
+
+/// A session with `target` on a carrier that leads there, or else dialled.
+async fn enter(
+    target: &Target,
+    sockets: &MarkedSockets,
+    questions: &Questions,
+    carrier: Option<Carrier>,
+) -> Result<(Handle<HostKeyCheck>, Backlog), ConnectError> {
+    let carrier = match carrier {
+        Some(carrier) => carrier,
+        None => Carrier::of(dial(target, sockets).await?),
+    };
+    let backlog = carrier.backlog();
+    let mut ssh = match carrier {
+        Carrier::Tcp(socket) => handshake(target, socket, questions).await?,
+        Carrier::Channel(socket) => handshake(target, socket, questions).await?,
+    };
     let user = target.gateway.user.as_deref().unwrap_or(&target.login);
     let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
     timeout(HANDSHAKE_TIMEOUT, entered)
@@ -163,65 +260,12 @@ pub async fn connect(
             step: "authenticating",
             after: HANDSHAKE_TIMEOUT,
         })??;
-    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
-    let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
-        step: "opening the link",
-        after: HANDSHAKE_TIMEOUT,
-    })??;
-    Ok(Connection { link, driver, ssh })
+    Ok((ssh, backlog))
 }
 
-async fn dial(gateway: &Gateway, sockets: &MarkedSockets) -> Result<TcpStream, ConnectError> {
-    let mut last = None;
-    for address in resolve(gateway).await? {
-        let family = if address.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        let socket = sockets.get(family).await?;
-        match dial_address(socket, address).await {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve {
-        host: gateway.host.clone(),
-        reason: "the name has no address".to_owned(),
-    }))
-}
-
-async fn resolve(gateway: &Gateway) -> Result<Vec<SocketAddr>, ConnectError> {
-    let failed = |reason: String| ConnectError::Resolve {
-        host: gateway.host.clone(),
-        reason,
-    };
-    let looked_up = tokio::net::lookup_host((gateway.host.as_str(), gateway.port));
-    match timeout(RESOLVE_TIMEOUT, looked_up).await {
-        Ok(Ok(addresses)) => Ok(addresses.take(8).collect()),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!(
-            "no answer in {} s",
-            RESOLVE_TIMEOUT.as_secs()
-        ))),
-    }
-}
-
-async fn dial_address(
-    socket: std::os::fd::OwnedFd,
-    address: SocketAddr,
-) -> Result<TcpStream, ConnectError> {
-    let failed = |source| ConnectError::Dial { address, source };
-    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
-    let connected = timeout(DIAL_TIMEOUT, socket.connect(address)).await;
-    let timed_out = |_| failed(std::io::ErrorKind::TimedOut.into());
-    let tcp = connected.map_err(timed_out)?.map_err(failed)?;
-    Ok(tcp)
-}
-
-async fn handshake(
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     target: &Target,
-    socket: BufferedSocket,
+    socket: S,
     questions: &Questions,
 ) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = &target.gateway;

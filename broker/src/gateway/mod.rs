@@ -2,12 +2,15 @@
 
 mod askpass;
 mod authentication;
+mod carrier;
 mod connection;
+mod dial;
 mod host_certificate;
 mod host_key;
 pub mod known_hosts;
 mod known_hosts_line;
 mod new_host_key;
+mod proxy;
 mod questions;
 
 pub use askpass::Askpass;
@@ -15,4 +18,5 @@ pub use authentication::AuthenticationError;
 pub use connection::{ConnectError, Connection, Target, connect};
 pub use host_certificate::CertificateFault;
 pub use host_key::HostKeyRejection;
+pub use proxy::ProxyError;
 pub use questions::{NotTrusted, Questions, UnknownKey};

@@ -32,7 +32,7 @@ const SMALL_READ: usize = 16 << 10;
 const HIGH: usize = 256 << 10;
 /// The most that waits to be sent, beyond which the session does wait: channels that are not paced
 /// may each have their peer's window under way.
-const WRITE_BUFFER: usize = WINDOW as usize + (2 << 20);
+pub(super) const WRITE_BUFFER: usize = WINDOW as usize + (2 << 20);
 /// Memory is given back when the buffer has run empty after it held more than this.
 const KEEP: usize = 1 << 20;
 /// What the kernel may hold that was not sent yet (TCP_NOTSENT_LOWAT, tcp(7)): enough to keep the
@@ -80,7 +80,7 @@ impl Backlog {
         }
     }
 
-    fn set(&self, bytes: usize) {
+    pub(super) fn set(&self, bytes: usize) {
         let before = self.shared.bytes.swap(bytes, Ordering::Relaxed);
         if before > HIGH && bytes <= HIGH {
             self.shared.low.notify_waiters();

@@ -2,6 +2,7 @@
 //! configuration.
 
 mod buffered_socket;
+mod channel_socket;
 mod tuning;
 
 use std::io;
@@ -12,6 +13,7 @@ use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use crate::chunks::{ReadChunks, WriteChunks};
 
 pub use buffered_socket::{Backlog, BufferedSocket};
+pub use channel_socket::ChannelSocket;
 pub use tuning::{Rekey, WINDOW, preferred, tune_client, tune_server};
 
 /// Name of the subsystem that carries a link.

@@ -1,0 +1,128 @@
+//! What can stand on the way to a gateway: jump hosts, proxies; and a gateway that can be reached by no other way.
+//!
+//! ```text
+//!  client ──────── 192.0.2.1 jump host, proxy ──────── 198.51.100.10 second jump host, gateway
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::adit::{keygen, make_keys, rules_for_networks, start_adit_server};
+use crate::lab::{Host, Lab, address};
+use crate::process::Process;
+use crate::users::User;
+
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// The gateway that the client has no route to, for Alice.
+#[must_use]
+pub fn gateway_behind() -> String {
+    format!("{}@{}:443", User::Alice.name(), address::SERVER)
+}
+
+/// Starts it: `adit-server` on the server itself.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_gateway_behind(lab: &Lab) -> Result<Process> {
+    make_keys(lab)?;
+    let allow = [format!("{}:*", address::ZONE)];
+    let process = start_adit_server(lab, Host::Server, &allow, "")?;
+    lab.wait_listening(Host::Server, 443)?;
+    let key = lab.read("/run/lab/gateway/host_ed25519.pub")?;
+    trust(lab, &format!("[{}]:443", address::SERVER), &key)?;
+    Ok(process)
+}
+
+/// Starts an sshd as a jump host at `place`, a port of `address`, which `host` has; `more` stands in its configuration.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_jump(lab: &Lab, host: Host, address: &str, port: u16, more: &str) -> Result<Process> {
+    make_keys(lab)?;
+    let root = User::Root.home();
+    let key = format!("{root}/jump_{port}_ed25519");
+    keygen(&lab.on(host), &key)?;
+    // As ssh writes it (sshd(8), known hosts).
+    let name = match port {
+        22 => address.to_owned(),
+        other => format!("[{address}]:{other}"),
+    };
+    trust(lab, &name, &lab.read(&format!("{key}.pub"))?)?;
+    let file = format!("{root}/jump_{port}_config");
+    let config = format!(
+        "Port {port}
+HostKey {key}
+PidFile none
+UsePAM no
+PasswordAuthentication no
+StrictModes no
+LogLevel VERBOSE
+{more}
+"
+    );
+    lab.write(User::Root, &file, config)?;
+    let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &file];
+    let mut process = lab.on(host).start(&format!("jump-{port}"), &words)?;
+    let ready = || lab.listening(host, port);
+    process.ready_when("the jump host to listen", SETTLE, ready)?;
+    Ok(process)
+}
+
+/// Starts a proxy on the gateway's host at port 3128 that speaks HTTP; `more` stands in its configuration.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_tinyproxy(lab: &Lab, more: &str) -> Result<Process> {
+    let file = "/run/lab/home/adit-daemon/tinyproxy.conf";
+    let config = format!("Port 3128\nTimeout 600\nMaxClients 20\nLogLevel Info\n{more}\n");
+    lab.write(User::Daemon, file, config)?;
+    let words = ["tinyproxy", "-d", "-c", file];
+    let process = lab
+        .gateway()
+        .user(User::Daemon)
+        .start("tinyproxy", &words)?;
+    lab.wait_listening(Host::Gateway, 3128)
+        .with_context(|| process.tale())?;
+    Ok(process)
+}
+
+/// Starts a proxy on the gateway's host at port 1080 that speaks SOCKS 5, with these words on its command line.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_microsocks(lab: &Lab, more: &[&str]) -> Result<Process> {
+    let words = [&["microsocks", "-i", "::", "-p", "1080"], more].concat();
+    let process = lab
+        .gateway()
+        .user(User::Daemon)
+        .start("microsocks", &words)?;
+    lab.wait_listening(Host::Gateway, 1080)
+        .with_context(|| process.tale())?;
+    Ok(process)
+}
+
+/// Adds a host's key to those that Alice knows.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn trust(lab: &Lab, host: &str, public_key: &str) -> Result<()> {
+    let file = format!("{}/.ssh/known_hosts", User::Alice.home());
+    let known = lab.read(&file)?;
+    lab.write(
+        User::Alice,
+        &file,
+        format!("{}\n{host} {public_key}", known.trim_end()),
+    )
+}
+
+/// A rule file that tunnels the zone's network through [`gateway_behind`]; `lines` are more of its zone's.
+#[must_use]
+pub fn rules_behind(lines: &[&str]) -> String {
+    let usual = crate::Gateway::for_user(User::Alice);
+    let more: String = lines.iter().map(|line| format!("    {line}\n")).collect();
+    rules_for_networks(User::Alice, &[address::ZONE])
+        .replace(&usual, &gateway_behind())
+        .replacen("rules:\n", &format!("{more}rules:\n"), 1)
+}
