@@ -30,6 +30,9 @@ use crate::sock_diag::{Diag, DiagError};
 /// How far up a socket is followed that was handed down from parent to child.
 const GENERATIONS: usize = 16;
 
+/// How a process is looked at for a socket.
+type Look = fn(&mut Memory, &Arc<Handle>, u64) -> Option<Holder>;
+
 /// It cannot be found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it cannot be found out")]
@@ -110,7 +113,8 @@ impl Attributor {
             .recall(owner)
             .or_else(|| self.newest(owner))
             .or_else(|| self.processes.look_through(owner))
-            .or_else(|| self.search(owner, |_| true))?;
+            .or_else(|| self.search(owner, Memory::glance, |_| true))
+            .or_else(|| self.search(owner, Memory::scan, |_| true))?;
         let maker = self.maker(holder, owner)?;
         self.named(maker)
     }
@@ -134,8 +138,13 @@ impl Attributor {
         })
     }
 
-    /// The processes of `owner`'s user, newest first.
-    fn search(&mut self, owner: &Owner, wanted: impl Fn(u32) -> bool) -> Option<Holder> {
+    /// Looks at the processes of `owner`'s user, newest first.
+    fn search(
+        &mut self,
+        owner: &Owner,
+        look: Look,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Option<Holder> {
         let mut pids: Vec<u32> = fs::read_dir("/proc")
             .ok()?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -144,7 +153,7 @@ impl Attributor {
         pids.into_iter().filter(|pid| wanted(*pid)).find_map(|pid| {
             let process = Handle::open(pid).filter(|process| process.uid == owner.uid)?;
             let process = self.processes.known_as(process);
-            self.processes.scan(&process, owner.inode)
+            look(&mut self.processes, &process, owner.inode)
         })
     }
 
@@ -200,7 +209,7 @@ impl Attributor {
         let binary = holder.process.binary()?;
         let mut met = vec![holder.process.pid];
         loop {
-            let Some(other) = self.search(owner, |pid| !met.contains(&pid)) else {
+            let Some(other) = self.search(owner, Memory::scan, |pid| !met.contains(&pid)) else {
                 return Some(true);
             };
             if other.process.binary().as_ref() != Some(&binary) {

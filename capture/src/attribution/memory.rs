@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Owner;
-use super::process::Handle;
+use super::process::{Ended, Handle};
 
 /// Processes that were found before and are asked first. Each takes a descriptor.
 const PROCESSES: usize = 128;
@@ -16,15 +16,28 @@ const RECENT: usize = 4;
 const LOOKED_THROUGH: usize = 32;
 /// Sockets whose descriptor is remembered, of all processes.
 const SOCKETS: usize = 16_384;
-/// How far behind the last descriptor found the next ones are looked for, and how many gaps end that.
-const AHEAD: u32 = 64;
+/// How far above and below the last descriptor found the next ones are looked for, and how many gaps end that.
+const ABOVE: u32 = 64;
+const BELOW: u32 = 4;
 const GAPS: u32 = 4;
+/// To list more descriptors than this costs more than to try the highest ones first, which are the newest mostly.
+const FEW: u32 = 8;
+/// So many are tried.
+const HIGHEST: u32 = 4;
 
 /// A process that holds the socket asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
     pub(super) process: Arc<Handle>,
     descriptor: u32,
+}
+
+/// What a descriptor is.
+enum Looked {
+    Found(Holder),
+    Another,
+    /// No socket, or none at all.
+    Gap,
 }
 
 /// Where a socket was seen.
@@ -55,9 +68,18 @@ impl Memory {
                 descriptor: sight.descriptor,
             });
         }
-        self.known(owner.uid, RECENT)
-            .iter()
-            .find_map(|known| self.look_ahead(known, owner.inode))
+        let mut alive = 0;
+        for known in self.known(owner.uid, PROCESSES) {
+            match self.look_nearby(&known, owner.inode) {
+                Ok(Some(holder)) => return Some(holder),
+                Ok(None) => alive += 1,
+                Err(Ended) => self.forget(&known.process),
+            }
+            if alive == RECENT {
+                break;
+            }
+        }
+        None
     }
 
     /// Looks through all descriptors of the processes that were found last.
@@ -78,15 +100,35 @@ impl Memory {
     /// Looks through the descriptors of a process for a socket, and remembers those it comes by: all of them, if the process was
     /// found before and so opens more than one. One that is gone is forgotten.
     pub(super) fn scan(&mut self, process: &Arc<Handle>, inode: u64) -> Option<Holder> {
+        if !self.knows(process)
+            && let Some(holder) = self.try_highest(process, inode)
+        {
+            return Some(holder);
+        }
         let descriptors = process.descriptors().unwrap_or_default();
         if !descriptors.is_empty() {
             return self.look_at(process, descriptors, inode);
         }
-        self.processes
-            .retain(|known| !Arc::ptr_eq(&known.process, process));
+        self.forget(process);
         let process = Arc::new(process.by_another_thread()?);
         let descriptors = process.descriptors().ok()?;
         self.look_at(&process, descriptors, inode)
+    }
+
+    /// Looks where the socket is mostly, if it is in that process: in the highest descriptors, or in all where they are few.
+    /// `None` says nothing.
+    pub(super) fn glance(&mut self, process: &Arc<Handle>, inode: u64) -> Option<Holder> {
+        match process.descriptor_count()? {
+            ..=FEW => self.scan(process, inode),
+            _ => self.try_highest(process, inode),
+        }
+    }
+
+    fn try_highest(&mut self, process: &Arc<Handle>, inode: u64) -> Option<Holder> {
+        let count = process.descriptor_count().filter(|count| *count > FEW)?;
+        let mut highest = (count.saturating_sub(HIGHEST)..count).rev();
+        let descriptor = highest.find(|at| process.socket_at(*at) == Some(inode))?;
+        Some(self.see(process, descriptor, inode))
     }
 
     fn look_at(
@@ -144,24 +186,43 @@ impl Memory {
         of_user.take(most).cloned().collect()
     }
 
-    /// A program that opens many connections gives them rising descriptors.
-    fn look_ahead(&mut self, known: &Holder, inode: u64) -> Option<Holder> {
-        let mut gaps = 0;
-        for descriptor in known.descriptor..known.descriptor.saturating_add(AHEAD) {
-            match known.process.socket_at(descriptor) {
-                Some(seen) => {
-                    let holder = self.see(&known.process, descriptor, seen);
-                    if seen == inode {
-                        return Some(holder);
-                    }
-                }
-                None => gaps += 1,
-            }
-            if gaps == GAPS {
-                return None;
+    /// A program's next connection has the descriptor of one that it closed, or the next one.
+    fn look_nearby(&mut self, known: &Holder, inode: u64) -> Result<Option<Holder>, Ended> {
+        let last = known.descriptor;
+        let mut look = |descriptor| -> Result<Looked, Ended> {
+            let Some(seen) = known.process.living_socket_at(descriptor)? else {
+                return Ok(Looked::Gap);
+            };
+            let holder = self.see(&known.process, descriptor, seen);
+            Ok(match seen == inode {
+                true => Looked::Found(holder),
+                false => Looked::Another,
+            })
+        };
+        let next = [last, last.saturating_add(1)];
+        let below = (last.saturating_sub(BELOW)..last).rev();
+        for descriptor in next.into_iter().chain(below) {
+            if let Looked::Found(holder) = look(descriptor)? {
+                return Ok(Some(holder));
             }
         }
-        None
+        let mut gaps = 0;
+        for descriptor in last.saturating_add(2)..last.saturating_add(ABOVE) {
+            match look(descriptor)? {
+                Looked::Found(holder) => return Ok(Some(holder)),
+                Looked::Another => {}
+                Looked::Gap => gaps += 1,
+            }
+            if gaps == GAPS {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn forget(&mut self, process: &Arc<Handle>) {
+        self.processes
+            .retain(|known| !Arc::ptr_eq(&known.process, process));
     }
 
     fn see(&mut self, process: &Arc<Handle>, descriptor: u32, inode: u64) -> Holder {
@@ -232,6 +293,66 @@ mod tests {
     }
 
     #[test]
+    fn the_descriptor_below_the_last_one_is_tried() {
+        let sockets = [(); 2].map(|()| UnixDatagram::unbound().unwrap());
+        let [below, above] = sockets.each_ref().map(|socket| socket.as_raw_fd());
+        let [first, second] = sockets.each_ref().map(owner);
+        let process = own();
+        let last = u32::try_from(below.max(above)).unwrap();
+        let other = if below > above { second } else { first };
+        // As much lower as others opened descriptors in between; of them, only the nearest are tried.
+        let descriptor = last - below.abs_diff(above).saturating_sub(1);
+        let mut memory = Memory::default();
+        memory.keep(Holder {
+            process,
+            descriptor,
+        });
+        let found = memory.recall(&other).unwrap();
+        assert!(found.descriptor < descriptor);
+    }
+
+    /// A program with thirteen descriptors, and one more: a socket. `at`: what the shell makes of its standard input.
+    fn program(at: &str, socket: &UnixDatagram) -> std::process::Child {
+        let open: String = (3..13).map(|it| format!("{it}</dev/null ")).collect();
+        // Others have no descriptors of two digits.
+        Command::new("bash")
+            .args(["-c", &format!("exec {open} {at}; exec sleep 60")])
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(
+                socket.try_clone().unwrap(),
+            )))
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_glance_finds_the_newest_and_a_scan_all() {
+        let socket = UnixDatagram::unbound().unwrap();
+        let inode = owner(&socket).inode;
+        for (at, is_newest) in [("13<&0 0</dev/null", true), ("13</dev/null", false)] {
+            let mut child = program(at, &socket);
+            let runs_sleep = |process: &Handle| {
+                let binary = process.binary().map(|binary| binary.path);
+                binary.is_some_and(|path| path.ends_with("sleep"))
+            };
+            let process = loop {
+                let process = Arc::new(Handle::open(child.id()).unwrap());
+                if runs_sleep(&process) {
+                    break process;
+                }
+                assert!(child.try_wait().unwrap().is_none());
+                std::thread::yield_now();
+            };
+            let mut memory = Memory::default();
+            let glance = memory.glance(&process, inode);
+            let scan = memory.scan(&process, inode).map(|it| it.descriptor);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(glance.map(|it| it.descriptor), is_newest.then_some(13));
+            assert_eq!(scan, Some(if is_newest { 13 } else { 0 }));
+        }
+    }
+
+    #[test]
     fn a_process_that_has_ended_is_found_no_more() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Arc::new(Handle::open(child.id()).unwrap());
@@ -244,7 +365,12 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(process.binary().is_none() && process.socket_at(0).is_none());
-        assert!(memory.scan(&process, 1).is_none());
+        let asked = Owner {
+            uid: process.uid,
+            inode: 1,
+        };
+        assert!(memory.recall(&asked).is_none());
         assert!(memory.processes.is_empty(), "forgotten");
+        assert!(memory.scan(&process, 1).is_none());
     }
 }

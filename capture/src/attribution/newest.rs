@@ -1,11 +1,14 @@
 //! The processes that were started last: most connections are those of a program that was just started.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 
 use super::process::Handle;
 
 /// So many numbers back from the last that was given.
 const NUMBERS: u32 = 64;
+/// Three loads, what runs of how many, and the number: the kernel gives the whole line to the first read.
+const LINE: usize = 256;
 /// A program that has just started this many threads hides who came before it.
 const AGAIN: u32 = 8;
 
@@ -54,7 +57,9 @@ impl Met {
 
 /// The number of the last process or thread that was made in our process namespace (proc(5), `/proc/loadavg`).
 fn last_given() -> Option<u32> {
-    let line = fs::read_to_string("/proc/loadavg").ok()?;
+    let mut line = [0; LINE];
+    let length = File::open("/proc/loadavg").ok()?.read(&mut line).ok()?;
+    let line = std::str::from_utf8(line.get(..length)?).ok()?;
     line.split_whitespace().last()?.parse().ok()
 }
 

@@ -14,6 +14,8 @@ use rustix::io;
 
 /// What the kernel appends to the path of what was removed and is still in use.
 const DELETED: &[u8] = b" (deleted)";
+/// What is read at once: the kernel writes most of these files anew for whoever reads their beginning.
+const USUAL: usize = 4096;
 /// Of so many threads it is asked what they have started.
 const MOST_THREADS: usize = 64;
 /// What is read of a list of children.
@@ -49,6 +51,10 @@ pub(super) struct File {
     inode: u64,
     changed: (i64, i64),
 }
+
+/// The process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended;
 
 impl From<Stat> for File {
     fn from(stat: Stat) -> File {
@@ -116,7 +122,10 @@ impl Handle {
 
     /// The processes that its threads started and that have not ended (proc(5), `children`).
     pub(super) fn children(&self) -> Vec<u32> {
-        let threads = self.numbers("task").unwrap_or_default();
+        let threads = match self.has_threads() {
+            true => self.numbers("task").unwrap_or_default(),
+            false => vec![self.pid],
+        };
         let threads = threads.into_iter().take(MOST_THREADS);
         let children = threads.flat_map(|thread| {
             let list = self.read(&format!("task/{thread}/children"), MOST_CHILDREN);
@@ -127,12 +136,24 @@ impl Handle {
         children.collect()
     }
 
-    /// The inode of the socket behind a descriptor: the link reads `socket:[INODE]`.
+    /// The inode of the socket behind a descriptor, if there is one.
     pub(super) fn socket_at(&self, descriptor: u32) -> Option<u64> {
-        let target = readlinkat(&self.directory, format!("fd/{descriptor}"), [0; 64]).ok()?;
-        let target = target.to_str().ok()?;
-        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
-        inode.parse().ok()
+        self.living_socket_at(descriptor).ok().flatten()
+    }
+
+    /// The same of a process that may have ended.
+    pub(super) fn living_socket_at(&self, descriptor: u32) -> Result<Option<u64>, Ended> {
+        match readlinkat(&self.directory, format!("fd/{descriptor}"), [0; 64]) {
+            Ok(target) => Ok(target.to_str().ok().and_then(socket_in)),
+            Err(io::Errno::SRCH) => Err(Ended),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// How many descriptors it has: the size of their directory (Linux 6.2 and later). `None`: not known.
+    pub(super) fn descriptor_count(&self) -> Option<u32> {
+        let size = self.stat("fd")?.st_size;
+        u32::try_from(size).ok().filter(|count| *count > 0)
     }
 
     /// Its descriptors, the highest first: it is the newest mostly. An error says that they cannot be read, or that it is gone.
@@ -254,12 +275,18 @@ impl Handle {
 
     /// A file of its directory. `None`: not readable, or longer than this.
     pub(super) fn read(&self, name: &str, most: usize) -> Option<Vec<u8>> {
-        let mut contents = Vec::new();
+        let mut contents = Vec::with_capacity(USUAL);
         let most = u64::try_from(most).ok()?;
         let mut file = self.open_file(name)?.take(most + 1);
         let length = file.read_to_end(&mut contents).ok()?;
         (u64::try_from(length).ok()? <= most).then_some(contents)
     }
+}
+
+/// A descriptor's link reads `socket:[INODE]` (proc(5)).
+fn socket_in(link: &str) -> Option<u64> {
+    let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
+    inode.parse().ok()
 }
 
 /// The file that a path leads to, for us.
