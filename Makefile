@@ -14,11 +14,15 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_'
 ifneq ($(SUDO),)
 export CARGO_TARGET_$(HOST)_RUNNER = $(SUDO)
 endif
-# Always of the whole workspace: for one crate alone cargo builds the libraries again, with fewer of their features.
-END_TO_END := $(patsubst tests/tests/%.rs,--test %,$(wildcard tests/tests/*.rs))
+# End-to-end tests. Some measure time, or take all there is of the machine; the others wait most of the time, and run two at once.
+END_TO_END := $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))
+ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
-ONE_ORDER := honest_% early rules_for_users bench identity lab why
-BOTH_ORDERS := $(patsubst %,--test %,$(filter-out $(ONE_ORDER),$(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))))
+ONE_ORDER := honest_% early rules_for_users bench identity lab why host_keys jumps proxies
+BOTH_ORDERS := $(filter-out $(ONE_ORDER),$(END_TO_END))
+# The other tests.
+BESIDE_CODE := $(patsubst %,--test %,$(notdir $(patsubst %.rs,%,$(wildcard [!t]*/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard [!t]*/tests/*/main.rs))))
+end_to_end = sh tests/side-by-side.sh $(filter-out $(ALONE),$(1)) -- $(filter $(ALONE),$(1))
 # An error tells what failed; where it was made is no news.
 export RUST_LIB_BACKTRACE ?= 0
 
@@ -41,13 +45,19 @@ test: deps ## Everything that must hold before a change goes in; .ci/run is the 
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@sh tests/advisories.sh
 	$(MAKE) --no-print-directory programs
-	cargo test --workspace --locked --no-fail-fast
-	ADIT_TEST_CONNECT=early cargo test --workspace --locked --no-fail-fast $(BOTH_ORDERS)
+	@red=0; \
+	cargo test --workspace --locked --no-fail-fast --lib --bins $(BESIDE_CODE) || red=1; \
+	cargo test --workspace --locked --doc || red=1; \
+	$(call end_to_end,$(END_TO_END)) || red=1; \
+	ADIT_TEST_CONNECT=early $(call end_to_end,$(BOTH_ORDERS)) || red=1; \
+	exit $$red
 
 .PHONY: e2e
 e2e: deps programs ## Only the end-to-end tests, with the programs built first; TEST=name for one file
-	cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(END_TO_END))
-	ADIT_TEST_CONNECT=early cargo test --workspace --locked --no-fail-fast $(if $(TEST),--test $(TEST),$(BOTH_ORDERS))
+	@red=0; \
+	$(call end_to_end,$(or $(TEST),$(END_TO_END))) || red=1; \
+	ADIT_TEST_CONNECT=early $(call end_to_end,$(filter $(BOTH_ORDERS),$(or $(TEST),$(END_TO_END)))) || red=1; \
+	exit $$red
 
 .PHONY: fuzz
 fuzz: ## Rule files that nobody would write, for a minute or SECONDS=…; none may panic or take long
