@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use adit_rules::{Author, Checked, Date, Diagnostics, Layer, Policy};
+use adit_rules::{AtPath, Author, Checked, Date, Diagnostics, Files, Layer, Policy};
 
 use crate::user::User;
 
@@ -170,29 +170,22 @@ impl RuleSources {
 
     /// Reads and compiles all files. May take seconds.
     pub fn read(&self, today: Date) -> Reading {
-        let mut seen = Vec::new();
         let layers = match self.layers() {
             Ok(layers) => layers,
             Err(error) => {
                 return Reading {
                     outcome: Err(error.into()),
                     files: Vec::new(),
-                    seen,
+                    seen: Vec::new(),
                 };
             }
         };
-        let mut files = |path: &Path, at_most: usize| {
-            seen.push(Seen {
-                path: path.to_owned(),
-                state: FileState::of(path),
-            });
-            text_of(path, at_most)
-        };
+        let mut files = HostFiles::default();
         let outcome = Policy::read(&layers, today, &mut files).map_err(RulesError::Wrong);
         Reading {
             outcome,
             files: layers.into_iter().flat_map(|layer| layer.files).collect(),
-            seen,
+            seen: files.seen,
         }
     }
 }
@@ -208,11 +201,49 @@ pub fn alone(named: &Path) -> Result<Vec<Layer>, SourceError> {
     }])
 }
 
+/// The files of this host, for the rules that name them.
+#[derive(Debug, Default)]
+pub struct HostFiles {
+    /// Those that were read.
+    seen: Vec<Seen>,
+}
+
+impl Files for HostFiles {
+    fn read(&mut self, path: &Path, at_most: usize) -> Result<String, String> {
+        self.seen.push(Seen {
+            path: path.to_owned(),
+            state: FileState::of(path),
+        });
+        text_of(path, at_most)
+    }
+
+    fn program(&mut self, path: &Path) -> Option<AtPath> {
+        Some(at_path(path).unwrap_or(AtPath::Unseen))
+    }
+}
+
+fn at_path(path: &Path) -> std::io::Result<AtPath> {
+    let own = fs::canonicalize(path)?;
+    if own != path {
+        return Ok(AtPath::Link(own));
+    }
+    // Opening a pipe would wait for whoever writes into it.
+    if !fs::metadata(path)?.is_file() {
+        return Ok(AtPath::Unseen);
+    }
+    let mut first = [0; 2];
+    File::open(path)?.read_exact(&mut first)?;
+    Ok(match &first {
+        b"#!" => AtPath::Script,
+        _ => AtPath::Binary,
+    })
+}
+
 /// The text of a file that is not larger than that, or some of one that is.
 ///
 /// # Errors
 /// Why there is none, in a few words.
-pub fn text_of(file: &Path, at_most: usize) -> Result<String, String> {
+fn text_of(file: &Path, at_most: usize) -> Result<String, String> {
     // Opening a pipe would wait for whoever writes into it.
     if fs::metadata(file).is_ok_and(|found| !found.is_file()) {
         return Err("it is no regular file".to_owned());
@@ -302,6 +333,25 @@ mod tests {
         let files = named_files(top.path()).unwrap();
         let names: Vec<_> = files.iter().filter_map(|file| file.file_name()).collect();
         assert_eq!(names, ["10.yaml", "a.yaml", "b.yaml"]);
+    }
+
+    #[test]
+    fn links_and_scripts_are_told_from_binaries() {
+        let top = fs::canonicalize(std::env::temp_dir()).unwrap();
+        let top = tempfile::tempdir_in(top).unwrap();
+        let at = |name: &str| top.path().join(name);
+        fs::write(at("binary"), "\x7fELF").unwrap();
+        fs::write(at("script"), "#!/bin/sh\n").unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        std::os::unix::fs::symlink("binary", at("link")).unwrap();
+        std::os::unix::fs::symlink("directory/..", at("around")).unwrap();
+        let there = |name: &str| HostFiles::default().program(&at(name)).unwrap();
+        assert_eq!(there("binary"), AtPath::Binary);
+        assert_eq!(there("script"), AtPath::Script);
+        assert_eq!(there("link"), AtPath::Link(at("binary")));
+        assert_eq!(there("around/script"), AtPath::Link(at("script")));
+        assert_eq!(there("directory"), AtPath::Unseen);
+        assert_eq!(there("missing"), AtPath::Unseen);
     }
 
     #[test]

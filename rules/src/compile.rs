@@ -65,6 +65,7 @@ fn compile_into(
         compiler.add(layer, files);
     }
     compiler.warn_of_what_is_unused();
+    compiler.matchers.warn_of_programs(files, compiler.findings);
     let Compiler {
         known_zones,
         zones,

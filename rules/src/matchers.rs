@@ -12,6 +12,7 @@ use crate::hex;
 use crate::name::NamePattern;
 use crate::path_pattern::PathPattern;
 use crate::port::{self, PortSet};
+use crate::programs::{NamedAs, Programs};
 use crate::sets::{Files, Sets, WrittenSet};
 use crate::targets::{Hosts, Targets};
 use crate::truth::OneOf;
@@ -31,6 +32,7 @@ type Written = At<WrittenPattern>;
 pub(crate) struct Matchers {
     sets: Sets,
     expressions: Expressions,
+    programs: Programs,
     /// Whether what is read now stands under a `not`.
     is_under_not: bool,
     /// Whether there are flows whose names are known.
@@ -69,6 +71,11 @@ impl Matchers {
     /// Warns of sets that no rule names.
     pub(crate) fn warn_of_unused_sets(&self, findings: &mut Findings) {
         self.sets.warn_of_unused(findings);
+    }
+
+    /// Warns of programs that cannot be what was meant.
+    pub(crate) fn warn_of_programs(&self, files: &mut dyn Files, findings: &mut Findings) {
+        self.programs.warn(files, findings);
     }
 
     /// Whether entries of a file are in the lists of a rule.
@@ -277,7 +284,7 @@ impl Matchers {
                         .is_some()
                 }
                 "script" => {
-                    facts.script = self.each(values.iter(), findings, Self::path);
+                    facts.script = self.each(values.iter(), findings, Self::script);
                     facts.script.is_some()
                 }
                 "parent" => {
@@ -303,9 +310,24 @@ impl Matchers {
     }
 
     fn path(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
+        self.named_as(NamedAs::Binary, at, findings)
+    }
+
+    fn script(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
+        self.named_as(NamedAs::Script, at, findings)
+    }
+
+    fn named_as(
+        &mut self,
+        named_as: NamedAs,
+        at: &Written,
+        findings: &mut Findings,
+    ) -> Option<PathPattern> {
         let plain =
             |text: &str| not_a_slip_of(UNKNOWN, text).and_then(|()| PathPattern::parse(text));
-        self.leaf(at, findings, plain, PathPattern::regex)
+        let pattern = self.leaf(at, findings, plain, PathPattern::regex)?;
+        self.programs.note(at.place, named_as, &pattern);
+        Some(pattern)
     }
 
     fn host(&mut self, at: &Written, findings: &mut Findings) -> Option<Host> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::explanation;
+use crate::programs::AtPath;
 use crate::set_file;
 use crate::targets::Targets;
 use crate::written::At;
@@ -29,6 +30,12 @@ pub trait Files {
     ///
     /// Why there is none, in a few words.
     fn read(&mut self, path: &Path, at_most: usize) -> Result<String, String>;
+
+    /// What is at the path of a program that a rule names. `None`: nobody looks, as when rules are read for another host.
+    fn program(&mut self, path: &Path) -> Option<AtPath> {
+        let _ = path;
+        None
+    }
 }
 
 impl<F: FnMut(&Path, usize) -> Result<String, String>> Files for F {

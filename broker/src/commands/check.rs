@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use adit_broker::reload::ReadRules;
-use adit_broker::rule_sources::{RuleSources, RulesError, Seen, SourceError, alone, text_of};
+use adit_broker::rule_sources::{HostFiles, RuleSources, RulesError, Seen, SourceError, alone};
 use adit_broker::today::today;
 use adit_broker::user::User;
 use adit_rules::{Checked, Date, Diagnostics, Policy};
@@ -78,7 +78,7 @@ pub(crate) fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>>
 
 /// One file or directory, as if there were no other. A file may be a pipe.
 fn check_alone(file: &Path) -> Result<Result<Checked, Diagnostics>, Failure> {
-    let mut files = text_of;
+    let mut files = HostFiles::default();
     if file.is_dir() || file.is_file() {
         let layers = alone(file).map_err(Failure::usage)?;
         return Ok(Policy::read(&layers, day()?, &mut files));
