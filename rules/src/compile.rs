@@ -202,6 +202,10 @@ impl<'a> Compiler<'a> {
         self.ends.push((self.rules.len(), default));
     }
 
+    pub(crate) fn rules_of_earlier_layers(&self) -> usize {
+        self.ends.last().map_or(0, |(rules, _)| *rules)
+    }
+
     /// Zones that are wrong in themselves still count as defined: one mistake is one error.
     fn add_zones(&mut self, written: &[WrittenZone]) {
         for zone in written {

@@ -41,6 +41,8 @@ pub struct StaticTunnel {
     pub(crate) to: Destination,
     /// What it gives, as a rule for everything.
     pub(crate) word: Rule,
+    /// How many rules of earlier layers there are: it stands behind those.
+    pub(crate) behind: usize,
 }
 
 /// Where on this host something listens.

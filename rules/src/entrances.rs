@@ -16,7 +16,7 @@ use crate::zone::{Connect, OnDown};
 const MOST_ENTRIES: usize = 16;
 const MOST_TUNNELS: usize = 64;
 
-/// Warns of static tunnels that lead nowhere: a rule blocks their destination for every program.
+/// Warns of static tunnels that lead nowhere for any program, as a rule comes first.
 pub(crate) fn warn_of_blocked(policy: &Policy, written: &[WrittenTunnel], findings: &mut Findings) {
     for tunnel in written {
         let judgement = policy.judge_static(&tunnel.name.value, None);
@@ -26,7 +26,10 @@ pub(crate) fn warn_of_blocked(policy: &Policy, written: &[WrittenTunnel], findin
         // In doubt it is not for everybody: too little is said here of who asks.
         if !block.is_in_doubt() {
             let fault = Fault::new(format!("{:?} leads nowhere", tunnel.name.value));
-            let hint = format!("the rule {:?} blocks its destination", block.rule());
+            let hint = format!(
+                "the rule {:?} comes first, and blocks its destination or leads it elsewhere",
+                block.rule()
+            );
             findings.warning(tunnel.to.place, fault.hint(hint));
         }
     }
@@ -98,6 +101,7 @@ impl Compiler<'_> {
             listen: listen?,
             to: to?,
             word: Rule::for_everything(&written.name.value, at, action),
+            behind: self.rules_of_earlier_layers(),
         })
     }
 

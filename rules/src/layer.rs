@@ -83,7 +83,7 @@ impl Floor {
 
 /// Whether a flow that gets `own` is nowhere that it would not be with `floor`. Tunnels through two zones, or to two destinations, are
 /// not comparable.
-fn is_as_strict(own: &Action, floor: &Action) -> bool {
+pub(crate) fn is_as_strict(own: &Action, floor: &Action) -> bool {
     match (own, floor) {
         (Action::Block(_), _) | (_, Action::Pass) => true,
         (

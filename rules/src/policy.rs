@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::address::AddressRange;
-use crate::application::Application;
+use crate::application::{Application, Fact};
 use crate::compile;
 use crate::date::Date;
 use crate::decision::{Block, By, Decision, Judgement, Refusal};
@@ -16,7 +16,7 @@ use crate::entrance::{Entrances, Entry, StaticTunnel};
 use crate::explanation::{self, Asked, Explanation, PortMatters};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
-use crate::layer::{Author, Layer};
+use crate::layer::{Author, Layer, is_as_strict};
 use crate::name_set::NameSet;
 use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule, Validity};
@@ -59,6 +59,25 @@ pub(crate) struct LayerEnd {
     pub(crate) rules: usize,
     /// What a flow gets that none of these matches.
     pub(crate) default: Rule,
+}
+
+/// What the rules have for a flow.
+enum First<'a> {
+    /// One of them asks for this.
+    Needs(Fact),
+    /// One of them, and where it stands.
+    Rule(usize, &'a Rule),
+    /// One of which it cannot be said whether it matches.
+    Doubt(&'a Rule),
+    Default,
+}
+
+fn closed_by(label: Arc<str>) -> Block {
+    let by = By {
+        label,
+        telling: Telling::default(),
+    };
+    Block::new(by, Refusal::Reset)
 }
 
 /// A policy that passed every check, and what to warn of.
@@ -251,26 +270,30 @@ impl Policy {
         &self.compiled.entrances.tunnels
     }
 
-    /// Decides about a flow that came in through the static tunnel of this name. A rule that blocks its destination blocks it;
-    /// whatever else the rules say of it, and whatever the default, the tunnel leads through its own zone. One that is not there
-    /// leads nowhere.
+    /// Decides about a flow that came in through the static tunnel of this name. A rule that blocks its destination blocks it, and
+    /// so does one of an earlier layer that tunnels it otherwise; whatever else the rules say of it, and whatever the default, the
+    /// tunnel leads through its own zone. One that is not there leads nowhere.
     pub fn judge_static(&self, tunnel: &str, application: Option<&Application>) -> Judgement {
         let found = self.static_tunnels().iter().find(|it| it.name() == tunnel);
         let Some((tunnel, permit)) = found.and_then(|it| Some((it, it.permit()?))) else {
-            let by = By {
-                label: tunnel.into(),
-                telling: Telling::default(),
-            };
-            let block = Block::new(by, Refusal::Reset);
-            return Judgement::Decided(Decision::Block(block));
+            return Judgement::Decided(Decision::Block(closed_by(tunnel.into())));
         };
-        match self.judge(tunnel.to(), application) {
-            Judgement::Decided(Decision::Block(block)) if block.rule() != DEFAULT => {
-                Judgement::Decided(Decision::Block(block))
-            }
-            Judgement::Decided(_) => Judgement::Decided(Decision::Tunnel(permit)),
-            Judgement::Needs(fact) => Judgement::Needs(fact),
-        }
+        let decision = match self.first_match(&tunnel.to().normalized(), application) {
+            First::Needs(fact) => return Judgement::Needs(fact),
+            First::Doubt(rule) => rule.decide_in_doubt(),
+            First::Rule(position, rule) => match &rule.action {
+                Action::Block(_) => rule.decide(tunnel.to().clone()),
+                Action::Tunnel { .. } | Action::Pass
+                    if position < tunnel.behind
+                        && !is_as_strict(&tunnel.word.action, &rule.action) =>
+                {
+                    Decision::Block(closed_by(rule.label.clone()))
+                }
+                Action::Tunnel { .. } | Action::Pass => Decision::Tunnel(permit),
+            },
+            First::Default => Decision::Tunnel(permit),
+        };
+        Judgement::Decided(decision)
     }
 
     /// Decides about a flow; the first rule that matches wins.
@@ -280,19 +303,33 @@ impl Policy {
     /// A rule that has something under `not` that cannot be answered blocks.
     pub fn judge(&self, destination: &Destination, application: Option<&Application>) -> Judgement {
         let destination = destination.normalized();
+        let decision = match self.first_match(&destination, application) {
+            First::Needs(fact) => return Judgement::Needs(fact),
+            First::Doubt(rule) => rule.decide_in_doubt(),
+            First::Rule(_, rule) => rule.decide(destination),
+            First::Default => self.default().decide(destination),
+        };
+        Judgement::Decided(decision)
+    }
+
+    fn first_match(
+        &self,
+        destination: &Destination,
+        application: Option<&Application>,
+    ) -> First<'_> {
         let (rules, index) = (self.rules(), &self.compiled.index);
-        for position in index.candidates(&destination, application) {
+        for position in index.candidates(destination, application) {
             let Some(rule) = rules.get(position) else {
                 break;
             };
-            match rule.ask(&destination, application, &self.circumstances) {
+            match rule.ask(destination, application, &self.circumstances) {
                 Answer::No(_) => {}
-                Answer::Needs(fact) => return Judgement::Needs(fact),
-                Answer::Yes => return Judgement::Decided(rule.decide(destination)),
-                Answer::Doubt(_) => return Judgement::Decided(rule.decide_in_doubt()),
+                Answer::Needs(fact) => return First::Needs(fact),
+                Answer::Yes => return First::Rule(position, rule),
+                Answer::Doubt(_) => return First::Doubt(rule),
             }
         }
-        Judgement::Decided(self.default().decide(destination))
+        First::Default
     }
 
     /// What the kernel can decide alone, in order; the rest is the broker's, which is asked first or handed the flow.

@@ -178,6 +178,44 @@ rules:
     assert!(first.contains(expected), "{first}");
 }
 
+/// What a connection to the user's static tunnel to 10.1.0.1:443 gets.
+fn through_a_tunnel(administrators: &str, tunnel: &str) -> String {
+    let users = format!(
+        "version: 1\nzones: {{own: {{gateways: [gw3]}}}}\ntunnels:\n  - {{name: mine, listen: 7000, to: \"10.1.0.1:443\", \
+         {tunnel}}}\nrules:\n  - {{name: own rule, to: 10.1.0.0/16, ports: 443, action: tunnel, zone: own}}\n"
+    );
+    let administrators = format!(
+        "version: 1\nzones:\n  a: {{gateways: [gw1]}}\n  b: {{gateways: [gw2]}}\nrules:\n  - {{name: r, to: 10.1.0.0/16, \
+         {administrators}}}\ndefault: pass\n"
+    );
+    let policy = read_both(&administrators, &users).expect("good").policy;
+    match policy.judge_static("mine", Some(&Application::of("/usr/bin/curl"))) {
+        Judgement::Decided(decision) => {
+            let zone = decision.zone().unwrap_or_default();
+            format!("{} {zone} by {}", decision.action(), decision.rule())
+        }
+        Judgement::Needs(fact) => panic!("{fact:?} was given"),
+    }
+}
+
+#[test]
+fn a_static_tunnel_of_a_later_layer_never_weakens_a_rule_before_it() {
+    let by_r = "block  by r";
+    assert_eq!(
+        through_a_tunnel("action: tunnel, zone: a", "zone: own"),
+        by_r
+    );
+    assert_eq!(through_a_tunnel("action: tunnel, zone: a", "zone: b"), by_r);
+    assert_eq!(through_a_tunnel("action: block", "zone: own"), by_r);
+    let same = through_a_tunnel("action: tunnel, zone: a", "zone: a");
+    assert_eq!(same, "tunnel a by mine");
+    let passed = through_a_tunnel("action: pass", "zone: own");
+    assert_eq!(passed, "tunnel own by mine");
+    // Another port: only the user's own rule is about it.
+    let other = through_a_tunnel("ports: 80, action: tunnel, zone: a", "zone: b");
+    assert_eq!(other, "tunnel b by mine");
+}
+
 #[test]
 fn a_zone_of_an_earlier_layer_is_not_loosened() {
     let users = "version: 1
