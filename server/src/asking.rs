@@ -63,6 +63,7 @@ fn table(sessions: &[SessionView]) -> String {
 fn row(session: &SessionView) -> [String; 8] {
     let by = match &session.certificate {
         Some(certificate) => printable(certificate),
+        None if session.key == "-" => printable(&session.proof),
         None => session.key.clone(),
     };
     let age = Timestamp::now().duration_since(session.since).as_secs();

@@ -33,6 +33,8 @@ pub struct Who {
     pub address: Option<IpAddr>,
     /// What the user was authenticated by.
     pub credential: Credential,
+    /// The methods that were shown.
+    pub how: String,
 }
 
 impl Who {
@@ -279,6 +281,7 @@ impl LoggedIn {
             from = who.from.as_str(),
             key = who.credential.key(),
             certificate = who.certificate(),
+            how = who.how.as_str(),
             "logged in"
         );
         Self {

@@ -19,13 +19,16 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 /// See [`read`].
 pub(crate) fn read_opened(file: File, limit: usize) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a regular file",
         ));
     }
-    let mut content = Vec::new();
+    // All at once: a buffer that grows leaves copies of a secret behind.
+    let long = usize::try_from(metadata.len()).map_or(limit, |long| long.min(limit));
+    let mut content = Vec::with_capacity(long + 1);
     file.take(limit as u64 + 1).read_to_end(&mut content)?;
     if content.len() > limit {
         return Err(io::Error::new(

@@ -1,24 +1,21 @@
 //! One connection's side of the conversation: what is known of its client, and what it may still do.
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use adit_link::ssh::Backlog;
 use jiff::Timestamp;
-use russh::keys::ssh_key::public::KeyData;
-use russh::server::{Auth, ChannelOpenHandle, Handle, Session as Ssh};
+use russh::server::{ChannelOpenHandle, Handle, Session as Ssh};
 use russh::{ChannelId, ChannelOpenFailure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
 
 use crate::authorized_keys::Attempt;
-use crate::credential::fingerprint;
 use crate::forward::{Forwarding, Shared};
 use crate::gateway::Gateway;
 use crate::in_use::{InUse, Use};
-use crate::login::{Login, Logins, NotAuthorized};
+use crate::login::{Login, Logins};
 use crate::login_attempt::LoginAttempt;
-use crate::metrics::Metrics;
+use crate::login_progress::Progress;
+use crate::methods::Method;
 use crate::quota::{Place, Quota};
 use crate::remote_forward::Listeners;
 use crate::sessions::{Ending, Present, Session};
@@ -28,7 +25,7 @@ use crate::unauthenticated::Guest;
 
 /// Links of one connection at a time. A broker needs one, and a second while it renews the first.
 pub(crate) const MAX_CHANNELS: u32 = 4;
-/// Keys that one connection may offer, whether they are known or not.
+/// Keys that one connection may offer, whether they are known or not, and times that it may be asked.
 const MAX_OFFERS: u32 = 32;
 /// Channels that one connection may ask for in its whole life, of every kind but forwarded ports,
 /// whatever came of them.
@@ -38,16 +35,13 @@ const MAX_OFFERS: u32 = 32;
 const MAX_OPENS: u32 = 64;
 /// Forwarded ports that one connection may ask for at a time, until they are answered.
 const MAX_OPENINGS: usize = 1024;
-/// How long an answer to a wrong password or signature takes; a key that is merely offered is
-/// answered sooner (see [`crate::listener`]), because agents offer several.
-const REJECTION: Duration = Duration::from_secs(1);
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConversationError {
     #[error(transparent)]
     Ssh(#[from] russh::Error),
-    #[error("the client offered more than {MAX_OFFERS} keys")]
+    #[error("the client offered more than {MAX_OFFERS} keys or answers")]
     TooManyOffers,
     #[error("the client asked for more than {MAX_OPENS} channels")]
     TooManyOpens,
@@ -107,6 +101,10 @@ pub(crate) struct Client {
     pub(crate) guest: Option<(Arc<Guest>, Use)>,
     /// From then on.
     pub(crate) place: Option<(Place, Present)>,
+    /// What was shown so far, by whom.
+    pub(crate) progress: Option<Progress>,
+    /// What was asked last, and of whom.
+    pub(crate) asked: Option<(String, Vec<Method>)>,
     /// And how many changes of who may log in there had been before.
     pub(crate) login: Option<(Login, u64)>,
     pub(crate) session: Option<Arc<Session>>,
@@ -151,6 +149,8 @@ impl Client {
             guest: Some((guest, in_use.begin())),
             in_use,
             place: None,
+            progress: None,
+            asked: None,
             login: None,
             session: None,
             ending,
@@ -165,7 +165,8 @@ impl Client {
         }
     }
 
-    /// To be called for each key that is offered or signed with, before anything else.
+    /// To be called for each key that is offered or signed with and for each question, before anything
+    /// else.
     pub(crate) fn count_offer(&mut self) -> Result<Attempt, ConversationError> {
         self.offers += 1;
         if self.offers > MAX_OFFERS {
@@ -175,34 +176,6 @@ impl Client {
             from: self.peer.ip(),
             now: Timestamp::now(),
         })
-    }
-
-    pub(crate) fn log_unauthorized(&self, user: &str, key: &KeyData, why: &NotAuthorized) {
-        Metrics::count(&self.gateway.metrics().logins_refused);
-        self.attempt.refused();
-        let (peer, user, key) = (self.peer, shown(user), fingerprint(key));
-        // As text, which is escaped.
-        let why = why.to_string();
-        seldom!(info, %peer, user, key, why, "login refused");
-    }
-
-    /// What becomes of a key that was signed with.
-    pub(crate) async fn answer(
-        &mut self,
-        user: &str,
-        key: &KeyData,
-        login: Result<Login, NotAuthorized>,
-        changes: u64,
-    ) -> Auth {
-        let login = match login {
-            Ok(login) => login,
-            Err(why) => {
-                self.log_unauthorized(user, key, &why);
-                return reject_slowly().await;
-            }
-        };
-        self.login = Some((login, changes));
-        Auth::Accept
     }
 
     /// To be called for each channel that is asked for, before anything else.
@@ -262,9 +235,4 @@ impl Client {
             .unwrap_or_default();
         seldom!(info, peer = %self.peer, user, what = shown(what), "refused: not served here");
     }
-}
-
-pub(crate) async fn reject_slowly() -> Auth {
-    sleep(REJECTION).await;
-    Auth::reject()
 }

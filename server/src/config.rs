@@ -11,14 +11,15 @@ use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
 use crate::allowance::Allowances;
-use crate::authorized_keys::KeysPath;
 use crate::config_error::ConfigError;
 use crate::login::LoginFiles;
+use crate::methods::Method;
 use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
 mod conditions;
 mod limits;
+mod login;
 mod written;
 pub use written::{LogFormat, LogLevel, LogTo};
 use written::{Written, WrittenEntry, WrittenLog};
@@ -258,7 +259,8 @@ impl Meaning<'_> {
                 "for example  host_keys: [/etc/adit/host_ed25519]",
             )));
         }
-        if login.authorized_keys.is_none() && login.user_ca.is_empty() {
+        let has_keys = login.authorized_keys.is_some() || !login.user_ca.is_empty();
+        if login.methods.has(Method::PublicKey) && !has_keys {
             return Ok(Err(missing(
                 "authorized_keys",
                 "for example  authorized_keys: /etc/adit/keys/%u, or user_ca: [/etc/adit/user_ca.pub]",
@@ -317,35 +319,12 @@ impl Meaning<'_> {
         })
     }
 
-    fn login(&self, written: &Written) -> Result<LoginFiles, ConfigError> {
-        let keys = written.authorized_keys.as_ref();
-        let absolute = |files: &[Spanned<PathBuf>]| {
-            files
-                .iter()
-                .map(|file| self.absolute(file))
-                .collect::<Result<_, _>>()
-        };
-        Ok(LoginFiles {
-            authorized_keys: keys.map(|path| self.keys_path(path)).transpose()?,
-            user_ca: absolute(&written.user_ca)?,
-            revoked_keys: absolute(&written.revoked_keys)?,
-            port_forwarding: written.port_forwarding.unwrap_or(true),
-        })
-    }
-
     /// Another path would depend on the directory the server is started in.
     fn absolute(&self, file: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
         match file.value.is_absolute() {
             true => Ok(file.value.clone()),
             false => Err(self.error(file, "the path is not absolute", None)),
         }
-    }
-
-    fn keys_path(&self, path: &Spanned<String>) -> Result<KeysPath, ConfigError> {
-        path.value.parse().map_err(|error| {
-            let hint = "an absolute path with %u for the user's name, once: /etc/adit/keys/%u";
-            self.error(path, format!("{error}"), Some(hint))
-        })
     }
 
     fn groups(&self, written: &Written) -> Result<Members, ConfigError> {

@@ -14,6 +14,8 @@ pub enum Credential {
     },
     /// A certificate, by somebody whose certificates are accepted.
     Certificate(CertificateId),
+    /// No key: what the user was asked for.
+    Answers,
     /// Another program authenticated.
     Elsewhere,
 }
@@ -34,12 +36,12 @@ pub struct CertificateId {
 }
 
 impl Credential {
-    /// The key's fingerprint, `-` where only another program knows it.
+    /// The key's fingerprint, `-` where there was none, or only another program knows it.
     pub fn key(&self) -> &str {
         match self {
             Self::Key { fingerprint } => fingerprint,
             Self::Certificate(certificate) => &certificate.fingerprint,
-            Self::Elsewhere => "-",
+            Self::Answers | Self::Elsewhere => "-",
         }
     }
 
@@ -47,7 +49,7 @@ impl Credential {
     pub fn certificate(&self) -> Option<&CertificateId> {
         match self {
             Self::Certificate(certificate) => Some(certificate),
-            Self::Key { .. } | Self::Elsewhere => None,
+            Self::Key { .. } | Self::Answers | Self::Elsewhere => None,
         }
     }
 }

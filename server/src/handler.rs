@@ -11,8 +11,11 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 
 use crate::audit::Who;
-use crate::client::{Client, ConversationError, reject_slowly};
+use crate::client::{Client, ConversationError};
+use crate::credential::fingerprint;
 use crate::link_channel::LinkChannel;
+use crate::login::NotAuthorized;
+use crate::methods::Method;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::throttle::seldom;
@@ -21,17 +24,24 @@ use crate::time_outs::TimeOuts;
 impl Handler for Client {
     type Error = ConversationError;
 
-    async fn auth_password(&mut self, _user: &str, _password: &str) -> Result<Auth, Self::Error> {
-        Ok(reject_slowly().await)
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
+        Ok(self.rejection(user))
+    }
+
+    async fn auth_password(&mut self, user: &str, _password: &str) -> Result<Auth, Self::Error> {
+        Ok(self.reject_slowly(user).await)
     }
 
     async fn auth_keyboard_interactive<'a>(
         &'a mut self,
-        _user: &str,
+        user: &str,
         _submethods: &str,
-        _response: Option<Response<'a>>,
+        response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
-        Ok(reject_slowly().await)
+        match response {
+            None => self.ask(user).await,
+            Some(response) => self.take_answer(user, response).await,
+        }
     }
 
     async fn auth_openssh_certificate(
@@ -53,11 +63,15 @@ impl Handler for Client {
     ) -> Result<Auth, Self::Error> {
         let attempt = self.count_offer()?;
         let (key, algorithm) = (offer.public_key, offer.algorithm);
-        match self.logins.offer(user, key, algorithm, attempt).await {
+        let offered = match self.comes_next(user, Method::PublicKey) {
+            true => self.logins.offer(user, key, algorithm, attempt).await,
+            false => Err(NotAuthorized::NotNext),
+        };
+        match offered {
             Ok(()) => Ok(Auth::Accept),
             Err(why) => {
-                self.log_unauthorized(user, key.key_data(), &why);
-                Ok(Auth::reject())
+                self.log_unauthorized(user, &fingerprint(key.key_data()), &why);
+                Ok(self.rejection(user))
             }
         }
     }
@@ -110,6 +124,7 @@ impl Handler for Client {
             from: self.peer.to_string(),
             address: Some(self.peer.ip()),
             credential: login.credential,
+            how: login.proof.how(),
         };
         let ending = Arc::clone(&self.ending);
         let session = Session::new(who, login.permissions, Some(login.proof), ending);

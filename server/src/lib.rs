@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod allowance;
+mod answers;
 pub mod asked;
 pub mod asker;
 pub mod audit;
 pub mod audit_event;
 mod audit_file;
+mod authentication;
 pub mod authorized_keys;
 mod bounded_file;
 pub mod certificate;
@@ -38,8 +40,12 @@ mod log_queue;
 pub mod logging;
 pub mod login;
 mod login_attempt;
+mod login_progress;
+pub mod methods;
 mod metrics;
+mod one_time_code;
 pub mod opening_hours;
+pub mod password;
 mod penalties;
 pub mod permissions;
 pub mod policy;
@@ -48,6 +54,7 @@ pub mod rejudge;
 mod remote_forward;
 pub mod resolve;
 pub mod revocation;
+mod secret_lines;
 pub mod service;
 pub mod sessions;
 pub mod source_patterns;

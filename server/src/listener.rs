@@ -8,7 +8,7 @@ use adit_link::ssh::{BufferedSocket, Rekey};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use russh::keys::PrivateKey;
-use russh::{Disconnect, MethodKind, MethodSet, SshId};
+use russh::{Disconnect, SshId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -20,6 +20,7 @@ use crate::gateway::Gateway;
 use crate::in_use::InUse;
 use crate::login::{LoginFiles, Logins};
 use crate::login_attempt::LoginAttempt;
+use crate::methods::{self, Methods};
 use crate::penalties::Penalties;
 use crate::quota::Quota;
 use crate::sessions::Ending;
@@ -124,7 +125,7 @@ impl Server {
         let limits = *gateway.limits();
         let (alive, ended) = mpsc::channel(1);
         let server = Self {
-            session: Arc::new(session_config(&limits, host_keys)),
+            session: Arc::new(session_config(&limits, host_keys, &files.methods)),
             connections: Quota::new(limits.max_connections_per_user, limits.max_connections),
             unauthenticated: Unauthenticated::new(
                 limits.max_unauthenticated,
@@ -294,10 +295,14 @@ impl Server {
     }
 }
 
-fn session_config(limits: &Limits, host_keys: Vec<PrivateKey>) -> russh::server::Config {
+fn session_config(
+    limits: &Limits,
+    host_keys: Vec<PrivateKey>,
+    methods: &Methods,
+) -> russh::server::Config {
     let mut config = russh::server::Config {
         server_id: SshId::Standard(concat!("SSH-2.0-adit_", env!("CARGO_PKG_VERSION")).into()),
-        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        methods: methods::kinds(&methods.next(&[])),
         auth_rejection_time: OFFER_ANSWER,
         auth_rejection_time_initial: Some(Duration::ZERO),
         max_auth_attempts: MAX_ATTEMPTS,

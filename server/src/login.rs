@@ -1,5 +1,6 @@
 //! Who may log in: a user that the policy knows, with a key of its file, or a certificate by somebody
-//! whose certificates are accepted; neither of them revoked.
+//! whose certificates are accepted, neither of them revoked; or with answers, or with both, as the
+//! methods of the gateway's file say.
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,12 +10,17 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, Certificate, PublicKey};
 use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
+use zeroize::Zeroizing;
 
+use crate::answers::{self, Answered, Answers};
 use crate::authorized_keys::{Attempt, AuthorizedKeys, BadLine, KeysPath};
 use crate::certificate::{self, BadCertificate};
 use crate::credential::{CertificateId, Credential, fingerprint};
 use crate::gateway::Gateway;
 use crate::key_strength;
+use crate::login_progress::Progress;
+use crate::methods::{Method, Methods};
+use crate::one_time_code::BadCode;
 use crate::permissions::Permissions;
 use crate::revocation::{Revocation, Revoked};
 use crate::throttle::seldom;
@@ -35,6 +41,12 @@ pub struct LoginFiles {
     pub user_ca: Vec<PathBuf>,
     /// See [`Revocation`].
     pub revoked_keys: Vec<PathBuf>,
+    /// A hash of each user's password: see [`crate::password`].
+    pub passwords: Option<PathBuf>,
+    /// A secret for each user's one-time codes.
+    pub totp: Option<PathBuf>,
+    /// What has to be shown.
+    pub methods: Methods,
     /// Ports may be forwarded, as far as the key or certificate permits it.
     pub port_forwarding: bool,
 }
@@ -51,7 +63,9 @@ pub(crate) struct Login {
 /// What a login can be judged by again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proof {
-    shown: Shown,
+    key: Option<Shown>,
+    answers: Vec<Answered>,
+    methods: Vec<Method>,
     from: IpAddr,
 }
 
@@ -61,7 +75,29 @@ enum Shown {
     Certificate(Box<Certificate>),
 }
 
-/// Why a key does not log a user in.
+impl Proof {
+    fn of_key(shown: Shown, from: IpAddr) -> Self {
+        Self {
+            key: Some(shown),
+            answers: Vec::new(),
+            methods: vec![Method::PublicKey],
+            from,
+        }
+    }
+
+    /// The chain that was shown, for people; a certificate is told from a key.
+    pub(crate) fn how(&self) -> String {
+        let certified = matches!(self.key, Some(Shown::Certificate(_)));
+        let name = |method: &Method| match method {
+            Method::PublicKey if certified => "certificate",
+            Method::PublicKey | Method::Password | Method::Totp => method.name(),
+        };
+        let names: Vec<_> = self.methods.iter().map(name).collect();
+        names.join(",")
+    }
+}
+
+/// Why somebody is not logged in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotAuthorized {
     #[error("not a user name")]
@@ -78,6 +114,18 @@ pub(crate) enum NotAuthorized {
     Certificate(#[from] BadCertificate),
     #[error(transparent)]
     Revoked(#[from] Revoked),
+    #[error("a wrong answer")]
+    Answer,
+    #[error(transparent)]
+    Code(#[from] BadCode),
+    #[error("no usable passwords or codes: {0}")]
+    Secrets(Untrusted),
+    #[error("another password or secret than the one that was shown, or none")]
+    OtherAnswer,
+    #[error("what was shown is no whole chain of the gateway's methods")]
+    Methods,
+    #[error("not a method that comes next for this user")]
+    NotNext,
     #[error("no usable authorized keys: {0}")]
     Keys(#[from] Untrusted),
     #[error("the authorized keys could not be read in time")]
@@ -91,6 +139,7 @@ pub(crate) enum NotAuthorized {
 pub(crate) struct Logins {
     gateway: Arc<Gateway>,
     readers: Arc<Semaphore>,
+    answers: Answers,
     shared: Arc<RwLock<Arc<Shared>>>,
 }
 
@@ -105,6 +154,7 @@ impl Logins {
         Self {
             gateway,
             readers: Arc::new(Semaphore::new(READERS)),
+            answers: Answers::new(),
             shared: Arc::new(RwLock::new(Shared::new(files))),
         }
     }
@@ -120,20 +170,56 @@ impl Logins {
         user: &UserName,
         proof: &Proof,
     ) -> Result<Login, NotAuthorized> {
-        let user = match &proof.shown {
-            Shown::Key(_) => self.known(user.clone())?,
-            Shown::Certificate(certificate) => self.certified(user.clone(), certificate)?,
+        let user = match &proof.key {
+            Some(Shown::Certificate(certificate)) => self.certified(user.clone(), certificate)?,
+            Some(Shown::Key(_)) | None => self.known(user.clone())?,
         };
-        let attempt = Attempt {
-            from: proof.from,
-            now: Timestamp::now(),
-        };
-        let shown = proof.shown.clone();
-        self.read(move |shared| match shown {
-            Shown::Key(key) => shared.key(user, &key, attempt),
-            Shown::Certificate(certificate) => shared.certificate(user, &certificate, attempt),
+        let proof = proof.clone();
+        self.read(move |shared| shared.again(user, proof)).await
+    }
+
+    /// What has to be shown.
+    pub(crate) fn methods(&self) -> Methods {
+        self.shared().files.methods.clone()
+    }
+
+    /// Which of `asked` is it that `user` shows by this answer? Nobody but a user is anybody at the end
+    /// of the way, see [`Logins::complete`]; until then all are asked and judged alike.
+    pub(crate) async fn answer(
+        &self,
+        user: &str,
+        asked: Vec<Method>,
+        answer: Zeroizing<String>,
+    ) -> Result<Answered, NotAuthorized> {
+        let (answers, user) = (self.answers.clone(), user.to_owned());
+        let places = Arc::clone(&answers.places);
+        self.off_thread(places, move |shared| {
+            answers.judge(&shared.files, &user, &asked, &answer)
         })
         .await
+    }
+
+    /// The login of a user who has shown a whole chain.
+    pub(crate) fn complete(
+        &self,
+        user: &str,
+        progress: Progress,
+        from: IpAddr,
+    ) -> Result<Login, NotAuthorized> {
+        let shared = self.shared();
+        if !shared.files.methods.admit(&progress.methods) {
+            return Err(NotAuthorized::Methods);
+        }
+        let login = match progress.key {
+            Some(login) => *login,
+            None => shared.without_key(self.known(user.parse()?)?, from),
+        };
+        let proof = Proof {
+            answers: progress.answers,
+            methods: progress.methods,
+            ..login.proof
+        };
+        Ok(Login { proof, ..login })
     }
 
     /// Is it worth a signature? Of a certificate that is offered, russh shows nothing but its key, so
@@ -214,18 +300,26 @@ impl Logins {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, NotAuthorized> + Send + 'static,
     ) -> Result<T, NotAuthorized> {
+        self.off_thread(Arc::clone(&self.readers), read).await
+    }
+
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        places: Arc<Semaphore>,
+        work: impl FnOnce(&Shared) -> Result<T, NotAuthorized> + Send + 'static,
+    ) -> Result<T, NotAuthorized> {
         let patience = self.gateway.limits().login_grace;
-        let reading = async {
-            let reader = Arc::clone(&self.readers).acquire_owned().await;
+        let working = async {
+            let place = places.acquire_owned().await;
             let shared = self.shared();
-            let read = tokio::task::spawn_blocking(move || {
-                // Held until the file is read, also when nobody waits for it any more.
-                let _reader = reader;
-                read(&shared)
+            let worked = tokio::task::spawn_blocking(move || {
+                // Held until it is done, also when nobody waits for it any more.
+                let _place = place;
+                work(&shared)
             });
-            read.await.map_err(|_| NotAuthorized::Broken)?
+            worked.await.map_err(|_| NotAuthorized::Broken)?
         };
-        timeout(patience, reading).await?
+        timeout(patience, working).await?
     }
 }
 
@@ -242,6 +336,28 @@ impl Shared {
     fn new(files: LoginFiles) -> Arc<Self> {
         let revocation = Revocation::new(&files.revoked_keys);
         Arc::new(Self { files, revocation })
+    }
+
+    fn again(&self, user: UserName, proof: Proof) -> Result<Login, NotAuthorized> {
+        if !self.files.methods.admit(&proof.methods) {
+            return Err(NotAuthorized::Methods);
+        }
+        let stands = |answered| answers::stands(&self.files, user.as_str(), answered);
+        if !proof.answers.iter().all(stands) {
+            return Err(NotAuthorized::OtherAnswer);
+        }
+        let attempt = Attempt {
+            from: proof.from,
+            now: Timestamp::now(),
+        };
+        let login = match &proof.key {
+            Some(Shown::Key(key)) => self.key(user, key, attempt)?,
+            Some(Shown::Certificate(certificate)) => {
+                self.certificate(user, certificate, attempt)?
+            }
+            None => self.without_key(user, proof.from),
+        };
+        Ok(Login { proof, ..login })
     }
 
     fn offer(&self, user: &UserName, key: &KeyData, attempt: Attempt) -> Result<(), NotAuthorized> {
@@ -268,10 +384,7 @@ impl Shared {
                 fingerprint: fingerprint(key),
             },
             permissions: self.limited(options.permissions),
-            proof: Proof {
-                shown: Shown::Key(key.clone()),
-                from: attempt.from,
-            },
+            proof: Proof::of_key(Shown::Key(key.clone()), attempt.from),
         })
     }
 
@@ -292,11 +405,26 @@ impl Shared {
             user,
             credential: Credential::Certificate(CertificateId::of(certificate)),
             permissions: self.limited(permissions),
-            proof: Proof {
-                shown: Shown::Certificate(Box::new(certificate.clone())),
-                from: attempt.from,
-            },
+            proof: Proof::of_key(
+                Shown::Certificate(Box::new(certificate.clone())),
+                attempt.from,
+            ),
         })
+    }
+
+    /// No key, so no options of one.
+    fn without_key(&self, user: UserName, from: IpAddr) -> Login {
+        Login {
+            user,
+            credential: Credential::Answers,
+            permissions: self.limited(Permissions::all()),
+            proof: Proof {
+                key: None,
+                answers: Vec::new(),
+                methods: Vec::new(),
+                from,
+            },
+        }
     }
 
     fn limited(&self, permissions: Permissions) -> Permissions {

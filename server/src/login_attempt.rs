@@ -17,7 +17,7 @@ impl LoginAttempt {
         self.done.store(true, Ordering::Relaxed);
     }
 
-    /// It showed a key that is not good.
+    /// It showed a key that is not good, or gave a wrong answer.
     pub(crate) fn refused(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }

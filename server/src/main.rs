@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod asking;
+mod hashing;
 
 /// The gateway of Adit: a Secure Shell server that relays what its policy allows, and does nothing
 /// else.
@@ -34,7 +35,7 @@ mod asking;
 )]
 struct Arguments {
     #[command(subcommand)]
-    ask: Option<Ask>,
+    action: Option<Action>,
     /// The gateway's file: where to listen, host keys, who may reach what
     #[arg(long, value_name = "FILE", required_unless_present = "stdio")]
     config: Option<PathBuf>,
@@ -61,9 +62,9 @@ struct Arguments {
     log_to: Option<LogTo>,
 }
 
-/// What is asked of a gateway that runs.
+/// What is done instead: most of it is asked of a gateway that runs.
 #[derive(Debug, Subcommand)]
-enum Ask {
+enum Action {
     /// List who is logged in, and what is open
     Sessions {
         #[command(flatten)]
@@ -95,6 +96,9 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
+    /// Read a password from the terminal, or a line of standard input, and print the hash that the
+    /// gateway's file of passwords has after the user's name and a colon
+    HashPassword,
 }
 
 /// Which gateway.
@@ -136,22 +140,24 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    match &arguments.ask {
-        Some(ask) => question(ask),
+    match &arguments.action {
+        Some(Action::HashPassword) => Ok(hashing::run()?),
+        Some(action) => question(action),
         None if arguments.stdio => relay_stdio(arguments),
         None => serve(arguments),
     }
 }
 
-fn question(ask: &Ask) -> Result<(), Failure> {
-    let (whose, request, json) = match ask {
-        Ask::Sessions { whose, json } => (whose, Request::Sessions {}, *json),
-        Ask::Kill { id, whose } => (whose, Request::Kill { id: *id }, false),
-        Ask::Drain { deadline, whose } => {
+fn question(action: &Action) -> Result<(), Failure> {
+    let (whose, request, json) = match action {
+        Action::HashPassword => return Ok(()),
+        Action::Sessions { whose, json } => (whose, Request::Sessions {}, *json),
+        Action::Kill { id, whose } => (whose, Request::Kill { id: *id }, false),
+        Action::Drain { deadline, whose } => {
             let deadline = *deadline;
             (whose, Request::Drain { deadline }, false)
         }
-        Ask::Reload { whose, json } => (whose, Request::Reload {}, *json),
+        Action::Reload { whose, json } => (whose, Request::Reload {}, *json),
     };
     Ok(asking::run(&whose.control, &request, json)?)
 }

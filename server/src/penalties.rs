@@ -23,7 +23,7 @@ const MAX_SOURCES: usize = 65_536;
 pub(crate) enum Offence {
     /// It came and went.
     Nothing,
-    /// It showed keys that are not good.
+    /// It showed keys that are not good, or gave wrong answers.
     Refused,
     /// It sat there until its time was over, or said what is not SSH.
     Abuse,

@@ -278,6 +278,7 @@ mod tests {
             from: "192.0.2.1:7".to_owned(),
             address: None,
             credential: Credential::Elsewhere,
+            how: "publickey".to_owned(),
         };
         Session::new(who, Permissions::all(), None, Arc::new(Ending::new()))
     }

@@ -72,6 +72,7 @@ pub fn who() -> Result<Who, StdioError> {
         address: from.split(' ').next().and_then(|first| first.parse().ok()),
         from,
         credential: Credential::Elsewhere,
+        how: "elsewhere".to_owned(),
     })
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::bounded_file;
 
 /// inode(7): entries of such a directory are removed and renamed by their owners alone.
@@ -29,6 +31,9 @@ pub enum Untrusted {
         /// Who could.
         what: &'static str,
     },
+    /// It has secrets.
+    #[error("{}: everyone can read it: chmod o-rwx", .0.display())]
+    Readable(PathBuf),
 }
 
 /// Tells whether a file is still the one that was read.
@@ -68,13 +73,30 @@ impl Stamp {
 /// # Errors
 /// It cannot be read, or others could have changed it.
 pub(crate) fn read(path: &Path, limit: usize) -> Result<(Vec<u8>, Stamp), Untrusted> {
+    read_if(path, limit, |metadata| only_ours(path, metadata))
+}
+
+/// The same of a file with secrets, which not everyone may be able to read.
+pub(crate) fn read_secret(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, Untrusted> {
+    let secret = |metadata: &Metadata| match metadata.mode() & 0o007 {
+        0 => only_ours(path, metadata),
+        _ => Err(Untrusted::Readable(path.to_owned())),
+    };
+    read_if(path, limit, secret).map(|(content, _)| Zeroizing::new(content))
+}
+
+fn read_if(
+    path: &Path,
+    limit: usize,
+    is_usable: impl FnOnce(&Metadata) -> Result<(), Untrusted>,
+) -> Result<(Vec<u8>, Stamp), Untrusted> {
     let failed = |source| Untrusted::Read {
         file: path.to_owned(),
         source,
     };
     let file = bounded_file::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    only_ours(path, &metadata)?;
+    is_usable(&metadata)?;
     // Both the way that is written and, where there are symbolic links on it, the one that it means.
     let meant = path.canonicalize().map_err(failed)?;
     for way in [path, meant.as_path()] {
@@ -164,6 +186,18 @@ mod tests {
                     directory.display()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_file_of_secrets_is_not_for_everyone_to_read() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("secrets");
+        fs::write(&file, "content").expect("write");
+        for (mode, used) in [(0o600, true), (0o640, true), (0o644, false), (0o660, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("chmod");
+            let read = read_secret(&file, 100);
+            assert_eq!(read.is_ok(), used, "{mode:o}: {read:?}");
         }
     }
 

@@ -211,3 +211,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn methods_have_what_they_need_and_ask_for_what_they_say() {
+    let with = |text: &str| format!("authorized_keys: /etc/adit/keys/%u\n{text}");
+    let check = |text: &str, place, words| {
+        check(
+            "authorized_keys: /etc/adit/keys/%u",
+            &with(text),
+            place,
+            words,
+        );
+    };
+    let passwords = "passwords: /etc/adit/passwords\n";
+    check("methods: [password]", ":5:10", "`passwords` is missing");
+    check(
+        "methods: [\"publickey,totp\"]",
+        ":5:10",
+        "`totp` is missing",
+    );
+    check(passwords, ":5:12", "`passwords` is used by no chain");
+    check("passwords: passwords", ":5:12", "not absolute");
+    check(
+        "totp: /etc/adit/totp",
+        ":5:7",
+        "methods: [\"publickey,totp\"]",
+    );
+    check("methods: []", ":5:10", "1 to 16 chains");
+    check("methods: [keyboard]", ":5:11", "\"keyboard\" is no method");
+    check("totp: /t\nmethods: [totp]", ":6:11", "alone lets nobody in");
+    check(
+        "passwords: /p\nmethods: [\"publickey,password\", publickey]",
+        ":6:11",
+        "\"publickey\" alone lets in already",
+    );
+    let good = GOOD.replace(
+        "authorized_keys: /etc/adit/keys/%u",
+        &format!("{passwords}methods: [password]"),
+    );
+    let config = parse(&good).expect("good");
+    let login = &config.for_server().expect("no keys are needed").login;
+    assert_eq!(login.passwords, Some("/etc/adit/passwords".into()));
+    assert!(login.methods.has(Method::Password) && !login.methods.has(Method::PublicKey));
+    let no_keys = parse(&good.replace("[password]", "[password, publickey]"));
+    let missing = no_keys.and_then(|config| config.for_server().map(|_| ()));
+    let missing = missing.expect_err("no keys").to_string();
+    assert!(
+        missing.contains("`authorized_keys` is missing"),
+        "{missing}"
+    );
+}

@@ -21,6 +21,9 @@ pub(super) struct Written {
     pub(super) user_ca: Vec<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) revoked_keys: Vec<Spanned<PathBuf>>,
+    pub(super) passwords: Option<Spanned<PathBuf>>,
+    pub(super) totp: Option<Spanned<PathBuf>>,
+    pub(super) methods: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) port_forwarding: Option<bool>,
     #[serde(default)]
     pub(super) groups: BTreeMap<String, Vec<Spanned<String>>>,

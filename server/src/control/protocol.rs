@@ -55,7 +55,7 @@ pub struct SessionView {
     pub user: String,
     /// Address and port.
     pub from: String,
-    /// `publickey` or `certificate`.
+    /// The methods that were shown, such as `publickey` or `certificate,totp`.
     pub proof: String,
     /// Fingerprint.
     pub key: String,
@@ -96,15 +96,11 @@ impl SessionView {
     pub(crate) fn of(session: &Session) -> Self {
         let (sent, received) = session.bytes();
         let credential = &session.who.credential;
-        let proof = match credential.certificate() {
-            Some(_) => "certificate",
-            None => "publickey",
-        };
         Self {
             id: session.id,
             user: session.who.user.to_string(),
             from: session.who.from.clone(),
-            proof: proof.to_owned(),
+            proof: session.who.how.clone(),
             key: credential.key().to_owned(),
             certificate: session.who.certificate(),
             since: session.since,

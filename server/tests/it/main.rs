@@ -2,6 +2,7 @@
 //! stock sshd.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod answers;
 mod audits;
 mod destinations;
 mod flows;

@@ -130,6 +130,13 @@ impl Site {
 
     /// `ssh` as `user` with the key called `key`, to the gateway at `address`, host key checked.
     pub(crate) fn ssh(&self, address: SocketAddr, user: &str, key: &str) -> Command {
+        let mut ssh = self.asking_ssh(address, user, key);
+        ssh.args(["-o", "BatchMode=yes"]);
+        ssh
+    }
+
+    /// The same, which asks whoever started it.
+    pub(crate) fn asking_ssh(&self, address: SocketAddr, user: &str, key: &str) -> Command {
         let known = format!(
             "[{}]:{} {}",
             address.ip(),
@@ -141,8 +148,6 @@ impl Site {
         ssh.args([
             "-F",
             "/dev/null",
-            "-o",
-            "BatchMode=yes",
             "-o",
             "StrictHostKeyChecking=yes",
             "-o",

@@ -1,0 +1,177 @@
+//! The way of a client through a chain of methods: what comes next, what it shows, and that it is told
+//! of each step (RFC 4252 section 5.1, partial success).
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::keys::ssh_key::public::KeyData;
+use russh::server::{Auth, Response};
+use tokio::time::{Instant, sleep, sleep_until};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::answers::Answered;
+use crate::client::{Client, ConversationError};
+use crate::credential::fingerprint;
+use crate::login::{Login, NotAuthorized};
+use crate::login_progress::{Progress, Shown};
+use crate::methods::{self, Method};
+use crate::metrics::Metrics;
+use crate::password::MAX_PASSWORD;
+use crate::throttle::{seldom, shown};
+
+/// How long an answer to a wrong password, code or signature takes; a key that is merely offered is
+/// answered sooner (see [`crate::listener`]), because agents offer several.
+const REJECTION: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// What this user can show next. Another user's way is forgotten.
+    fn next(&mut self, user: &str) -> Vec<Method> {
+        self.progress.take_if(|progress| !progress.is_of(user));
+        let so_far = self.progress.as_ref();
+        let shown = so_far.map_or(&[][..], |progress| &progress.methods);
+        self.logins.methods().next(shown)
+    }
+
+    pub(crate) fn comes_next(&mut self, user: &str, method: Method) -> bool {
+        self.next(user).contains(&method)
+    }
+
+    /// Refused, and what would be listened to.
+    pub(crate) fn rejection(&mut self, user: &str) -> Auth {
+        Auth::Reject {
+            proceed_with_methods: Some(methods::kinds(&self.next(user))),
+            partial_success: false,
+        }
+    }
+
+    pub(crate) async fn reject_slowly(&mut self, user: &str) -> Auth {
+        sleep(REJECTION).await;
+        self.rejection(user)
+    }
+
+    /// `by` is a fingerprint, or the methods that were asked for.
+    pub(crate) fn log_unauthorized(&self, user: &str, by: &str, why: &NotAuthorized) {
+        Metrics::count(&self.gateway.metrics().logins_refused);
+        self.attempt.refused();
+        let (peer, user) = (self.peer, shown(user));
+        // As text, which is escaped.
+        let why = why.to_string();
+        seldom!(info, %peer, user, by, why, "login refused");
+    }
+
+    /// What becomes of a key that was signed with.
+    pub(crate) async fn answer(
+        &mut self,
+        user: &str,
+        key: &KeyData,
+        login: Result<Login, NotAuthorized>,
+        changes: u64,
+    ) -> Auth {
+        let judged = login.and_then(|login| self.go_on(user, Shown::Key(Box::new(login)), changes));
+        match judged {
+            Ok(auth) => auth,
+            Err(why) => {
+                self.log_unauthorized(user, &fingerprint(key), &why);
+                self.reject_slowly(user).await
+            }
+        }
+    }
+
+    /// RFC 4256 section 3.2. Everybody is asked the same, known or not.
+    pub(crate) async fn ask(&mut self, user: &str) -> Result<Auth, ConversationError> {
+        self.count_offer()?;
+        let mut asked = self.next(user);
+        asked.retain(|method| *method != Method::PublicKey);
+        let Some(prompt) = prompt(&asked) else {
+            return Ok(self.reject_slowly(user).await);
+        };
+        self.asked = Some((user.to_owned(), asked));
+        Ok(Auth::Partial {
+            name: Cow::Borrowed(""),
+            instructions: Cow::Borrowed(""),
+            prompts: Cow::Owned(vec![(Cow::Borrowed(prompt), false)]),
+        })
+    }
+
+    /// RFC 4256 section 3.4. A wrong answer takes the same time whoever gave it.
+    pub(crate) async fn take_answer(
+        &mut self,
+        user: &str,
+        response: Response<'_>,
+    ) -> Result<Auth, ConversationError> {
+        let at_least = Instant::now() + REJECTION;
+        let changes = self.gateway.changes();
+        let answer = only_answer(response);
+        let asked = self.asked.take().filter(|(whom, _)| whom == user);
+        let asked = asked.map(|(_, asked)| asked).unwrap_or_default();
+        let by = names(&asked);
+        let judged = match answer {
+            Some(answer) => self.logins.answer(user, asked, answer).await,
+            None => Err(NotAuthorized::Answer),
+        };
+        let judged = judged
+            .and_then(|answered: Answered| self.go_on(user, Shown::Answer(answered), changes));
+        match judged {
+            Ok(auth) => Ok(auth),
+            Err(why) => {
+                self.log_unauthorized(user, &by, &why);
+                sleep_until(at_least).await;
+                Ok(self.rejection(user))
+            }
+        }
+    }
+
+    /// One step further: in, or what remains.
+    fn go_on(&mut self, user: &str, shown: Shown, changes: u64) -> Result<Auth, NotAuthorized> {
+        let so_far = self.progress.take().filter(|progress| progress.is_of(user));
+        let mut progress = so_far.unwrap_or_else(|| Progress::of(user, changes));
+        progress.add(shown);
+        let next = self.logins.methods().next(&progress.methods);
+        if !next.is_empty() {
+            self.progress = Some(progress);
+            return Ok(Auth::Reject {
+                proceed_with_methods: Some(methods::kinds(&next)),
+                partial_success: true,
+            });
+        }
+        let changes = progress.changes;
+        let login = self.logins.complete(user, progress, self.peer.ip())?;
+        self.login = Some((login, changes));
+        Ok(Auth::Accept)
+    }
+}
+
+/// What a user is asked; where there is a choice, either answer will do.
+fn prompt(asked: &[Method]) -> Option<&'static str> {
+    let (code, password) = (
+        asked.contains(&Method::Totp),
+        asked.contains(&Method::Password),
+    );
+    match (code, password) {
+        (true, true) => Some("Verification code or password: "),
+        (true, false) => Some("Verification code: "),
+        (false, true) => Some("Password: "),
+        (false, false) => None,
+    }
+}
+
+fn names(methods: &[Method]) -> String {
+    let names: Vec<_> = methods.iter().map(|method| method.name()).collect();
+    names.join(" or ")
+}
+
+/// There was one question, so there is one answer. What russh keeps of it is wiped here.
+fn only_answer(response: Response<'_>) -> Option<Zeroizing<String>> {
+    let mut answers: Vec<Bytes> = response.take(2).collect();
+    let answer = match answers.as_slice() {
+        [answer] if answer.len() <= MAX_PASSWORD => std::str::from_utf8(answer).ok(),
+        _ => None,
+    };
+    let answer = answer.map(|text| Zeroizing::new(text.to_owned()));
+    for bytes in answers.drain(..) {
+        if let Ok(mut bytes) = bytes.try_into_mut() {
+            bytes.as_mut().zeroize();
+        }
+    }
+    answer
+}
