@@ -148,9 +148,10 @@ proptest! {
             bytes[at] = value;
         }
         if let Ok(changed) = Certificate::from_bytes(&bytes) {
-            // Whatever was changed, the signature is none any more.
+            // Whatever was changed, the signature is none any more; a byte can have got its own value.
             let judged = judge(&changed, &["alice"], attempt("10.0.0.1", NOW));
-            prop_assert!(judged.is_err() || changed == good);
+            let same = bytes == good.to_bytes().expect("bytes");
+            prop_assert!(judged.is_err() != same);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::destinations::{closed_port, echo};
 use crate::flows::{Broker, log_in};
 use crate::site::{PATIENCE, Running, Site, output};
+use crate::stdio::{Sshd, own_name};
 
 const POLICY: &str =
     r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*", "*.zone.test:*"]}]"#;
@@ -174,7 +175,7 @@ async fn keys_and_the_file_can_leave_only_links() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn socks_and_jump_hosts_work() {
+async fn socks_works() {
     let site = Site::new();
     let gateway = site.start(POLICY, "");
     let at = echo().await;
@@ -194,40 +195,71 @@ async fn socks_and_jump_hosts_work() {
     socket.read_exact(&mut answer).expect("read");
     assert_eq!((chosen, answer[1]), ([5, 0], 0));
     echoes(&mut socket, b"over socks");
+}
 
-    // Through this gateway to a second one, which refuses the subsystem once it has let alice in.
-    let second = site.start(POLICY, "");
-    let known = |address: SocketAddr| {
-        format!(
-            "[{}]:{} {}",
-            address.ip(),
-            address.port(),
-            site.public_key("host")
-        )
-    };
-    let both = [known(gateway.address), known(second.address)].concat();
-    let mut ssh = site.ssh(second.address, "alice", "alice");
-    site.write("known_hosts", &both);
-    let through = site.ssh(gateway.address, "alice", "alice");
-    site.write("known_hosts", &both);
-    let mut words: Vec<_> = through
-        .get_args()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let host = words.pop().expect("the host");
-    let proxy = format!(
-        "ProxyCommand=ssh {} -W %h:%p {host}",
-        words
-            .iter()
-            .map(|w| format!("'{w}'"))
-            .collect::<Vec<_>>()
-            .join(" ")
+/// To a stock sshd behind the gateway, as `ssh -J` has it: its settings for both are in one file.
+#[test]
+fn a_jump_leads_to_a_stock_sshd() {
+    let site = Site::new();
+    site.keygen("inner", "");
+    let sshd = Sshd::with_host_key(&site, "inner");
+    let policy = format!(
+        r#"[{{name: inner, users: [alice], allow: ["{}"]}}]"#,
+        sshd.address
     );
-    ssh.args(["-o", &proxy, "-s", "sftp"]);
-    let output = output(ssh);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("subsystem request failed"), "{stderr}");
-    second.wait_log(|line| line["message"] == "logged in");
+    let gateway = site.start(&policy, "");
+    let known =
+        |at: SocketAddr, key: &str| format!("[{}]:{} {}", at.ip(), at.port(), site.public_key(key));
+    let both = [known(gateway.address, "host"), known(sshd.address, "inner")].concat();
+    let known = site.write("known_hosts", &both);
+    let config = site.write(
+        "ssh_config",
+        &format!(
+            "Host *\n  BatchMode yes\n  StrictHostKeyChecking yes\n  IdentitiesOnly yes\n  \
+             IdentityAgent none\n  IdentityFile {}\n  UserKnownHostsFile {}\n",
+            site.path("alice").display(),
+            known.display()
+        ),
+    );
+    let jump = |by: SocketAddr, command: &str| {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F")
+            .arg(&config)
+            .args(["-J", &format!("alice@{by}")]);
+        ssh.args(["-p", &sshd.address.port().to_string(), "-l", &own_name()]);
+        ssh.args(["127.0.0.1", command]);
+        output(ssh)
+    };
+    // 128 KiB and a checksum of it by coreutils, on the far side of two sessions.
+    let through = jump(
+        gateway.address,
+        "head -c 131072 /dev/zero | sha256sum; exit 7",
+    );
+    assert_eq!(through.status.code(), Some(7), "{through:?}");
+    let sum = "fa43239bcee7b97ca62f007cc68487560a39e19f74f3dde7486db3f98df8e471";
+    assert!(
+        String::from_utf8_lossy(&through.stdout).starts_with(sum),
+        "{through:?}"
+    );
+    let asked = sshd.address.to_string();
+    gateway.wait_log(|line| line["event"] == "open" && line["asked"] == asked.as_str());
+    gateway.wait_log(|line| line["event"] == "end" && line["asked"] == asked.as_str());
+    // One that the policy does not let through.
+    let other = site.start(
+        r#"[{name: none, users: [alice], allow: ["127.0.0.9:1"]}]"#,
+        "",
+    );
+    let known = format!(
+        "{both}[{}]:{} {}",
+        other.address.ip(),
+        other.address.port(),
+        site.public_key("host")
+    );
+    site.write("known_hosts", &known);
+    let denied = jump(other.address, "true");
+    let stderr = String::from_utf8_lossy(&denied.stderr);
+    assert!(stderr.contains("administratively prohibited"), "{stderr}");
+    other.wait_log(|line| line["event"] == "refuse" && line["asked"] == asked.as_str());
 }
 
 #[tokio::test(flavor = "multi_thread")]

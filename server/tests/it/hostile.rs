@@ -13,7 +13,7 @@ use crate::destinations::echo;
 use crate::flows::Broker;
 use crate::site::{PATIENCE, Running, Site, output};
 
-const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
+pub(crate) const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 const HELLO: &[u8] = b"SSH-2.0-hostile\r\n";
 
 /// From one of the loopback addresses, so that there are several sources.
@@ -91,7 +91,7 @@ fn until_closed(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
     said
 }
 
-async fn is_well(site: &Site, gateway: &Running, broker: &Broker, at: SocketAddr) {
+pub(crate) async fn is_well(site: &Site, gateway: &Running, broker: &Broker, at: SocketAddr) {
     broker.flow(at).await;
     Broker::connect(site, gateway.address).await.flow(at).await;
     let log = gateway.log_lines();

@@ -2,6 +2,7 @@
 //! stock sshd.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod after_login;
 mod answers;
 mod audits;
 mod destinations;

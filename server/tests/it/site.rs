@@ -130,13 +130,15 @@ impl Site {
 
     /// `ssh` as `user` with the key called `key`, to the gateway at `address`, host key checked.
     pub(crate) fn ssh(&self, address: SocketAddr, user: &str, key: &str) -> Command {
-        let mut ssh = self.asking_ssh(address, user, key);
-        ssh.args(["-o", "BatchMode=yes"]);
-        ssh
+        self.ssh_with(address, user, key, &["-o", "BatchMode=yes"])
     }
 
     /// The same, which asks whoever started it.
     pub(crate) fn asking_ssh(&self, address: SocketAddr, user: &str, key: &str) -> Command {
+        self.ssh_with(address, user, key, &[])
+    }
+
+    fn ssh_with(&self, address: SocketAddr, user: &str, key: &str, options: &[&str]) -> Command {
         let known = format!(
             "[{}]:{} {}",
             address.ip(),
@@ -145,9 +147,7 @@ impl Site {
         );
         let known = self.write("known_hosts", &known);
         let mut ssh = Command::new("ssh");
-        ssh.args([
-            "-F",
-            "/dev/null",
+        ssh.args(["-F", "/dev/null"]).args(options).args([
             "-o",
             "StrictHostKeyChecking=yes",
             "-o",

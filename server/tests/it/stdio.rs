@@ -15,7 +15,7 @@ use crate::site::{PATIENCE, Site, output, wait};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_adit-server");
 
-fn own_name() -> String {
+pub(crate) fn own_name() -> String {
     nix::unistd::User::from_uid(nix::unistd::getuid())
         .expect("user database")
         .expect("user")
@@ -165,20 +165,30 @@ async fn the_audit_goes_to_the_journal_and_not_to_the_client() {
 }
 
 /// A stock sshd on loopback; killed when dropped.
-struct Sshd {
+pub(crate) struct Sshd {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Sshd {
     fn start(site: &Site, subsystem: &str, extra: &str) -> Self {
+        let extra = format!("Subsystem adit-link {subsystem}\n{extra}");
+        Self::with(site, "host", &extra)
+    }
+
+    /// As it is without us, with this host key.
+    pub(crate) fn with_host_key(site: &Site, host_key: &str) -> Self {
+        Self::with(site, host_key, "")
+    }
+
+    fn with(site: &Site, host_key: &str, extra: &str) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = free.local_addr().expect("address");
         drop(free);
         let config = site.write("sshd_config", &format!(
             "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin prohibit-password\nSubsystem adit-link {subsystem}\n{extra}\n",
-            address.port(), site.path("host").display(), site.path("keys/alice").display()));
+             PermitRootLogin prohibit-password\n{extra}\n",
+            address.port(), site.path(host_key).display(), site.path("keys/alice").display()));
         let mut command = if nix::unistd::geteuid().is_root() {
             // Started by root, sshd wants a directory that only a booted system has.
             let mut command = Command::new("unshare");
