@@ -10,10 +10,26 @@ mod privileges;
 
 use std::process::ExitCode;
 
+use adit_broker::gateway::HAND_OVER;
 use clap::Parser;
 use command_line::{Adit, Command};
 
 fn main() -> ExitCode {
+    // For ssh alone, as its ProxyCommand; see adit_broker::gateway::hand_over.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == HAND_OVER)
+    {
+        return match adit_broker::gateway::hand_over() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::complain(&anyhow::anyhow!(
+                    "only ssh, started by the broker, runs this: {error}"
+                ));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let adit = Adit::parse();
     match dispatch(adit.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{Askpass, Connection, Questions, Target, connect};
+use crate::gateway::{Askpass, Connection, Questions, Target, Way, connect};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub enum ZoneState {
         link: Link,
         /// Through which gateway.
         target: Arc<Target>,
+        /// How that is reached.
+        way: Way,
     },
     /// No gateway answered.
     Down {
@@ -53,7 +55,7 @@ impl ZoneState {
     /// The link, as long as it takes new streams.
     fn open_link(&self) -> Option<OpenLink> {
         match self {
-            Self::Up { link, target } if !link.is_closing() => Some(OpenLink {
+            Self::Up { link, target, .. } if !link.is_closing() => Some(OpenLink {
                 link: link.clone(),
                 target: target.clone(),
             }),
@@ -344,9 +346,9 @@ impl Keeper {
                 Err(error) => error,
             };
             lasting &= error.is_lasting();
-            if let Some(rejection) = error.untrusted() {
+            if error.is_untrusted() {
                 untrusted = true;
-                tracing::error!(zone = self.zone, gateway = %target.gateway, "{rejection}");
+                tracing::error!(zone = self.zone, gateway = %target.gateway, "{error}");
             }
             reasons.push(format!("{}: {error}", target.gateway));
         }
@@ -370,6 +372,7 @@ impl Keeper {
         self.state.send_replace(ZoneState::Up {
             link: link.clone(),
             target: target.clone(),
+            way: connection.way.clone(),
         });
         // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
         let mut running = tokio::spawn(connection.run());

@@ -11,6 +11,8 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         gateway: None,
         via: Vec::new(),
         proxy: None,
+        engine: None,
+        engine_because: None,
         reason: None,
         retry_in_ms: None,
         streams: 0,
@@ -18,13 +20,13 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
     };
     match &*zone.state().borrow() {
         ZoneState::Connecting { last } => status.reason.clone_from(last),
-        ZoneState::Up { link, target } => {
+        ZoneState::Up { link, target, way } => {
             status.state = "up".to_owned();
             status.gateway = Some(target.gateway.to_string());
-            let jumps = target.via.iter();
-            status.via = jumps.map(|jump| jump.gateway.to_string()).collect();
-            let first = target.via.first().unwrap_or(target);
-            status.proxy = first.proxy.as_ref().map(ToString::to_string);
+            status.via.clone_from(&way.via);
+            status.proxy.clone_from(&way.proxy);
+            status.engine = Some(way.engine.as_str().to_owned());
+            status.engine_because = Some(way.because.to_owned());
             status.streams = link.streams();
         }
         ZoneState::Down {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adit_rules::{Gateway, Identity, Zone};
 
-use crate::gateway::Target;
+use crate::gateway::{Target, Unsaid};
 use crate::user::User;
 
 /// The gateways of `zone` in order, as `user` reaches them.
@@ -18,6 +18,11 @@ pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
         Identity::Agent => Identity::Agent,
         Identity::File(file) => Identity::File(absolute(file)),
     });
+    let unsaid = Unsaid {
+        identity: zone.identity.is_none(),
+        known_hosts: zone.known_hosts.is_empty(),
+        via: zone.reach.via.is_empty(),
+    };
     let alone = |gateway: &Gateway| Target {
         gateway: gateway.clone(),
         via: Vec::new(),
@@ -27,6 +32,8 @@ pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
         known_hosts: known_hosts.clone(),
         host_keys: zone.host_keys,
         home: user.home.clone(),
+        engine: zone.engine,
+        unsaid: zone.reach.ssh_config.then_some(unsaid),
     };
     let reached = |gateway| {
         let mut target = alone(gateway);

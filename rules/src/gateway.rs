@@ -23,6 +23,8 @@ pub struct Gateway {
     pub host: String,
     /// TCP port, 22 when not written.
     pub port: u16,
+    /// Whether the port is written.
+    pub has_port: bool,
 }
 
 impl FromStr for Gateway {
@@ -33,7 +35,7 @@ impl FromStr for Gateway {
     }
 }
 
-/// As it is written; port 22 is left out.
+/// As it is written.
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(user) = &self.user {
@@ -44,10 +46,10 @@ impl fmt::Display for Gateway {
         } else {
             f.write_str(&self.host)?;
         }
-        match self.port {
-            SSH_PORT => Ok(()),
-            port => write!(f, ":{port}"),
+        if self.has_port {
+            write!(f, ":{}", self.port)?;
         }
+        Ok(())
     }
 }
 
@@ -62,6 +64,7 @@ pub(crate) fn parse(text: &str) -> Result<Gateway, Fault> {
         user,
         host,
         port: port.map_or(Ok(SSH_PORT), port::single)?,
+        has_port: port.is_some(),
     })
 }
 
@@ -131,6 +134,7 @@ mod tests {
             user: user.map(str::to_owned),
             host: host.to_owned(),
             port,
+            has_port: text.ends_with(&format!(":{port}")),
         };
         assert_eq!(text.parse(), Ok(expected), "{text}");
     }

@@ -62,7 +62,7 @@ pub(crate) const HOST_KEYS: &[&str] = &["strict", "accept-new", "ask"];
 /// What a program's `connect()` gives.
 pub(crate) const CONNECT: &[&str] = &["honest", "early"];
 /// What speaks SSH.
-pub(crate) const ENGINES: &[&str] = &["auto", "embedded"];
+pub(crate) const ENGINES: &[&str] = &["auto", "embedded", "openssh"];
 /// What a rule does.
 pub(crate) const ACTIONS: &[&str] = &["tunnel", "pass", "block"];
 /// What a program is told that is blocked.
@@ -151,6 +151,11 @@ pub(crate) const ZONE: &[Key] = &[
         "proxy_password_file",
         "The file with the password of the proxy's user.",
         Shape::Text,
+    ),
+    key(
+        "ssh_config",
+        "`false` leaves the configuration of the system's ssh out of account.",
+        Shape::Switch,
     ),
     key(
         "identity",

@@ -12,12 +12,24 @@ use crate::written::At;
 const MOST_JUMPS: usize = 8;
 
 /// The way to the gateways of a zone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
     /// Jump hosts, in the order in which they are passed: only the first is connected to.
     pub via: Vec<Gateway>,
     /// What connects to the first host for us.
     pub proxy: Option<Proxy>,
+    /// Whether the configuration of the system's `ssh` says what is left out here.
+    pub ssh_config: bool,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self {
+            via: Vec::new(),
+            proxy: None,
+            ssh_config: true,
+        }
+    }
 }
 
 /// The same, as written.
@@ -26,6 +38,7 @@ pub(crate) struct WrittenReach {
     via: Option<Vec<At<String>>>,
     proxy: Option<At<String>>,
     proxy_password_file: Option<At<String>>,
+    ssh_config: Option<At<String>>,
 }
 
 impl WrittenReach {
@@ -35,6 +48,7 @@ impl WrittenReach {
             via: keys.list("via", findings, crate::keys::scalar).flatten(),
             proxy: keys.scalar("proxy", findings),
             proxy_password_file: keys.scalar("proxy_password_file", findings),
+            ssh_config: keys.scalar("ssh_config", findings),
         }
     }
 }
@@ -57,7 +71,12 @@ impl Compiler<'_> {
             }
             (proxy, _, _) => proxy,
         };
-        Some(Reach { via, proxy })
+        let ssh_config = self.optional(written.ssh_config.as_ref(), words::switch)?;
+        Some(Reach {
+            via,
+            proxy,
+            ssh_config: ssh_config.unwrap_or(true),
+        })
     }
 }
 

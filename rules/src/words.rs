@@ -54,10 +54,7 @@ pub(crate) fn engine_of(word: &str) -> Result<Engine, Fault> {
     match word {
         "auto" => Ok(Engine::Auto),
         "embedded" => Ok(Engine::Embedded),
-        "openssh" => Err(
-            Fault::new("the engine \"openssh\" is not available in this version")
-                .hint("write `auto` or `embedded`"),
-        ),
+        "openssh" => Ok(Engine::OpenSsh),
         other => {
             let fault = Fault::new(format!("{other:?} is not an engine"));
             Err(choose(fault, other, language::ENGINES))

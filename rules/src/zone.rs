@@ -55,7 +55,7 @@ pub enum Engine {
     Auto,
     /// Our own.
     Embedded,
-    /// The system's `ssh`. No rule file can ask for it in this version.
+    /// The system's `ssh`.
     OpenSsh,
 }
 

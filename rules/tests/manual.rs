@@ -99,7 +99,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 25);
+    assert_eq!(examples, 26);
 }
 
 /// All keys of mappings below `schema`.

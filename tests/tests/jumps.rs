@@ -114,17 +114,10 @@ fn a_gateway_behind_one_jump_host_is_reached_and_reached_again() -> Result<()> {
     )?;
     let zone = started.broker.status(&started.lab)?["zones"][0].clone();
     ensure!(zone["gateway"] == way::gateway_behind(), "{zone}");
-    ensure!(
-        zone["via"] == serde_json::json!([format!("{}@{}", User::Alice.name(), address::GATEWAY)]),
-        "{zone}"
-    );
+    ensure!(zone["via"] == serde_json::json!([first_jump()]), "{zone}");
     let text = started.broker.adit(&started.lab, &["status"])?.ok()?;
     ensure!(
-        text.contains(&format!(
-            " by way of {}@{}, ",
-            User::Alice.name(),
-            address::GATEWAY
-        )),
+        text.contains(&format!(" by way of {}, ", first_jump())),
         "{text}"
     );
     // What serves this connection at the jump host, and not what listens.
@@ -154,7 +147,7 @@ fn bulk_both_ways_through_jump_hosts_never_stands_still() -> Result<()> {
 #[test]
 fn a_jump_host_that_denies_is_named() -> Result<()> {
     let started = started(1, "AllowTcpForwarding no", &[], as_it_is)?;
-    let jump = format!("jump host {}@{}: ", User::Alice.name(), address::GATEWAY);
+    let jump = format!("jump host {}: ", first_jump());
     started.is_down(&[&jump, &way::gateway_behind(), "does not allow that"])
 }
 
@@ -172,7 +165,7 @@ fn a_second_jump_host_that_is_not_there_is_named() -> Result<()> {
         _others: Vec::new(),
         _capture: capture,
     };
-    let jump = format!("jump host {}@{}: ", User::Alice.name(), address::GATEWAY);
+    let jump = format!("jump host {}: ", first_jump());
     started.is_down(&[&jump, "nobody@198.51.100.10:9", "could not connect"])
 }
 
@@ -183,7 +176,7 @@ fn a_jump_host_that_is_down_is_named_and_used_when_it_is_back() -> Result<()> {
     started.first.kill()?;
     let end = ["pkill", "-KILL", "-u", User::Alice.name(), "-x", "sshd"];
     started.lab.gateway().argv(&end)?.ok()?;
-    let jump = format!("jump host {}@{}: ", User::Alice.name(), address::GATEWAY);
+    let jump = format!("jump host {}: ", first_jump());
     started.is_down(&[&jump, "cannot reach 192.0.2.1:22"])?;
     let file = format!("{}/jump_22_config", User::Root.home());
     let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &file];
@@ -212,7 +205,7 @@ fn never_around_a_changed_key(host: &str, named: &str) -> Result<()> {
 
 #[test]
 fn a_jump_host_whose_key_changed_stops_all_and_nothing_goes_around() -> Result<()> {
-    let jump = format!("jump host {}@{}: ", User::Alice.name(), address::GATEWAY);
+    let jump = format!("jump host {}: ", first_jump());
     never_around_a_changed_key("192.0.2.1 ", &jump)
 }
 

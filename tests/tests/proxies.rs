@@ -161,7 +161,7 @@ fn a_proxy_before_a_jump_host() -> Result<()> {
     })?;
     let text = broker.adit(&lab, &["status"])?.ok()?;
     let way = format!(
-        " by way of http://192.0.2.1:3128, {}@198.51.100.11:2222, ",
+        " by way of http://192.0.2.1:3128, {}@198.51.100.11:2222, engine embedded ",
         User::Alice.name()
     );
     ensure!(text.contains(&way), "{text}");

@@ -118,6 +118,9 @@ fn describe(zone: &ZoneStatus) -> String {
         if !way.is_empty() {
             text.push_str(&format!(" by way of {}", way.join(", ")));
         }
+        if let (Some(engine), Some(because)) = (&zone.engine, &zone.engine_because) {
+            text.push_str(&format!(", engine {engine} ({because})"));
+        }
         text.push_str(&format!(", {} streams", zone.streams));
     }
     if let Some(reason) = &zone.reason {

@@ -163,6 +163,12 @@ pub struct ZoneStatus {
     /// The proxy that made the first connection.
     #[serde(default)]
     pub proxy: Option<String>,
+    /// What speaks SSH to it: `embedded` or `openssh`.
+    #[serde(default)]
+    pub engine: Option<String>,
+    /// Why that.
+    #[serde(default)]
+    pub engine_because: Option<String>,
     /// What is wrong, or was with the last attempt.
     pub reason: Option<String>,
     /// Milliseconds until the next attempt.

@@ -1,8 +1,11 @@
 //! What an SSH session runs on: a TCP connection, or a channel of the session with a jump host.
 
+use std::os::fd::OwnedFd;
+
 use adit_link::ssh::{Backlog, BufferedSocket, ChannelSocket};
 use russh::ChannelOpenFailure;
 use russh::client::Handle;
+use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -54,6 +57,21 @@ impl Carrier {
             reader,
             writer.paced_by(backlog),
         )))
+    }
+
+    /// The near end of it, for another process.
+    pub(super) fn into_descriptor(self) -> std::io::Result<OwnedFd> {
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        far.set_nonblocking(true)?;
+        let mut far = tokio::net::UnixStream::from_std(far)?;
+        tokio::spawn(async move {
+            // Its ends are seen at both of its ends.
+            let _ = match self {
+                Self::Tcp(mut socket) => copy_bidirectional(&mut socket, &mut far).await,
+                Self::Channel(mut socket) => copy_bidirectional(&mut socket, &mut far).await,
+            };
+        });
+        Ok(near.into())
     }
 
     /// How much has yet to be sent.

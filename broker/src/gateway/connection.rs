@@ -1,13 +1,14 @@
 //! One connection to a gateway, from its name to a link that opens streams.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_link::ssh::{Backlog, Rekey};
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
-use adit_rules::{Gateway, HostKeys, Identity, Proxy};
+use adit_rules::{Engine, Gateway, HostKeys, Identity, Proxy};
 use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,8 +19,11 @@ use super::carrier::Carrier;
 use super::dial::dial;
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
+use super::openssh::{self, OpenSsh, OpenSshError};
 use super::proxy::ProxyError;
 use super::questions::Questions;
+use super::ssh_config::{Completed, SshConfigError, Unsaid, completed};
+use super::way::{EngineInUse, Way};
 use crate::capture_session::{MarkedSockets, NoSocket};
 
 /// For each of the steps on a connection that stands.
@@ -44,6 +48,10 @@ pub struct Target {
     pub host_keys: HostKeys,
     /// The user's home.
     pub home: PathBuf,
+    /// What speaks SSH to it; for a jump host always ours.
+    pub engine: Engine,
+    /// What is left to the configuration of the system's `ssh`; `None`: nothing.
+    pub unsaid: Option<Unsaid>,
 }
 
 /// Why there is no link to a gateway. What happened is in the variant; the source says more.
@@ -91,6 +99,20 @@ pub enum ConnectError {
         /// By what it is told to, and not because it failed.
         denied: bool,
     },
+    /// The configuration of the system's `ssh` can't be followed.
+    #[error(transparent)]
+    SshConfig(#[from] SshConfigError),
+    /// It can, but not by our own engine.
+    #[error(
+        "the configuration of ssh reaches it by a ProxyCommand, which the embedded engine does not run: write `engine: openssh`, or `via` or `proxy`"
+    )]
+    ByCommand,
+    /// No descriptor for it.
+    #[error("cannot prepare a connection for ssh: {0}")]
+    Descriptor(#[from] std::io::Error),
+    /// The system's `ssh` made no connection.
+    #[error(transparent)]
+    OpenSsh(#[from] OpenSshError),
     /// A step took too long.
     #[error("no answer in {} s while {step}", after.as_secs())]
     TimedOut {
@@ -125,7 +147,12 @@ impl ConnectError {
     /// Whether trying again can't help before someone changes something.
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::KnownHosts(_) | Self::HostKey(_) | Self::NoSubsystem => true,
+            Self::KnownHosts(_)
+            | Self::HostKey(_)
+            | Self::NoSubsystem
+            | Self::SshConfig(_)
+            | Self::ByCommand => true,
+            Self::OpenSsh(error) => !matches!(error, OpenSshError::Ended(_)),
             Self::Authentication(error) => !matches!(error, AuthenticationError::Ssh(_)),
             Self::OnTheWay { error, .. } => error.is_lasting(),
             Self::Proxy(error) => error.is_lasting(),
@@ -133,17 +160,18 @@ impl ConnectError {
             Self::Resolve { .. }
             | Self::Socket(_)
             | Self::Dial { .. }
+            | Self::Descriptor(_)
             | Self::TimedOut { .. }
             | Self::Ssh(_)
             | Self::Link(_) => false,
         }
     }
 
-    /// A host key that is not to be trusted, of the gateway or on the way to it.
-    pub fn untrusted(&self) -> Option<&HostKeyRejection> {
+    /// Whether it is for a host key that is not to be trusted, of the gateway or on the way to it.
+    pub fn is_untrusted(&self) -> bool {
         match self {
-            Self::HostKey(rejection) => Some(rejection),
-            Self::OnTheWay { error, .. } => error.untrusted(),
+            Self::HostKey(_) | Self::OpenSsh(OpenSshError::Untrusted(_)) => true,
+            Self::OnTheWay { error, .. } => error.is_untrusted(),
             Self::Resolve { .. }
             | Self::Socket(_)
             | Self::Dial { .. }
@@ -154,7 +182,11 @@ impl ConnectError {
             | Self::Ssh(_)
             | Self::Authentication(_)
             | Self::NoSubsystem
-            | Self::Link(_) => None,
+            | Self::SshConfig(_)
+            | Self::ByCommand
+            | Self::Descriptor(_)
+            | Self::OpenSsh(_)
+            | Self::Link(_) => false,
         }
     }
 }
@@ -172,11 +204,19 @@ impl From<SessionError> for ConnectError {
 pub struct Connection {
     /// Opens streams.
     pub link: Link,
+    /// How it came about.
+    pub way: Way,
     driver: adit_link::Driver,
-    // Dropping the handle would end the SSH session.
-    ssh: Handle<HostKeyCheck>,
+    carried_by: CarriedBy,
+    // Dropping a handle would end its session.
     /// The sessions with jump hosts, the first one's first.
     jumps: Vec<Handle<HostKeyCheck>>,
+}
+
+/// What the link runs in.
+enum CarriedBy {
+    Embedded(Handle<HostKeyCheck>),
+    OpenSsh(Box<OpenSsh>),
 }
 
 impl std::fmt::Debug for Connection {
@@ -188,23 +228,88 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Carries the link until it ends.
     pub async fn run(self) -> LinkEnd {
-        let end = self.driver.run().await;
-        for ssh in [self.ssh].iter().chain(self.jumps.iter().rev()) {
-            let goodbye =
-                ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
-            // The peer may be gone already; a goodbye that can't be said changes nothing.
-            let _ = timeout(Duration::from_secs(1), goodbye).await;
+        let mut end = self.driver.run().await;
+        match self.carried_by {
+            CarriedBy::Embedded(ssh) => say_goodbye(&ssh).await,
+            CarriedBy::OpenSsh(ssh) => end = ssh.ended(end).await,
+        }
+        for ssh in self.jumps.iter().rev() {
+            say_goodbye(ssh).await;
         }
         end
     }
 }
 
+async fn say_goodbye(ssh: &Handle<HostKeyCheck>) {
+    let goodbye = ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
+    // The peer may be gone already; a goodbye that can't be said changes nothing.
+    let _ = timeout(Duration::from_secs(1), goodbye).await;
+}
+
 /// Dials, passes jump hosts, checks host keys, authenticates and opens the link.
 pub async fn connect(
-    target: &Target,
+    asked_for: &Target,
     sockets: &MarkedSockets,
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
+    let Completed { target, by_command } = completed(asked_for).await?;
+    let (engine, because) = EngineInUse::of(target.engine, by_command);
+    let way = Way::of(&target, engine, because);
+    match engine {
+        EngineInUse::Embedded if by_command => Err(ConnectError::ByCommand),
+        EngineInUse::Embedded => {
+            let (carrier, jumps) = pass_jumps(&target, sockets, questions).await?;
+            let (ssh, backlog) = enter(&target, sockets, questions, carrier).await?;
+            let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
+            let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
+                step: "opening the link",
+                after: HANDSHAKE_TIMEOUT,
+            })??;
+            Ok(Connection {
+                link,
+                way,
+                driver,
+                carried_by: CarriedBy::Embedded(ssh),
+                jumps,
+            })
+        }
+        EngineInUse::OpenSsh => {
+            let (connection, jumps) = match by_command {
+                true => (None, Vec::new()),
+                false => connection_for_ssh(&target, sockets, questions).await?,
+            };
+            let (link, driver, ssh) = openssh::open(&target, asked_for, connection).await?;
+            Ok(Connection {
+                link,
+                way,
+                driver,
+                carried_by: CarriedBy::OpenSsh(Box::new(ssh)),
+                jumps,
+            })
+        }
+    }
+}
+
+/// The connection that `ssh` is to run on.
+async fn connection_for_ssh(
+    target: &Target,
+    sockets: &MarkedSockets,
+    questions: &Questions,
+) -> Result<(Option<OwnedFd>, Vec<Handle<HostKeyCheck>>), ConnectError> {
+    let (carrier, jumps) = pass_jumps(target, sockets, questions).await?;
+    let connection = match carrier {
+        Some(carrier) => carrier.into_descriptor()?,
+        None => dial(target, sockets).await?.into_std()?.into(),
+    };
+    Ok((Some(connection), jumps))
+}
+
+/// Sessions with the jump hosts, and what leads on from the last one.
+async fn pass_jumps(
+    target: &Target,
+    sockets: &MarkedSockets,
+    questions: &Questions,
+) -> Result<(Option<Carrier>, Vec<Handle<HostKeyCheck>>), ConnectError> {
     let mut jumps = Vec::new();
     let mut carrier = None;
     for (index, jump) in target.via.iter().enumerate() {
@@ -222,18 +327,7 @@ pub async fn connect(
         jumps.push(ssh);
         carrier = Some(onwards);
     }
-    let (ssh, backlog) = enter(target, sockets, questions, carrier).await?;
-    let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
-    let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
-        step: "opening the link",
-        after: HANDSHAKE_TIMEOUT,
-    })??;
-    Ok(Connection {
-        link,
-        driver,
-        ssh,
-        jumps,
-    })
+    Ok((carrier, jumps))
 }
 
 /// A session with `target` on a carrier that leads there, or else dialled.

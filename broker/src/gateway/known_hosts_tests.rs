@@ -222,6 +222,7 @@ impl Rig {
         let (output, input) = ends.unwrap();
         let check = HostKeyCheck {
             gateway: Gateway {
+                has_port: true,
                 user: None,
                 host: host.to_owned(),
                 port,

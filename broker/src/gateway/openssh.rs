@@ -1,0 +1,385 @@
+//! The engine `openssh`: the system's `ssh` with the link on its standard input and output, as the subsystem `adit-link`.
+//!
+//! The connection it runs on is ours: dialled from a marked socket, so that it is not captured, over the zone's proxy and jump hosts. ssh takes
+//! it from a ProxyCommand with `ProxyUseFdpass` (ssh_config(5)), which is [`hand_over`] in a process of its own. ssh closes all descriptors that
+//! it is started with but the first three (`closefrom` in its `main`), so the connection waits in the third, a socket, as a message that only
+//! that process reads; ssh itself only writes there.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use adit_link::{Driver, Limits, Link, LinkEnd};
+use adit_rules::{HostKeys, Identity};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::connection::{ConnectError, Target};
+
+/// Everything until the link stands.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Until a process is gone that has nothing left to do.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Bytes of what it complains of that are kept, the last ones.
+const LONGEST_COMPLAINT: usize = 4 << 10;
+/// Characters of that which are told.
+const LONGEST_REASON: usize = 400;
+
+/// The name under which `adit` is asked to [`hand_over`].
+pub const HAND_OVER: &str = "hand-over";
+
+/// What is said of a connection that `ssh` could not make.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenSshError {
+    /// It can't be run.
+    #[error(
+        "ssh cannot be run: {0}; the engine `openssh` needs the system's ssh (the package openssh-client)"
+    )]
+    Start(io::Error),
+    /// A host key that is not to be trusted.
+    #[error("ssh does not trust the host key: {0}")]
+    Untrusted(String),
+    /// It was not let in.
+    #[error("ssh was not let in: {0}")]
+    Denied(String),
+    /// Anything else.
+    #[error("ssh ended: {0}")]
+    Ended(String),
+}
+
+/// A running `ssh`.
+pub(super) struct OpenSsh {
+    child: Child,
+    complaint: Complaint,
+}
+
+/// Starts it. Without a `connection` it makes its own, as its configuration says.
+pub(super) async fn open(
+    target: &Target,
+    asked_for: &Target,
+    connection: Option<OwnedFd>,
+) -> Result<(Link, Driver, OpenSsh), ConnectError> {
+    let (mut ssh, input, output) =
+        start(target, asked_for, connection).map_err(OpenSshError::Start)?;
+    let (read, write) = adit_link::pipe::split(output, input);
+    let opened = timeout(
+        PATIENCE,
+        adit_link::initiate(read, write, Limits::default()),
+    )
+    .await;
+    let timed_out = ConnectError::TimedOut {
+        step: "ssh opens the link",
+        after: PATIENCE,
+    };
+    match opened {
+        Ok(Ok((link, driver))) => Ok((link, driver, ssh)),
+        Ok(Err(error)) => match ssh.last_words().await {
+            words if words.is_empty() => Err(error.into()),
+            words => Err(cause(&words)),
+        },
+        Err(_) => Err(timed_out),
+    }
+}
+
+impl OpenSsh {
+    /// Why the link ended, once it has.
+    pub(super) async fn ended(mut self, end: LinkEnd) -> LinkEnd {
+        let words = self.last_words().await;
+        match end {
+            LinkEnd::Transport(_) if !words.is_empty() => {
+                LinkEnd::Transport(format!("ssh: {}", shortened(&words)))
+            }
+            other @ (LinkEnd::Transport(_)
+            | LinkEnd::Closed
+            | LinkEnd::PeerClosed(_)
+            | LinkEnd::Protocol(_)
+            | LinkEnd::Abandoned) => other,
+        }
+    }
+
+    /// What it complained of until its end, which comes now.
+    async fn last_words(&mut self) -> String {
+        if timeout(LAST_WORDS, self.child.wait()).await.is_err() {
+            // It is gone with this at the latest.
+            let _ = self.child.kill().await;
+        }
+        self.complaint.all().await
+    }
+}
+
+type Pipes = (
+    OpenSsh,
+    tokio::process::ChildStdin,
+    tokio::process::ChildStdout,
+);
+
+fn start(target: &Target, asked_for: &Target, connection: Option<OwnedFd>) -> io::Result<Pipes> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let mut command = Command::new("ssh");
+    command.args(words(target, asked_for));
+    if let Some(connection) = connection {
+        send(ours.as_fd(), connection.as_fd())?;
+        command.args(proxy_command()?);
+    }
+    command.arg("-s").arg("--").arg(&asked_for.gateway.host);
+    command.arg(adit_link::ssh::SUBSYSTEM);
+    // ssh runs its ProxyCommand with it, and an account's own may be one that runs nothing.
+    command.env("SHELL", "/bin/sh");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(Stdio::from(OwnedFd::from(theirs)));
+    // Who interrupts `adit up` at a terminal lets it end by itself.
+    command.process_group(0).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let input = child.stdin.take().ok_or_else(gone)?;
+    let output = child.stdout.take().ok_or_else(gone)?;
+    ours.set_nonblocking(true)?;
+    let complaint = Complaint::listen(UnixStream::from_std(ours)?);
+    Ok((OpenSsh { child, complaint }, input, output))
+}
+
+/// All options but those about the connection. What the rules leave out is left to ssh's configuration, unless they switch it off.
+fn words(target: &Target, asked_for: &Target) -> Vec<String> {
+    let mut words: Vec<String> = ["-T", "-x", "-a"].map(str::to_owned).to_vec();
+    if asked_for.unsaid.is_none() {
+        words.extend(["-F", "none"].map(str::to_owned));
+    }
+    let strict = match target.host_keys {
+        HostKeys::AcceptNew => "accept-new",
+        HostKeys::Strict | HostKeys::Ask => "yes",
+    };
+    let mut options = vec![
+        // Nobody is there to be asked.
+        "BatchMode=yes".to_owned(),
+        format!("StrictHostKeyChecking={strict}"),
+        "UpdateHostKeys=no".to_owned(),
+        // No connection of the user's own is taken or left behind.
+        "ControlMaster=no".to_owned(),
+        "ControlPath=none".to_owned(),
+        "ControlPersist=no".to_owned(),
+        "ClearAllForwardings=yes".to_owned(),
+        "PermitLocalCommand=no".to_owned(),
+        "RemoteCommand=none".to_owned(),
+        "CanonicalizeHostname=no".to_owned(),
+        "ForkAfterAuthentication=no".to_owned(),
+        "StdinNull=no".to_owned(),
+        "EscapeChar=none".to_owned(),
+        "ServerAliveInterval=15".to_owned(),
+        "ServerAliveCountMax=3".to_owned(),
+        // What a server says before the login (its banner) is not a complaint of ssh's.
+        "LogLevel=ERROR".to_owned(),
+    ];
+    let unsaid = asked_for.unsaid;
+    if !unsaid.is_some_and(|unsaid| unsaid.known_hosts) {
+        let files = target.known_hosts.iter();
+        let files: Vec<String> = files
+            .map(|file| format!("\"{}\"", file.display()))
+            .collect();
+        options.push(format!("UserKnownHostsFile={}", files.join(" ")));
+        options.push("GlobalKnownHostsFile=none".to_owned());
+    }
+    match &asked_for.identity {
+        Some(Identity::File(file)) => {
+            options.push(format!("IdentityFile=\"{}\"", file.display()));
+            options.push("IdentitiesOnly=yes".to_owned());
+        }
+        Some(Identity::Agent) => options.push("IdentityFile=none".to_owned()),
+        None => {}
+    }
+    if let Some(user) = &asked_for.gateway.user {
+        options.push(format!("User={user}"));
+    }
+    if asked_for.gateway.has_port {
+        options.push(format!("Port={}", asked_for.gateway.port));
+    }
+    for option in options {
+        words.extend(["-o".to_owned(), option]);
+    }
+    words
+}
+
+/// ssh hands it to a shell, and takes `%` for its own.
+fn proxy_command() -> io::Result<[String; 4]> {
+    let adit = std::env::current_exe()?;
+    let adit = adit.to_str().ok_or(io::ErrorKind::InvalidData)?;
+    let adit = adit.replace('\'', r"'\''").replace('%', "%%");
+    Ok([
+        "-o".to_owned(),
+        "ProxyUseFdpass=yes".to_owned(),
+        "-o".to_owned(),
+        format!("ProxyCommand='{adit}' {HAND_OVER}"),
+    ])
+}
+
+/// Gives `ssh`, at standard output, the connection that waits at standard error.
+///
+/// # Errors
+/// When there is none: only ssh runs this.
+pub fn hand_over() -> io::Result<()> {
+    let connection = receive(io::stderr().as_fd())?;
+    send(io::stdout().as_fd(), connection.as_fd())
+}
+
+/// One byte, as `mm_receive_fd` of OpenSSH expects, and the descriptor.
+fn send(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [descriptor];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut [0])],
+        &mut control,
+        flags,
+    )?;
+    let descriptor = control.drain().find_map(|message| {
+        let RecvAncillaryMessage::ScmRights(mut rights) = message else {
+            return None;
+        };
+        rights.next()
+    });
+    descriptor.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// What `ssh` writes to standard error, as far as it is kept.
+struct Complaint {
+    kept: Arc<Mutex<Vec<u8>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Complaint {
+    fn listen(mut stream: UnixStream) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keeps = kept.clone();
+        let listening = tokio::spawn(async move {
+            let mut buffer = [0; 1024];
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                let mut kept = keeps.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&buffer[..read]);
+                let surplus = kept.len().saturating_sub(LONGEST_COMPLAINT);
+                kept.drain(..surplus);
+            }
+        });
+        Self { kept, listening }
+    }
+
+    /// All of it. What another process keeps open is not waited for.
+    async fn all(&mut self) -> String {
+        let _ = timeout(LAST_WORDS, &mut self.listening).await;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept).into_owned()
+    }
+}
+
+impl Drop for Complaint {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// What its words mean. They are those of OpenSSH's sshconnect.c, sshconnect2.c and clientloop.c, which speak English only.
+fn cause(words: &str) -> ConnectError {
+    let has = |text: &str| words.to_ascii_lowercase().contains(text);
+    let reason = shortened(words);
+    if has("host key") || has("host identification") || has("hostkey") {
+        return OpenSshError::Untrusted(reason).into();
+    }
+    if has("subsystem request failed") {
+        return ConnectError::NoSubsystem;
+    }
+    if has("permission denied") || has("too many authentication failures") {
+        return OpenSshError::Denied(reason).into();
+    }
+    OpenSshError::Ended(reason).into()
+}
+
+/// On one line, without frames of `@`.
+fn shortened(words: &str) -> String {
+    let lines = words
+        .lines()
+        .map(|line| line.trim_matches(|it: char| it == '@' || it.is_whitespace()));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let text = lines.join("; ");
+    text.chars()
+        .filter(|it| !it.is_control())
+        .take(LONGEST_REASON)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_key_that_ssh_does_not_trust_is_never_taken_for_less() {
+        // As ssh 9.2 prints them.
+        for words in [
+            "@@@@@@@@@@@\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n@@@@@@\r\n",
+            "No ED25519 host key is known for gw and you have requested strict checking.\r\nHost key verification failed.\r\n",
+            "Host key for gw has changed and you have requested strict checking.\r\n",
+            "WARNING: REVOKED HOST KEY DETECTED!\r\n",
+        ] {
+            let error = cause(words);
+            assert!(error.is_untrusted() && error.is_lasting(), "{error}");
+        }
+        let other = cause("kex_exchange_identification: Connection closed by remote host\r\n");
+        assert!(!other.is_untrusted() && !other.is_lasting(), "{other}");
+        assert!(matches!(
+            cause("subsystem request failed on channel 0"),
+            ConnectError::NoSubsystem
+        ));
+    }
+
+    #[test]
+    fn a_descriptor_arrives_as_what_it_is() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(receive(far.as_fd()).is_err(), "nothing is there yet");
+        let file = tempfile::tempfile().unwrap();
+        send(near.as_fd(), file.as_fd()).unwrap();
+        let got = std::fs::File::from(receive(far.as_fd()).unwrap());
+        let id = |file: &std::fs::File| {
+            use std::os::unix::fs::MetadataExt;
+            file.metadata().unwrap().ino()
+        };
+        assert_eq!(id(&got), id(&file));
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_a_long_complaint_is_kept() {
+        use tokio::io::AsyncWriteExt;
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let mut complaint = Complaint::listen(far);
+        near.write_all(&[b'x'; 3 * LONGEST_COMPLAINT])
+            .await
+            .unwrap();
+        near.write_all(b"the end").await.unwrap();
+        drop(near);
+        let all = complaint.all().await;
+        assert!(all.ends_with("the end") && all.len() == LONGEST_COMPLAINT);
+    }
+}

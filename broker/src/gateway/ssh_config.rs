@@ -1,0 +1,336 @@
+//! What the configuration of the system's `ssh` says of a gateway, for what the rules leave out: `ssh -G`, so that `Match`, `Include` and
+//! patterns are ssh's own to understand. Key words are those of ssh_config(5).
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use adit_rules::{Gateway, Identity};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::connection::Target;
+use crate::zone_targets::expand_home;
+
+/// `Match exec` may run programs.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What `ssh -G` prints has about 6 KiB.
+const LONGEST_ANSWER: u64 = 64 << 10;
+const LONGEST_COMPLAINT: usize = 400;
+/// As many as a zone may have.
+const MOST_JUMPS: usize = 8;
+/// Those that are tried without a configuration (ssh_config(5), IdentityFile).
+const USUAL_KEYS: &[&str] = &[
+    "id_rsa",
+    "id_ecdsa",
+    "id_ecdsa_sk",
+    "id_ed25519",
+    "id_ed25519_sk",
+    "id_xmss",
+    "id_dsa",
+];
+
+/// What the rules do not say of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsaid {
+    /// What to authenticate with.
+    pub identity: bool,
+    /// Which host keys are known.
+    pub known_hosts: bool,
+    /// The jump hosts.
+    pub via: bool,
+}
+
+/// Why the configuration can't be followed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the configuration of ssh for {host}: {reason}; `ssh_config: false` in the zone does without it"
+)]
+pub struct SshConfigError {
+    /// For which host.
+    host: String,
+    /// Why.
+    reason: String,
+}
+
+/// A target as it is reached.
+pub(super) struct Completed {
+    pub(super) target: Target,
+    /// Whether only ssh itself can get there, by its ProxyCommand.
+    pub(super) by_command: bool,
+}
+
+/// Fills in what the rules leave out. Where there is no `ssh`, nothing is.
+pub(super) async fn completed(target: &Target) -> Result<Completed, SshConfigError> {
+    let mut done = target.clone();
+    let mut by_command = false;
+    if let Some(answer) = asked(&done).await? {
+        let unsaid_way = done.unsaid.is_some_and(|unsaid| unsaid.via);
+        answer.fill(&mut done).await;
+        if unsaid_way {
+            by_command = answer.has_command && answer.jumps.is_empty() && done.proxy.is_none();
+            pass_by(&mut done, &answer)?;
+        }
+    }
+    complete_jumps(&mut done).await?;
+    Ok(Completed {
+        target: done,
+        by_command,
+    })
+}
+
+/// Puts the jump hosts of `answer` before those of `target`.
+fn pass_by(target: &mut Target, answer: &Answer) -> Result<(), SshConfigError> {
+    if target.via.len() + answer.jumps.len() > MOST_JUMPS {
+        return Err(SshConfigError {
+            host: target.gateway.to_string(),
+            reason: format!("its ProxyJump leads over more than {MOST_JUMPS} hosts"),
+        });
+    }
+    let hop = |gateway: &Gateway| Target {
+        gateway: gateway.clone(),
+        via: Vec::new(),
+        proxy: None,
+        ..target.clone()
+    };
+    let hops: Vec<Target> = answer.jumps.iter().map(hop).collect();
+    target.via.splice(0..0, hops);
+    if let Some(first) = target.via.first_mut() {
+        first.proxy = first.proxy.take().or_else(|| target.proxy.take());
+    }
+    Ok(())
+}
+
+/// The first hop is connected to, so its own ProxyJump counts (ssh_config(5)); that of the others is given already.
+async fn complete_jumps(target: &mut Target) -> Result<(), SshConfigError> {
+    let mut index = 0;
+    while let Some(hop) = target.via.get_mut(index) {
+        let Some(answer) = asked(hop).await? else {
+            index += 1;
+            continue;
+        };
+        let unsaid_way = hop.unsaid.is_some_and(|unsaid| unsaid.via);
+        answer.fill(hop).await;
+        hop.unsaid = None;
+        let is_first = index == 0 && unsaid_way && hop.proxy.is_none();
+        if is_first && !answer.jumps.is_empty() {
+            pass_by(target, &answer)?;
+            continue;
+        }
+        if is_first && answer.has_command {
+            return Err(SshConfigError {
+                host: hop.gateway.to_string(),
+                reason: "a jump host behind a ProxyCommand cannot be followed".to_owned(),
+            });
+        }
+        index += 1;
+    }
+    Ok(())
+}
+
+/// What `ssh -G` says of `target`; `None` where it is not to be asked, or there is none.
+async fn asked(target: &Target) -> Result<Option<Answer>, SshConfigError> {
+    if target.unsaid.is_none() {
+        return Ok(None);
+    }
+    let gateway = &target.gateway;
+    let failed = |reason: String| SshConfigError {
+        host: gateway.to_string(),
+        reason,
+    };
+    let mut command = Command::new("ssh");
+    command.arg("-G");
+    if gateway.has_port {
+        command.arg("-p").arg(gateway.port.to_string());
+    }
+    if let Some(user) = &gateway.user {
+        command.arg("-l").arg(user);
+    }
+    command.arg("--").arg(&gateway.host);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = match command.kill_on_drop(true).spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| failed(format!("ssh -G cannot be run: {error}")))?,
+    };
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let told = async {
+        let (told, complaint) = tokio::join!(text_of(stdout), text_of(stderr));
+        (told, complaint, child.wait().await)
+    };
+    let waited = timeout(PATIENCE, told).await;
+    let too_late = |_| failed(format!("ssh -G took more than {} s", PATIENCE.as_secs()));
+    let (told, complaint, ended) = waited.map_err(too_late)?;
+    if !ended.is_ok_and(|status| status.success()) {
+        let complaint: String = complaint
+            .chars()
+            .map(|it| if it.is_control() { ' ' } else { it })
+            .take(LONGEST_COMPLAINT)
+            .collect();
+        return Err(failed(format!("ssh -G says: {}", complaint.trim())));
+    }
+    Answer::of(&told, &target.home).map(Some).map_err(failed)
+}
+
+async fn text_of(from: Option<impl AsyncRead + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What could not be read is missing, which is seen.
+        let _ = from.take(LONGEST_ANSWER).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What of it is of use here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    host: String,
+    user: String,
+    port: u16,
+    /// Those that a configuration names.
+    identities: Vec<PathBuf>,
+    known_hosts: Vec<PathBuf>,
+    jumps: Vec<Gateway>,
+    has_command: bool,
+}
+
+impl Answer {
+    /// A line for each value: the key word in lower case, a space, the value.
+    fn of(text: &str, home: &Path) -> Result<Self, String> {
+        let mut answer = Self::default();
+        for line in text.lines() {
+            let Some((word, value)) = line.split_once(' ') else {
+                continue;
+            };
+            let files = value.split(' ').filter(|file| *file != "none");
+            let files = files.map(|file| expand_home(Path::new(file), home));
+            match word {
+                "hostname" => answer.host = host(value)?,
+                "user" => value.clone_into(&mut answer.user),
+                "port" => answer.port = value.parse().map_err(|_| format!("port {value:?}"))?,
+                "identityfile" => {
+                    let file = expand_home(Path::new(value), home);
+                    let usual = |name| file == home.join(".ssh").join(name);
+                    if value != "none" && !USUAL_KEYS.iter().any(usual) {
+                        answer.identities.push(file);
+                    }
+                }
+                "userknownhostsfile" => answer.known_hosts.splice(0..0, files).for_each(drop),
+                "globalknownhostsfile" => answer.known_hosts.extend(files),
+                "proxyjump" if value != "none" => answer.jumps = jumps(value)?,
+                "proxycommand" => answer.has_command = value != "none",
+                _ => {}
+            }
+        }
+        if answer.host.is_empty() || answer.port == 0 {
+            return Err("ssh -G names no host and port".to_owned());
+        }
+        Ok(answer)
+    }
+
+    async fn fill(&self, target: &mut Target) {
+        let Some(unsaid) = target.unsaid else {
+            return;
+        };
+        target.gateway.host.clone_from(&self.host);
+        if !target.gateway.has_port {
+            target.gateway.port = self.port;
+            target.gateway.has_port = self.port != 22;
+        }
+        if target.gateway.user.is_none() {
+            target.login.clone_from(&self.user);
+        }
+        if unsaid.known_hosts {
+            target.known_hosts.clone_from(&self.known_hosts);
+        }
+        let file = self.identities.iter().find(|file| file.exists());
+        if unsaid.identity
+            && let Some(file) = file
+        {
+            let in_agent = is_in_agent(file).await;
+            target.identity = Some(if in_agent {
+                Identity::Agent
+            } else {
+                Identity::File(file.clone())
+            });
+        }
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let bracketed = match text.contains(':') {
+        true => format!("[{text}]"),
+        false => text.to_owned(),
+    };
+    bracketed.parse().map(|gateway: Gateway| gateway.host)
+}
+
+fn jumps(text: &str) -> Result<Vec<Gateway>, String> {
+    let hop = |hop: &str| hop.strip_prefix("ssh://").unwrap_or(hop).parse();
+    text.split(',').map(hop).collect()
+}
+
+/// Whether the agent holds the key of this file: it may be locked, and need not be opened then.
+async fn is_in_agent(file: &Path) -> bool {
+    let mut public = file.as_os_str().to_owned();
+    public.push(".pub");
+    let Ok(wanted) = russh::keys::load_public_key(public) else {
+        return false;
+    };
+    let held = async {
+        let mut agent = AgentClient::connect_env().await.ok()?;
+        agent.request_identities().await.ok()
+    };
+    let held = timeout(PATIENCE, held)
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    held.iter().any(|identity| match identity {
+        AgentIdentity::PublicKey { key, .. } => key.key_data() == wanted.key_data(),
+        AgentIdentity::Certificate { .. } => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_ssh_prints() {
+        let text = "user eve\nhostname 2001:DB8::1\nport 2222\nidentityfile ~/.ssh/id_rsa\nidentityfile ~/keys/gw\n\
+            globalknownhostsfile /etc/ssh/ssh_known_hosts\nuserknownhostsfile /home/eve/.ssh/a ~/b\n\
+            proxyjump eve@one:22,ssh://two\nproxycommand none\nlogverbose none\n";
+        let answer = Answer::of(text, Path::new("/home/eve")).unwrap();
+        let expected = Answer {
+            host: "2001:db8::1".to_owned(),
+            user: "eve".to_owned(),
+            port: 2222,
+            identities: vec!["/home/eve/keys/gw".into()],
+            known_hosts: [
+                "/home/eve/.ssh/a",
+                "/home/eve/b",
+                "/etc/ssh/ssh_known_hosts",
+            ]
+            .map(PathBuf::from)
+            .to_vec(),
+            jumps: vec!["eve@one:22".parse().unwrap(), "two".parse().unwrap()],
+            has_command: false,
+        };
+        assert_eq!(answer, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "((hostname|port|proxyjump|identityfile|userknownhostsfile) .{0,20}\n){0,6}") {
+            let _ = Answer::of(&text, Path::new("/home/eve"));
+        }
+    }
+}
