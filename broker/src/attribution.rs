@@ -102,6 +102,21 @@ impl Attribution {
         self.of(source, destination).await
     }
 
+    /// The same for people to see. `None`: whoever decides by it goes first, and there are many of these.
+    pub async fn at_leisure(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<Attributed> {
+        if let Some(known) = self.at_hand(source, destination) {
+            return Some(known);
+        }
+        let (attributor, uid) = (self.attributor.clone(), self.uid);
+        self.searching
+            .does_at_leisure(move || look_up(&mut lock(&attributor), uid, source, destination))
+            .await
+    }
+
     /// Whether no program holds a socket that connects, or would connect, `source` to `destination`. Not known is no.
     pub async fn is_gone(&self, source: SocketAddr, destination: SocketAddr) -> bool {
         let attributor = self.attributor.clone();
@@ -205,8 +220,7 @@ fn owner(
     destination: SocketAddr,
 ) -> Result<Owner, Attributed> {
     match attributor.owner(source, destination) {
-        // A socket that its program closed has no inode any more, and no owner to speak of.
-        Ok(Some(Owner { inode: 0, .. }) | None) => Err(Attributed::Unknown),
+        Ok(None) => Err(Attributed::Unknown),
         Ok(Some(owner)) if owner.uid != uid => Err(Attributed::Foreign { uid: owner.uid }),
         Ok(Some(owner)) => Ok(owner),
         Err(error) => {

@@ -152,7 +152,8 @@ impl Dispatcher {
         let (attribution, flow) = (self.attribution.clone(), flow.clone());
         let (learning, chronicle) = (flow.learning(), self.chronicle.clone());
         tokio::spawn(async move {
-            if let Attributed::Process(process) = attribution.exactly(source, destination).await {
+            let looked_up = attribution.at_leisure(source, destination).await;
+            if let Some(Attributed::Process(process)) = looked_up {
                 flow.attributed(process.pid, process.path);
             }
             drop(learning);
