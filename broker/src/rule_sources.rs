@@ -143,8 +143,7 @@ impl RuleSources {
             }
             author
         };
-        let mut administrators = if_there(ADMINISTRATORS_DIRECTORY.as_ref(), yaml_files)?;
-        administrators.extend(if_there(ADMINISTRATORS_FILE.as_ref(), the_file)?);
+        let administrators = administrators()?;
         // Who names files on the command line is the administrator of that run, unless the machine has one.
         let author = match administrators.is_empty() {
             true => Author::Administrator,
@@ -188,6 +187,20 @@ impl RuleSources {
             seen: files.seen,
         }
     }
+}
+
+/// A rule file of this machine's administrator, if there is one.
+///
+/// # Errors
+/// When it can't be said.
+pub fn of_the_administrator() -> Result<Option<PathBuf>, SourceError> {
+    Ok(administrators()?.into_iter().next())
+}
+
+fn administrators() -> Result<Vec<PathBuf>, SourceError> {
+    let mut files = if_there(ADMINISTRATORS_DIRECTORY.as_ref(), yaml_files)?;
+    files.extend(if_there(ADMINISTRATORS_FILE.as_ref(), the_file)?);
+    Ok(files)
 }
 
 /// A file or a directory, as if there were nothing else.

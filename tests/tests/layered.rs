@@ -207,3 +207,20 @@ fn check_reads_what_a_broker_would_read() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn adit_up_does_not_go_around_the_administrator() -> Result<()> {
+    let machine = started()?;
+    let lab = &machine.lab;
+    let gateway = Gateway::for_user(User::Alice);
+    let up = ["adit", "up", &gateway, address::ZONE];
+    write(lab, ADMINISTRATORS, &administrators(1, "pass"))?;
+    let told = lab.client().argv(&up)?;
+    ensure!(told.code == Some(2), "{told}");
+    ensure!(told.stderr.contains(ADMINISTRATORS), "{told}");
+    let line = format!("rm {ADMINISTRATORS}");
+    lab.client().user(User::Root).sh(&line)?.ok()?;
+    let mut up = lab.client().start("up", &up)?;
+    up.line_with("now go through", PATIENCE)?;
+    Ok(())
+}

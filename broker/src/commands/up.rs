@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use adit_broker::daemon::{self, Attended, Settings};
+use adit_broker::rule_sources;
 use adit_broker::user::User;
 use adit_rules::{Engine, HostKeys, Identity, OnDown, Policy, Reach, Zone};
 use anyhow::{Context, anyhow, bail};
@@ -25,6 +26,7 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
     options.session.capture =
         std::path::absolute(options.session.capture).context("the helper's socket")?;
     let user = captured_user(&options).map_err(Failure::usage)?;
+    keep_to_the_administrators_rules().map_err(Failure::usage)?;
     if geteuid().is_root() {
         start_helper(&options, &user)?;
         if !user.uid.is_root() {
@@ -46,6 +48,18 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
     Ok(runtime()?.block_on(daemon::run(settings, || {
         output::line(format_args!("{line}"))
     }))?)
+}
+
+/// `adit up` knows no rules but its own, and must not go around any.
+fn keep_to_the_administrators_rules() -> anyhow::Result<()> {
+    let Some(file) = rule_sources::of_the_administrator()? else {
+        return Ok(());
+    };
+    bail!(
+        "this machine's administrator has rules ({}), and `adit up` would go around them: write what you need into \
+         ~/.config/adit/rules.yaml and run `adit broker`",
+        file.display()
+    )
 }
 
 /// Whose connections: the one named; under sudo the caller; else whoever runs it. Root only when named.
