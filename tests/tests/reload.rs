@@ -107,6 +107,11 @@ struct Talk {
 
 impl Talk {
     fn start(lab: &Lab, broker: &Broker, to: SocketAddr) -> Result<Self> {
+        Self::by_way_of(to, lab, broker, to)
+    }
+
+    /// By a listener that leads there.
+    fn by_way_of(at: SocketAddr, lab: &Lab, broker: &Broker, to: SocketAddr) -> Result<Self> {
         static TALKS: AtomicU32 = AtomicU32::new(0);
         let number = TALKS.fetch_add(1, Ordering::Relaxed);
         let go = format!("{}/go-{number}", User::Alice.home());
@@ -115,8 +120,8 @@ impl Talk {
              echo one >&3; read -r word <&3 && echo \"heard $word\"
              until [ -e {go} ]; do sleep 0.05; done
              echo two >&3; read -r word <&3 && echo \"heard $word\" || echo gone",
-            to.ip(),
-            to.port()
+            at.ip(),
+            at.port()
         );
         let mut program = lab.client().start("talk", &["bash", "-c", &line])?;
         program.line_with("heard one", PATIENCE)?;
@@ -402,6 +407,54 @@ fn zones_come_and_go() -> Result<()> {
 }
 
 /// A program that is held at its SYN gets what the rules give by the time that it hears anything.
+#[test]
+fn static_tunnels_come_and_go() -> Result<()> {
+    let rig = Rig::start()?;
+    let plain = rules(rig.kept, rig.changed, "tunnel");
+    let with = |listens: &[&str]| {
+        let tunnels = listens.iter().zip(["first", "second"]);
+        let lines = tunnels.map(|(listen, name)| {
+            let to = rig.changed;
+            format!("  - {{name: {name}, listen: \"{listen}\", zone: lab, to: \"{to}\"}}\n")
+        });
+        format!("{plain}tunnels:\n{}", lines.collect::<String>())
+    };
+    let (first, second) = ("127.0.0.1:5433", "127.0.0.1:5434");
+    let at = |listen: &str| listen.parse::<SocketAddr>();
+    ensure!(!connects(&rig.lab, at(first)?)?);
+    rig.exchange(&with(&[first]))?;
+    rig.reload()?;
+    let talk = Talk::by_way_of(at(first)?, &rig.lab, &rig.adit.broker, rig.changed)?;
+    // One more takes nothing from the first, whose flow goes on.
+    rig.exchange(&with(&[first, second]))?;
+    ensure!(rig.reload()?["kept"] == 1);
+    ensure!(talk.go_on()? == "heard two");
+    ensure!(connects(&rig.lab, at(second)?)?);
+    // A port that another program has: all stays as it was.
+    let talk = Talk::by_way_of(at(first)?, &rig.lab, &rig.adit.broker, rig.changed)?;
+    let taken = ["nc", "-l", "127.0.0.1", "5435"];
+    let mut other = rig.lab.client().start("taker", &taken)?;
+    until("a listener", PATIENCE, || {
+        let listening = rig.lab.client().sh("ss -Hltn 'sport = :5435'")?.ok()?;
+        Ok(!listening.is_empty())
+    })?;
+    rig.exchange(&with(&[first, "127.0.0.1:5435"]))?;
+    let told = rig.adit.broker.adit(&rig.lab, &["reload"])?;
+    ensure!(
+        told.stderr.contains("127.0.0.1:5435") && !told.success(),
+        "{told}"
+    );
+    ensure!(connects(&rig.lab, at(first)?)? && connects(&rig.lab, at(second)?)?);
+    other.kill()?;
+    // None any more: nobody comes in, and who came in that way has no way.
+    rig.exchange(&plain)?;
+    ensure!(rig.reload()?["changed"][0]["id"] == talk.id);
+    ensure!(talk.go_on()? == "gone");
+    ensure!(!connects(&rig.lab, at(first)?)? && !connects(&rig.lab, at(second)?)?);
+    ensure!(connects(&rig.lab, rig.changed)?);
+    Ok(())
+}
+
 #[test]
 fn who_is_held_is_judged_by_the_new_rules() -> Result<()> {
     let mut rig = Rig::start()?;
