@@ -24,6 +24,8 @@ struct Words {
 enum Part {
     /// Serve; says `ready`.
     Serve,
+    /// Say yes to each connection that this queue of the kernel's holds; says `ready`.
+    SayYes { queue: u16 },
     /// Bulk data, in Gbit/s.
     Bulk {
         #[arg(long, default_value_t = 0)]
@@ -89,6 +91,7 @@ fn main() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of open files")?;
     match words.part {
         Part::Serve => load::serve(words.address, || say("ready")),
+        Part::SayYes { queue } => load::say_yes(queue, || say("ready")),
         Part::Bulk { .. }
         | Part::RoundTrip { .. }
         | Part::Connect { .. }
@@ -102,7 +105,7 @@ fn main() -> Result<()> {
 
 fn measure(part: Part, to: IpAddr) -> Result<Numbers> {
     match part {
-        Part::Serve => Ok(Numbers::new()),
+        Part::Serve | Part::SayYes { .. } => Ok(Numbers::new()),
         Part::Bulk {
             up,
             down,

@@ -10,6 +10,7 @@ mod dial;
 mod hold;
 mod latencies;
 mod round_trip;
+mod say_yes;
 mod server;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use dial::CONNECTING;
 pub use hold::Hold;
 pub use latencies::Latencies;
 pub use round_trip::RoundTrip;
+pub use say_yes::say_yes;
 pub use server::serve;
 
 /// What a measure found, by name; the unit is the last word of the name.

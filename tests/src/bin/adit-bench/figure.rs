@@ -80,10 +80,10 @@ impl Figure {
     /// Is it measured for `tool`?
     pub(crate) fn concerns(self, tool: Tool) -> bool {
         match self {
-            Figure::ConnectSerial | Figure::Connect32 | Figure::Hold => true,
+            Figure::PassConnect => matches!(tool, Tool::Direct | Tool::Held | Tool::Adit),
+            Figure::ConnectSerial | Figure::Connect32 | Figure::Hold => tool != Tool::Held,
             Figure::PassUp
             | Figure::PassDown
-            | Figure::PassConnect
             | Figure::KernelPassUp
             | Figure::KernelPassDown
             | Figure::KernelPassConnect => {
@@ -96,7 +96,7 @@ impl Figure {
             | Figure::RoundTrip
             | Figure::PausedDown
             | Figure::PausedUp
-            | Figure::BesideBulk => tool != Tool::AditEarly,
+            | Figure::BesideBulk => !matches!(tool, Tool::AditEarly | Tool::Held),
         }
     }
 

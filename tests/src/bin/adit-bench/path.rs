@@ -20,6 +20,8 @@ use crate::peer::{Redsocks, Sshuttle};
 pub(crate) enum Tool {
     /// A router in the gateway's place.
     Direct,
+    /// The same router, beside two threads that hold each connection and let it go.
+    Held,
     /// redsocks before `ssh -D`.
     Redsocks,
     /// sshuttle.
@@ -34,8 +36,9 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// Those of a run that is not told otherwise.
-    pub(crate) const COMPARED: [Tool; 5] = [
+    pub(crate) const COMPARED: [Tool; 6] = [
         Tool::Direct,
+        Tool::Held,
         Tool::Redsocks,
         Tool::Sshuttle,
         Tool::Adit,
@@ -46,13 +49,19 @@ impl Tool {
     pub(crate) fn path(self) -> Tool {
         match self {
             Tool::AditEarly => Tool::Adit,
-            Tool::Direct | Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditPlain => self,
+            Tool::Direct
+            | Tool::Held
+            | Tool::Redsocks
+            | Tool::Sshuttle
+            | Tool::Adit
+            | Tool::AditPlain => self,
         }
     }
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Tool::Direct => "direct",
+            Tool::Held => "held and let go",
             Tool::Redsocks => "redsocks + ssh -D",
             Tool::Sshuttle => "sshuttle",
             Tool::Adit => "Adit",
@@ -74,6 +83,7 @@ pub(crate) struct Path {
 #[derive(Debug)]
 enum Programs {
     Direct,
+    Held { _yes: Process },
     Redsocks { _held: Redsocks },
     Sshuttle { _held: Sshuttle },
     Adit { running: RunningAdit },
@@ -85,6 +95,8 @@ const CLOSED: u16 = 8090;
 const OTHER_CLOSED: u16 = 8091;
 /// An address of the gateway that no rule is about, of the network of RFC 5737 that it shares with the client.
 const OTHER_GATEWAY: &str = "192.0.2.9";
+/// Of the kernel's queues, one that is nobody's.
+const QUEUE: &str = "7";
 const LOG_LINES: usize = 8;
 const READY: Duration = Duration::from_secs(15);
 /// No measure takes longer than its own bounds and what ending it takes.
@@ -93,7 +105,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 impl Path {
     pub(crate) fn build(tool: Tool) -> Result<Path> {
         let lab = Lab::with(match tool {
-            Tool::Direct => Routing::Open,
+            Tool::Direct | Tool::Held => Routing::Open,
             Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditEarly | Tool::AditPlain => {
                 Routing::Wire
             }
@@ -192,6 +204,9 @@ impl Programs {
     fn start(lab: &Lab, tool: Tool) -> Result<Programs> {
         Ok(match tool {
             Tool::Direct => Programs::Direct,
+            Tool::Held => Programs::Held {
+                _yes: hold_and_let_go(lab)?,
+            },
             Tool::Redsocks => Programs::Redsocks {
                 _held: Redsocks::start(lab)?,
             },
@@ -206,6 +221,16 @@ impl Programs {
             },
         })
     }
+}
+
+/// All connections of the client are held, and let go.
+fn hold_and_let_go(lab: &Lab) -> Result<Process> {
+    let root = lab.client().user(User::Root);
+    let mut yes = root.start("adit-load", &["adit-load", "0.0.0.0", "say-yes", QUEUE])?;
+    yes.line_with("ready", READY)?;
+    let rule = format!("iptables-nft -A OUTPUT -p tcp --syn -j NFQUEUE --queue-num {QUEUE}");
+    root.sh(&rule)?.ok()?;
+    Ok(yes)
 }
 
 fn serve(lab: &Lab, host: Host) -> Result<Process> {
