@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Reload(Reload),
     /// Say that a gateway's new host key is right (a zone with `host_keys: ask`)
     Trust(Trust),
+    /// Say the passphrase, the password or what else a zone's gateways wait for
+    Unlock(Unlock),
     /// End the broker and leave nothing behind, also after it was killed
     Down(Down),
     /// Check a rule file
@@ -243,6 +245,19 @@ pub(crate) struct Trust {
     /// The fingerprint that the gateway's administrator told you; nothing is asked then
     #[arg(long, value_name = "SHA256:…")]
     pub(crate) fingerprint: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unlock {
+    /// The zone [default: every zone that is locked]
+    pub(crate) zone: Option<String>,
+    /// Read the answers from standard input, one a line, and ask nothing
+    #[arg(long)]
+    pub(crate) stdin: bool,
     #[command(flatten)]
     pub(crate) whose: Whose,
     #[command(flatten)]

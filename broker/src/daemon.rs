@@ -29,6 +29,7 @@ use crate::rule_sources::{RuleSources, Seen};
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::session_note::SessionNote;
 use crate::signals::{Hangup, Signals};
+use crate::unlock::unlock;
 use crate::user::User;
 use crate::why::{self, Why};
 use crate::zone::{Zone, ZoneState};
@@ -330,6 +331,10 @@ impl Broker {
             Request::Close { id } if self.dispatcher.flows.close(id) => Answer::Done,
             Request::Close { id } => Answer::Error(format!("no live flow has the id {id}")),
             Request::Trust { zone, fingerprint } => self.trust(&zone, &fingerprint),
+            Request::Unlock { zone, answers } => match self.zones().remove(&zone) {
+                Some(zone) => unlock(&zone, answers).await,
+                None => Answer::Error(format!("no zone is called {zone:?}")),
+            },
             Request::Down {} => {
                 self.asked_down.notify_one();
                 Answer::Done

@@ -33,6 +33,7 @@ pub mod session_note;
 mod signals;
 pub mod stage;
 pub mod today;
+pub mod unlock;
 pub mod user;
 pub mod why;
 mod worker;

@@ -49,6 +49,7 @@ fn dispatch(command: Command) -> Result<(), commands::Failure> {
         Command::Close(options) => commands::close::run(options),
         Command::Down(options) => commands::down::run(options),
         Command::Trust(options) => commands::trust::run(options),
+        Command::Unlock(options) => commands::unlock::run(options),
         Command::Check(options) => commands::check::run(options),
         Command::Reload(options) => commands::reload::run(options),
         Command::Explain(options) => commands::explain::run(options),

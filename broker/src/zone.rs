@@ -46,8 +46,12 @@ pub enum ZoneState {
         reason: String,
         /// Some gateway showed a host key that is not to be trusted: nothing may go around it.
         untrusted: bool,
-        /// The next attempt.
-        retry_at: Instant,
+        /// Some gateway waits for a word of the user.
+        locked: bool,
+        /// Trying again can't help before someone changes something.
+        lasting: bool,
+        /// The next attempt; `None`: once the user has said that word.
+        retry_at: Option<Instant>,
     },
 }
 
@@ -266,6 +270,8 @@ struct Unreached {
     /// Trying again can't help before someone changes something.
     lasting: bool,
     untrusted: bool,
+    /// It is not tried again before the user has said something: a gateway counts those who come and say nothing.
+    locked: bool,
 }
 
 impl Keeper {
@@ -339,13 +345,14 @@ impl Keeper {
         targets: &[Arc<Target>],
     ) -> Result<(Connection, Arc<Target>), Unreached> {
         let mut reasons = Vec::new();
-        let (mut lasting, mut untrusted) = (true, false);
+        let (mut lasting, mut untrusted, mut locked) = (true, false, false);
         for target in targets {
             let error = match connect(target, &self.sockets, &self.questions).await {
                 Ok(connection) => return Ok((connection, target.clone())),
                 Err(error) => error,
             };
             lasting &= error.is_lasting();
+            locked |= error.is_locked();
             if error.is_untrusted() {
                 untrusted = true;
                 tracing::error!(zone = self.zone, gateway = %target.gateway, "{error}");
@@ -356,6 +363,7 @@ impl Keeper {
             reason: reasons.join("; "),
             lasting,
             untrusted,
+            locked,
         })
     }
 
@@ -423,15 +431,17 @@ impl Keeper {
         self.state.send_replace(ZoneState::Down {
             reason: unreached.reason.clone(),
             untrusted: unreached.untrusted,
-            retry_at,
+            locked: unreached.locked,
+            lasting: unreached.lasting,
+            retry_at: (!unreached.locked).then_some(retry_at),
         });
         let nudged = async {
             self.nudge.notified().await;
             sleep_until(failed_at + NUDGE_SPACING.min(backoff)).await;
         };
         tokio::select! {
-            () = sleep_until(retry_at) => {}
-            () = nudged, if !unreached.lasting => {}
+            () = sleep_until(retry_at), if !unreached.locked => {}
+            () = nudged, if !unreached.lasting && !unreached.locked => {}
             () = self.questions.answered() => {}
             () = changed(targets) => targets.mark_changed(),
         }

@@ -34,19 +34,28 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         } => {
             status.state = "down".to_owned();
             status.reason = Some(reason.clone());
-            let left = retry_at.saturating_duration_since(tokio::time::Instant::now());
-            status.retry_in_ms = u64::try_from(left.as_millis()).ok();
+            let now = tokio::time::Instant::now();
+            let left = retry_at.map(|at| at.saturating_duration_since(now).as_millis());
+            status.retry_in_ms = left.and_then(|left| u64::try_from(left).ok());
         }
     }
     status
 }
 
 fn questions(zone: &Zone) -> Vec<ZoneQuestion> {
+    let unlocking = &zone.questions.unlocking;
     let keys = zone.questions.unknown_keys().into_iter();
-    keys.map(|key| ZoneQuestion::HostKey {
+    let keys = keys.map(|key| ZoneQuestion::HostKey {
         host: key.host(),
         kind: key.kind(),
         fingerprint: key.fingerprint(),
-    })
-    .collect()
+    });
+    let locked = unlocking.locked().into_iter();
+    let locked = locked.map(|form| ZoneQuestion::Unlock {
+        wants: form.about,
+        gateway: form.gateway,
+    });
+    let touches = unlocking.touches().into_iter();
+    let touches = touches.map(|key| ZoneQuestion::Touch { key });
+    keys.chain(locked).chain(touches).collect()
 }

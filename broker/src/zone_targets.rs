@@ -29,6 +29,8 @@ pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
         proxy: None,
         login: user.name.clone(),
         identity: identity.clone(),
+        certificate: zone.certificate.as_deref().map(absolute),
+        methods: zone.methods.clone(),
         known_hosts: known_hosts.clone(),
         host_keys: zone.host_keys,
         home: user.home.clone(),

@@ -153,6 +153,7 @@ pub(crate) fn items<T>(
         let fault = Fault::new(format!("the list of `{key}` is empty"));
         let hint = match key {
             "gateways" => "write at least one gateway",
+            "methods" => "leave the key out to mean publickey",
             "known_hosts" => "leave the key out to mean the usual files",
             "via" => "write at least one jump host, or leave the key out",
             "socks5" | "http" => "write where to listen, or leave the key out",

@@ -57,6 +57,8 @@ const fn required(name: &'static str, about: &'static str, value: Shape) -> Key 
 
 /// What a connection gets while no gateway answers.
 pub(crate) const ON_DOWN: &[&str] = &["reject", "hold", "pass"];
+/// How to log in.
+pub(crate) const METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];
 /// What becomes of an unknown host key.
 pub(crate) const HOST_KEYS: &[&str] = &["strict", "accept-new", "ask"];
 /// What a program's `connect()` gives.
@@ -161,6 +163,16 @@ pub(crate) const ZONE: &[Key] = &[
         "identity",
         "`agent`, or the file with the private key.",
         Shape::Text,
+    ),
+    key(
+        "certificate",
+        "The file with the certificate for the key; without it the one beside the key.",
+        Shape::Text,
+    ),
+    key(
+        "methods",
+        "How to log in, in this order.",
+        Shape::OneOrMore(&Shape::Words(METHODS)),
     ),
     key(
         "known_hosts",

@@ -91,4 +91,4 @@ pub use schema::schema;
 pub use sets::Files;
 pub use telling::Telling;
 pub use user::{AccountName, Group, User};
-pub use zone::{Connect, Engine, HostKeys, Identity, OnDown, Zone};
+pub use zone::{Connect, Engine, HostKeys, Identity, Method, OnDown, Zone};

@@ -6,7 +6,7 @@ use crate::decision::Refusal;
 use crate::diagnostics::Fault;
 use crate::language;
 use crate::suggestion;
-use crate::zone::{Connect, Engine, HostKeys, OnDown};
+use crate::zone::{Connect, Engine, HostKeys, Method, OnDown};
 
 /// Characters of a zone's name.
 const LONGEST_ZONE: usize = 64;
@@ -32,6 +32,19 @@ pub(crate) fn connect_of(word: &str) -> Result<Connect, Fault> {
         other => {
             let fault = Fault::new(format!("{other:?} is not a word for `connect`"));
             Err(choose(fault, other, language::CONNECT))
+        }
+    }
+}
+
+/// An entry of `methods:`
+pub(crate) fn method_of(word: &str) -> Result<Method, Fault> {
+    match word {
+        "publickey" => Ok(Method::PublicKey),
+        "keyboard-interactive" => Ok(Method::KeyboardInteractive),
+        "password" => Ok(Method::Password),
+        other => {
+            let fault = Fault::new(format!("{other:?} is not a word for `methods`"));
+            Err(choose(fault, other, language::METHODS))
         }
     }
 }

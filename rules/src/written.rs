@@ -49,6 +49,8 @@ pub(crate) struct WrittenZone {
     pub(crate) gateways: Vec<At<String>>,
     pub(crate) reach: WrittenReach,
     pub(crate) identity: Option<At<String>>,
+    pub(crate) certificate: Option<At<String>>,
+    pub(crate) methods: Vec<At<String>>,
     pub(crate) known_hosts: Vec<At<String>>,
     pub(crate) host_keys: Option<At<String>>,
     pub(crate) engine: Option<At<String>>,
@@ -206,6 +208,8 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
         gateways: Vec::new(),
         reach: WrittenReach::default(),
         identity: None,
+        certificate: None,
+        methods: Vec::new(),
         known_hosts: Vec::new(),
         host_keys: None,
         engine: None,
@@ -223,22 +227,28 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
             fault.hint("write `gateways: [USER@HOST:PORT]`"),
         );
     }
-    let known_hosts = keys.take("known_hosts");
     Some(WrittenZone {
         gateways: gateways
             .and_then(|(_, node)| items(node, "gateways", findings, scalar))
             .unwrap_or_default(),
         reach: WrittenReach::take(&mut keys, findings),
         identity: keys.scalar("identity", findings),
-        known_hosts: known_hosts
-            .and_then(|(_, node)| items(node, "known_hosts", findings, scalar))
-            .unwrap_or_default(),
+        certificate: keys.scalar("certificate", findings),
+        methods: texts(&mut keys, "methods", findings),
+        known_hosts: texts(&mut keys, "known_hosts", findings),
         host_keys: keys.scalar("host_keys", findings),
         engine: keys.scalar("engine", findings),
         on_down: keys.scalar("on_down", findings),
         connect: keys.scalar("connect", findings),
         ..nothing
     })
+}
+
+/// One text or a list of them; none where something was wrong, and noted.
+fn texts(keys: &mut Keys, key: &str, findings: &mut Findings) -> Vec<At<String>> {
+    let taken = keys.take(key);
+    let texts = taken.and_then(|(_, node)| items(node, key, findings, scalar));
+    texts.unwrap_or_default()
 }
 
 fn rules(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenRule> {

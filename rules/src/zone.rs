@@ -16,6 +16,10 @@ pub struct Zone {
     pub reach: Reach,
     /// How to prove who we are; `None` is the agent, then the default key files.
     pub identity: Option<Identity>,
+    /// The certificate for the key, as written; `None` is the one beside the key, if there is one.
+    pub certificate: Option<PathBuf>,
+    /// How to log in, in the order in which it is tried; at least one.
+    pub methods: Vec<Method>,
     /// The files of known host keys as written, `~` not expanded; none are the usual ones.
     pub known_hosts: Vec<PathBuf>,
     /// What becomes of a gateway whose host key no file knows.
@@ -35,6 +39,28 @@ pub enum Identity {
     Agent,
     /// In a file, as written: `~` not expanded.
     File(PathBuf),
+}
+
+/// A way to log in (RFC 4252, RFC 4256).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// By a key, or a certificate.
+    PublicKey,
+    /// By answers to what the server asks.
+    KeyboardInteractive,
+    /// By a password.
+    Password,
+}
+
+impl Method {
+    /// As in the rule file, and in the protocol.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PublicKey => "publickey",
+            Self::KeyboardInteractive => "keyboard-interactive",
+            Self::Password => "password",
+        }
+    }
 }
 
 /// What becomes of a gateway whose host key no file knows. One that has changed or is revoked is never accepted.

@@ -1,10 +1,11 @@
 //! The second stage of `zones:`.
 
 use crate::compile::Compiler;
+use crate::diagnostics::Fault;
 use crate::gateway;
 use crate::words;
 use crate::written::WrittenZone;
-use crate::zone::{Connect, Engine, HostKeys, Identity, OnDown, Zone};
+use crate::zone::{Connect, Engine, HostKeys, Identity, Method, OnDown, Zone};
 
 impl Compiler<'_> {
     /// The zone, if it could be understood.
@@ -19,6 +20,8 @@ impl Compiler<'_> {
             "agent" => Ok(Identity::Agent),
             path => words::file(path).map(Identity::File),
         });
+        let certificate = self.optional(written.certificate.as_ref(), words::file);
+        let methods = self.methods(written);
         let known_hosts = written.known_hosts.iter();
         let known_hosts: Vec<_> = known_hosts
             .filter_map(|at| self.noted(at.place, words::file(&at.value)))
@@ -32,11 +35,32 @@ impl Compiler<'_> {
             gateways,
             reach: reach?,
             identity: identity?,
+            certificate: certificate?,
+            methods,
             known_hosts,
             host_keys: host_keys?.unwrap_or(HostKeys::Strict),
             engine: engine?.unwrap_or(Engine::Auto),
             on_down: on_down?.unwrap_or(OnDown::Reject),
             connect: connect?.unwrap_or(Connect::Honest),
         })
+    }
+
+    /// By key alone, unless others are written.
+    fn methods(&mut self, written: &WrittenZone) -> Vec<Method> {
+        let mut methods = Vec::new();
+        for at in &written.methods {
+            let method = words::method_of(&at.value).and_then(|method| {
+                let twice = || Fault::new(format!("the method {:?} is there twice", at.value));
+                if methods.contains(&method) {
+                    return Err(twice());
+                }
+                Ok(method)
+            });
+            methods.extend(self.noted(at.place, method));
+        }
+        if methods.is_empty() {
+            methods.push(Method::PublicKey);
+        }
+        methods
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use adit_rules::{
     Application, Connect, Decision, Destination, Engine, HostKeys, Identity, Judgement,
-    KernelProgram, KernelVerdict, OnDown, Policy, Reach, Zone,
+    KernelProgram, KernelVerdict, Method, OnDown, Policy, Reach, Zone,
 };
 use reading::parse_file;
 
@@ -23,6 +23,8 @@ fn zone(name: &str, on_down: OnDown) -> Zone {
         name: name.to_owned(),
         gateways: vec!["adit@gw".parse().expect("valid")],
         identity: None,
+        certificate: None,
+        methods: vec![Method::PublicKey],
         known_hosts: Vec::new(),
         host_keys: HostKeys::Strict,
         reach: Reach::default(),

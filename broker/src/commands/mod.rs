@@ -10,6 +10,7 @@ pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod trust;
+pub(crate) mod unlock;
 pub(crate) mod up;
 pub(crate) mod why;
 

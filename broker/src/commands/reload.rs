@@ -27,6 +27,7 @@ pub(crate) fn run(options: Reload) -> Result<(), Failure> {
         | Answer::Done
         | Answer::Why(_)
         | Answer::Explained(_)
+        | Answer::Form(_)
         | Answer::Error(_) => {
             return Err(anyhow!("the broker's answer makes no sense").into());
         }

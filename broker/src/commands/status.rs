@@ -3,6 +3,7 @@
 use adit_broker::control::protocol::{
     Answer, Listening, Request, Status, ZoneQuestion, ZoneStatus,
 };
+use adit_broker::gateway::About;
 use adit_capture::wire::QueueBy;
 use anyhow::anyhow;
 
@@ -106,6 +107,20 @@ fn asked(zone: &ZoneStatus, question: &ZoneQuestion) -> String {
             "is {fingerprint} the {kind} key of {host}? If its administrator says so: adit trust {}",
             zone.name
         ),
+        ZoneQuestion::Unlock { wants, gateway } => {
+            let wants = match wants {
+                About::Passphrase => "the passphrase of a key",
+                About::Password => "a password",
+                About::KeyboardInteractive => "answers",
+            };
+            format!("{gateway} wants {wants}: adit unlock {}", zone.name)
+        }
+        ZoneQuestion::Touch { key } => {
+            format!(
+                "touch your key, or allow its use: {}",
+                output::printable(key)
+            )
+        }
     }
 }
 

@@ -68,7 +68,10 @@ fn waiting(options: &Trust) -> Result<Vec<Waiting>, Failure> {
                 host,
                 kind,
                 fingerprint,
-            } = question;
+            } = question
+            else {
+                continue;
+            };
             let other = |given: &String| given != fingerprint;
             if options.fingerprint.as_ref().is_some_and(other) {
                 continue;

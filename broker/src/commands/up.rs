@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adit_broker::daemon::{self, Attended, Settings};
 use adit_broker::rule_sources;
 use adit_broker::user::User;
-use adit_rules::{Engine, HostKeys, Identity, OnDown, Policy, Reach, Zone};
+use adit_rules::{Engine, HostKeys, Identity, Method, OnDown, Policy, Reach, Zone};
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
 
@@ -100,6 +100,8 @@ fn settings(options: Up, user: User) -> std::io::Result<Settings> {
         gateways: vec![options.gateway],
         reach: Reach::default(),
         identity: options.identity.map(Identity::File),
+        certificate: None,
+        methods: vec![Method::PublicKey],
         known_hosts: options.known_hosts.into_iter().collect(),
         host_keys: HostKeys::Strict,
         engine: Engine::Auto,

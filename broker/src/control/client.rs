@@ -8,8 +8,9 @@ use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
-use super::protocol::{Answer, MAX_ANSWER, Request};
+use super::protocol::{Answer, MAX_ANSWER, MAX_REQUEST, Request};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Reading very many rules takes a while, and the kernel may take one, too.
@@ -71,6 +72,7 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
     }
     let patience = match request {
         Request::Reload { .. } => RELOAD_PATIENCE,
+        Request::Unlock { .. } => crate::unlock::PATIENCE + PATIENCE,
         Request::Status {}
         | Request::Flows {}
         | Request::Close { .. }
@@ -91,12 +93,15 @@ pub async fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<An
         | Answer::Explained(_)
         | Answer::Reloaded(_)
         | Answer::BadRules(_)
+        | Answer::Form(_)
         | Answer::Done) => Ok(answer),
     }
 }
 
 async fn exchange(mut stream: UnixStream, request: &Request) -> std::io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(request)?;
+    // With room for all of it, or growing would leave copies of a secret behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_REQUEST + 1));
+    serde_json::to_writer(&mut *line, request)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
     let mut text = Vec::new();

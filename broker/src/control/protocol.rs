@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::reload::{BadRules, Reloaded, RulesStatus};
 use crate::decision_log::Standing;
 use crate::flow_table::FlowView;
+use crate::gateway::{About, Form, Secret};
 use crate::question::{Explained, Question};
 use crate::why::Why;
 
@@ -51,11 +52,29 @@ pub enum Request {
         /// The fingerprint that the user compared.
         fingerprint: String,
     },
+    /// Say what a zone's gateways want to know before they let anyone in.
+    Unlock {
+        /// Which zone.
+        zone: String,
+        /// To what was asked last; without them it begins.
+        #[serde(default)]
+        answers: Option<Answers>,
+    },
     /// Read the rules anew.
     Reload {
         /// Only say what would change.
         dry_run: bool,
     },
+}
+
+/// Answers to a form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// Which form.
+    pub id: u64,
+    /// One for each prompt.
+    pub answers: Vec<Secret>,
 }
 
 /// What it answers.
@@ -70,7 +89,9 @@ pub enum Answer {
     Why(Box<Why>),
     /// To `explain`.
     Explained(Box<Explained>),
-    /// To `close`, `trust` and `down`: done.
+    /// To `unlock`: what is to be answered.
+    Form(Box<Form>),
+    /// To `close`, `trust`, `unlock` and `down`: done.
     Done,
     /// To `reload`: what it did, or would do.
     Reloaded(Box<Reloaded>),
@@ -193,6 +214,18 @@ pub enum ZoneQuestion {
         /// SHA256 fingerprint.
         fingerprint: String,
     },
+    /// Something that only the user knows: `adit unlock`.
+    Unlock {
+        /// What.
+        wants: About,
+        /// Which gateway.
+        gateway: String,
+    },
+    /// A key that is to be touched, or allowed to be used.
+    Touch {
+        /// Its fingerprint, and what the agent calls it.
+        key: String,
+    },
 }
 
 /// How many flows.
@@ -257,6 +290,23 @@ mod tests {
             }),
         );
         check(r#"{"request":"trust","zone":"lab"}"#, None);
+        check(
+            r#"{"request":"unlock","zone":"lab"}"#,
+            Some(Request::Unlock {
+                zone: "lab".to_owned(),
+                answers: None,
+            }),
+        );
+        check(
+            r#"{"request":"unlock","zone":"lab","answers":{"id":3,"answers":["a","b"]}}"#,
+            Some(Request::Unlock {
+                zone: "lab".to_owned(),
+                answers: Some(Answers {
+                    id: 3,
+                    answers: ["a", "b"].map(|it| Secret::from(it.to_owned())).to_vec(),
+                }),
+            }),
+        );
         check(
             r#"{"request":"reload","dry_run":true}"#,
             Some(Request::Reload { dry_run: true }),

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::place::{self, PlaceError};
 use super::protocol::{Answer, MAX_REQUEST, Request, parse_request};
@@ -117,6 +119,28 @@ impl ControlSocket {
     }
 }
 
+/// A line with its end, or what there is of it. It may hold a secret, so that no other copy is made.
+async fn read_line(mut reader: OwnedReadHalf) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut line = Zeroizing::new(vec![0; MAX_REQUEST + 1]);
+    let mut filled = 0;
+    while filled < line.len() {
+        let count = reader.read(&mut line[filled..]).await?;
+        let end = line[filled..filled + count]
+            .iter()
+            .position(|it| *it == b'\n');
+        if let Some(end) = end {
+            filled += end + 1;
+            break;
+        }
+        if count == 0 {
+            break;
+        }
+        filled += count;
+    }
+    line.truncate(filled);
+    Ok(line)
+}
+
 fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -147,9 +171,7 @@ async fn converse<A: Future<Output = Answer>>(
         pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()),
     };
     let (reader, mut writer) = stream.into_split();
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64 + 1));
-    timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let line = timeout(PATIENCE, read_line(reader)).await??;
     let answered = match parse_request(&line) {
         Ok(request) => answer(request, caller).await,
         Err(error) => Answer::Error(error),

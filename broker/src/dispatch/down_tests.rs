@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_capture::questions::{ANSWER, Answer, Answers, Question};
-use adit_rules::{Connect, Engine, HostKeys, OnDown, Policy};
+use adit_rules::{Connect, Engine, HostKeys, Method, OnDown, Policy};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -32,6 +32,8 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         gateways: Vec::new(),
         reach: adit_rules::Reach::default(),
         identity: None,
+        certificate: None,
+        methods: vec![Method::PublicKey],
         known_hosts: Vec::new(),
         host_keys: HostKeys::Strict,
         engine: Engine::Auto,

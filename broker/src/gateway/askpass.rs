@@ -4,11 +4,18 @@ use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::secret::Secret;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Bytes of what is typed; ssh reads as many (readpass.c).
+const LONGEST_ANSWER: u64 = 1024;
 
 /// The program to ask with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +48,34 @@ impl Askpass {
             }
             Err(_) => false,
         }
+    }
+
+    /// What the user types; `None` when there is no answer.
+    pub(super) async fn ask(&self, text: &str) -> Option<Secret> {
+        let mut command = self.command(text);
+        command.env_remove("SSH_ASKPASS_PROMPT");
+        let mut child = match command.stdout(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::warn!("cannot ask with {}: {error}", self.program.display());
+                return None;
+            }
+        };
+        let said = child.stdout.take()?.take(LONGEST_ANSWER);
+        let mut line = Zeroizing::new(Vec::with_capacity(LONGEST_ANSWER as usize));
+        let answering = async {
+            tokio::io::BufReader::with_capacity(1, said)
+                .read_until(b'\n', &mut line)
+                .await?;
+            child.wait().await
+        };
+        let ended = timeout(PATIENCE, answering).await;
+        if !matches!(ended, Ok(Ok(status)) if status.success()) {
+            return None;
+        }
+        let text = std::str::from_utf8(&line).ok()?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        Some(Secret::from(text.to_owned()))
     }
 
     fn command(&self, text: &str) -> Command {

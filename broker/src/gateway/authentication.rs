@@ -1,18 +1,21 @@
-//! Proving to a gateway who the user is: keys in files, keys in the agent.
+//! Proving to a gateway who the user is: keys and certificates in files and in the agent, passwords, and answers to what it asks
+//! (RFC 4252, RFC 4256). Several steps where the gateway wants several.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use adit_rules::Identity;
+use adit_rules::{Identity, Method};
+use russh::MethodSet;
 use russh::client::{AuthResult, Handle};
-use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey};
 
+use super::agent;
+use super::connection::{HANDSHAKE_TIMEOUT, Target};
 use super::host_key::HostKeyCheck;
+use super::questions::Questions;
+use super::unlocking::Unlocking;
 
-/// sshd's default MaxAuthTries is 6 (sshd_config(5)): one key more would end the connection.
-const MAX_KEYS: usize = 6;
+/// Steps that one gateway may want.
+const MOST_STEPS: usize = 8;
 
 /// Why the gateway did not let the user in.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,12 @@ pub enum AuthenticationError {
         /// Why, in words.
         reason: String,
     },
+    /// The user has to say something first.
+    #[error("locked: run `adit unlock`: {what}")]
+    Locked {
+        /// What is missing.
+        what: String,
+    },
     /// No agent where one was asked for.
     #[error("no SSH agent: {0}")]
     NoAgent(String),
@@ -35,157 +44,149 @@ pub enum AuthenticationError {
         directory: PathBuf,
     },
     /// Every key was refused.
-    #[error("the gateway refused user {user}; keys offered: {}", offered.join(", "))]
+    #[error(
+        "the gateway refused user {user}; keys offered: {}{}", offered.join(", "),
+        if wanted.is_empty() { String::new() } else { format!("; it goes on with {}, which the zone's `methods` does not have", wanted.join(", ")) }
+    )]
     Refused {
         /// The user name.
         user: String,
         /// What was offered.
         offered: Vec<String>,
+        /// Methods that the gateway would go on with, and the zone does not have.
+        wanted: Vec<String>,
     },
+    /// The gateway is silent.
+    #[error("no answer in {} s while authenticating", .0.as_secs())]
+    TimedOut(Duration),
     /// The connection failed meanwhile.
     #[error("the connection ended during authentication")]
     Ssh(#[from] russh::Error),
 }
 
-type Session = Handle<HostKeyCheck>;
+impl AuthenticationError {
+    /// Whether trying again can't help before someone changes something.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::KeyFile { .. }
+            | Self::Locked { .. }
+            | Self::NoAgent(_)
+            | Self::NoKeys { .. }
+            | Self::Refused { .. } => true,
+            Self::TimedOut(_) | Self::Ssh(_) => false,
+        }
+    }
+}
 
-/// Authenticates `user` with `identity`; without one: the agent's keys, then the usual files of `home`/.ssh.
+/// A connection whose user is not known yet.
+pub(super) type Session = Handle<HostKeyCheck>;
+/// What comes of a step.
+pub(super) type Outcome<T> = Result<T, AuthenticationError>;
+
+/// Logs in at `target` by the methods of its zone; without an identity: the agent's keys, then the usual files of the user's .ssh.
 pub(super) async fn authenticate(
     session: &mut Session,
-    user: &str,
-    identity: Option<&Identity>,
-    home: &Path,
-) -> Result<(), AuthenticationError> {
+    target: &Target,
+    questions: &Questions,
+) -> Outcome<()> {
     let mut attempt = Attempt {
         session,
-        user,
+        target,
+        user: target.gateway.user.as_deref().unwrap_or(&target.login),
+        unlocking: &questions.unlocking,
         offered: Vec::new(),
     };
-    let accepted = match identity {
-        Some(Identity::File(file)) => attempt.file(file).await?,
-        Some(Identity::Agent) => {
-            let agent = open_agent().await.map_err(AuthenticationError::NoAgent)?;
-            attempt.agent(agent).await?
-        }
-        None => attempt.anything(home).await?,
-    };
-    if accepted {
-        return Ok(());
-    }
-    if attempt.offered.is_empty() {
-        return Err(AuthenticationError::NoKeys {
-            directory: home.join(".ssh"),
+    let (mut tried, mut goes_on, mut steps) = (Vec::new(), None, 0);
+    loop {
+        let next = target.methods.iter().copied().find(|method| {
+            !tried.contains(method) && goes_on.as_ref().is_none_or(|set| has(set, *method))
         });
+        let Some(method) = next else {
+            return Err(attempt.refused(goes_on));
+        };
+        tried.push(method);
+        match attempt.by(method).await? {
+            AuthResult::Success => return Ok(()),
+            AuthResult::Failure {
+                remaining_methods,
+                partial_success,
+            } => {
+                // What was right so far may be wanted again, with another key.
+                if partial_success && steps < MOST_STEPS {
+                    steps += 1;
+                    tried.clear();
+                }
+                goes_on = Some(remaining_methods);
+            }
+        }
     }
-    Err(AuthenticationError::Refused {
-        user: user.to_owned(),
-        offered: attempt.offered,
-    })
 }
 
-type Agent = AgentClient<tokio::net::UnixStream>;
-
-async fn open_agent() -> Result<Agent, String> {
-    AgentClient::connect_env()
-        .await
-        .map_err(|error| error.to_string())
+/// Whether the gateway would go on with it.
+pub(super) fn has(set: &MethodSet, method: Method) -> bool {
+    set.iter().any(|kind| <&str>::from(kind) == method.as_str())
 }
 
-struct Attempt<'s> {
-    session: &'s mut Session,
-    user: &'s str,
-    offered: Vec<String>,
+/// What a gateway says that has said nothing yet.
+pub(super) fn nothing_said() -> AuthResult {
+    AuthResult::Failure {
+        remaining_methods: MethodSet::from(
+            &[
+                russh::MethodKind::PublicKey,
+                russh::MethodKind::KeyboardInteractive,
+                russh::MethodKind::Password,
+            ][..],
+        ),
+        partial_success: false,
+    }
+}
+
+/// A user at the door of a gateway.
+pub(super) struct Attempt<'s> {
+    pub(super) session: &'s mut Session,
+    pub(super) target: &'s Target,
+    pub(super) user: &'s str,
+    pub(super) unlocking: &'s Unlocking,
+    /// Keys and certificates, for people.
+    pub(super) offered: Vec<String>,
 }
 
 impl Attempt<'_> {
-    async fn anything(&mut self, home: &Path) -> Result<bool, AuthenticationError> {
-        if let Ok(agent) = open_agent().await
-            && self.agent(agent).await?
-        {
-            return Ok(true);
-        }
-        for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
-            let file = home.join(".ssh").join(name);
-            if !file.exists() || self.offered.len() >= MAX_KEYS {
-                continue;
-            }
-            match self.file(&file).await {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(AuthenticationError::KeyFile { file, reason }) => {
-                    tracing::warn!("passing over the key {}: {reason}", file.display());
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok(false)
-    }
-
-    async fn file(&mut self, file: &Path) -> Result<bool, AuthenticationError> {
-        let unusable = |reason: String| AuthenticationError::KeyFile {
-            file: file.into(),
-            reason,
-        };
-        let key = russh::keys::load_secret_key(file, None).map_err(|error| {
-            let locked = matches!(error, russh::keys::Error::KeyIsEncrypted);
-            let advice = "it has a passphrase: ssh-add it, and let the agent offer it (`identity: agent`, or no --identity)";
-            unusable(if locked {
-                advice.to_owned()
-            } else {
-                error.to_string()
-            })
-        })?;
-        let hash = self.hash_for(key.public_key()).await?;
-        self.offered.push(format!(
-            "{} ({})",
-            file.display(),
-            describe(key.public_key())
-        ));
-        let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
-        let answer = self.session.authenticate_publickey(self.user, key).await?;
-        Ok(succeeded(&answer))
-    }
-
-    async fn agent(&mut self, mut agent: Agent) -> Result<bool, AuthenticationError> {
-        let no_agent =
-            |error: &dyn std::fmt::Display| AuthenticationError::NoAgent(error.to_string());
-        let identities = agent
-            .request_identities()
-            .await
-            .map_err(|error| no_agent(&error))?;
-        for identity in identities.into_iter().take(MAX_KEYS) {
-            let key = match identity {
-                AgentIdentity::PublicKey { key, .. } => key,
-                AgentIdentity::Certificate { .. } => continue,
+    fn refused(&self, goes_on: Option<MethodSet>) -> AuthenticationError {
+        let methods = &self.target.methods;
+        if self.offered.is_empty() && *methods == [Method::PublicKey] {
+            return AuthenticationError::NoKeys {
+                directory: self.target.home.join(".ssh"),
             };
-            let hash = self.hash_for(&key).await?;
-            self.offered.push(format!("agent ({})", describe(&key)));
-            let answer = self
-                .session
-                .authenticate_publickey_with(self.user, key, hash, &mut agent)
-                .await
-                .map_err(|error| no_agent(&error))?;
-            if succeeded(&answer) {
-                return Ok(true);
-            }
         }
-        Ok(false)
+        let goes_on = goes_on.iter().flat_map(|set| set.iter());
+        let wanted = goes_on
+            .map(<&str>::from)
+            .filter(|kind| !methods.iter().any(|method| method.as_str() == *kind));
+        AuthenticationError::Refused {
+            user: self.user.to_owned(),
+            offered: self.offered.clone(),
+            wanted: wanted.map(str::to_owned).collect(),
+        }
     }
 
-    /// RSA keys sign with SHA-2 or not at all (RFC 8332).
-    async fn hash_for(&self, key: &PublicKey) -> Result<Option<HashAlg>, AuthenticationError> {
-        if !key.algorithm().is_rsa() {
-            return Ok(None);
+    async fn by(&mut self, method: Method) -> Outcome<AuthResult> {
+        match method {
+            Method::PublicKey => match self.target.identity.clone() {
+                Some(Identity::File(file)) => self.file(&file).await,
+                Some(Identity::Agent) => {
+                    let agent = agent::open().await.map_err(AuthenticationError::NoAgent)?;
+                    self.agent(agent).await
+                }
+                None => self.anything().await,
+            },
+            Method::KeyboardInteractive => self.keyboard_interactive().await,
+            Method::Password => self.password().await,
         }
-        let supported = self.session.best_supported_rsa_hash().await?.flatten();
-        Ok(Some(supported.unwrap_or(HashAlg::Sha256)))
     }
 }
 
-fn describe(key: &PublicKey) -> String {
-    key.fingerprint(HashAlg::Sha256).to_string()
-}
-
-fn succeeded(answer: &AuthResult) -> bool {
-    matches!(answer, AuthResult::Success)
+/// The gateway took too long for a step.
+pub(super) fn late(_: tokio::time::error::Elapsed) -> AuthenticationError {
+    AuthenticationError::TimedOut(HANDSHAKE_TIMEOUT)
 }

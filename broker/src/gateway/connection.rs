@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use adit_link::ssh::{Backlog, Rekey};
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
-use adit_rules::{Engine, Gateway, HostKeys, Identity, Proxy};
+use adit_rules::{Engine, Gateway, HostKeys, Identity, Method, Proxy};
 use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,6 +42,10 @@ pub struct Target {
     pub login: String,
     /// What to authenticate with; `None`: the agent, then the usual files.
     pub identity: Option<Identity>,
+    /// The certificate for the key, absolute; `None`: the one beside it.
+    pub certificate: Option<PathBuf>,
+    /// How to log in, in this order.
+    pub methods: Vec<Method>,
     /// Files of known hosts, absolute.
     pub known_hosts: Vec<PathBuf>,
     /// What becomes of a host key that no file knows.
@@ -144,6 +148,29 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the user has to say something first: until then it is not even tried.
+    pub fn is_locked(&self) -> bool {
+        match self {
+            Self::OnTheWay { error, .. } => error.is_locked(),
+            Self::Authentication(error) => matches!(error, AuthenticationError::Locked { .. }),
+            Self::Resolve { .. }
+            | Self::Socket(_)
+            | Self::Dial { .. }
+            | Self::Proxy(_)
+            | Self::Onwards { .. }
+            | Self::TimedOut { .. }
+            | Self::KnownHosts(_)
+            | Self::HostKey(_)
+            | Self::Ssh(_)
+            | Self::NoSubsystem
+            | Self::SshConfig(_)
+            | Self::ByCommand
+            | Self::Descriptor(_)
+            | Self::OpenSsh(_)
+            | Self::Link(_) => false,
+        }
+    }
+
     /// Whether trying again can't help before someone changes something.
     pub fn is_lasting(&self) -> bool {
         match self {
@@ -153,7 +180,7 @@ impl ConnectError {
             | Self::SshConfig(_)
             | Self::ByCommand => true,
             Self::OpenSsh(error) => !matches!(error, OpenSshError::Ended(_)),
-            Self::Authentication(error) => !matches!(error, AuthenticationError::Ssh(_)),
+            Self::Authentication(error) => error.is_lasting(),
             Self::OnTheWay { error, .. } => error.is_lasting(),
             Self::Proxy(error) => error.is_lasting(),
             Self::Onwards { denied, .. } => *denied,
@@ -346,14 +373,7 @@ async fn enter(
         Carrier::Tcp(socket) => handshake(target, socket, questions).await?,
         Carrier::Channel(socket) => handshake(target, socket, questions).await?,
     };
-    let user = target.gateway.user.as_deref().unwrap_or(&target.login);
-    let entered = authenticate(&mut ssh, user, target.identity.as_ref(), &target.home);
-    timeout(HANDSHAKE_TIMEOUT, entered)
-        .await
-        .map_err(|_| ConnectError::TimedOut {
-            step: "authenticating",
-            after: HANDSHAKE_TIMEOUT,
-        })??;
+    authenticate(&mut ssh, target, questions).await?;
     Ok((ssh, backlog))
 }
 

@@ -1,5 +1,6 @@
 //! The way to a gateway: dial, trust its host key, authenticate, open the link.
 
+mod agent;
 mod askpass;
 mod authentication;
 mod carrier;
@@ -7,13 +8,18 @@ mod connection;
 mod dial;
 mod host_certificate;
 mod host_key;
+mod interactive;
+mod key_file;
 pub mod known_hosts;
 mod known_hosts_line;
 mod new_host_key;
 mod openssh;
 mod proxy;
+mod public_key;
 mod questions;
+mod secret;
 mod ssh_config;
+mod unlocking;
 mod way;
 
 pub use askpass::Askpass;
@@ -24,5 +30,12 @@ pub use host_key::HostKeyRejection;
 pub use openssh::{HAND_OVER, OpenSshError, hand_over};
 pub use proxy::ProxyError;
 pub use questions::{NotTrusted, Questions, UnknownKey};
+pub use secret::Secret;
 pub use ssh_config::{SshConfigError, Unsaid};
+pub use unlocking::{About, Form, NotTaken, Prompt, Unlocking};
 pub use way::{EngineInUse, Way};
+
+/// As `ssh-keygen -l` shows it.
+fn fingerprint(key: &russh::keys::PublicKey) -> String {
+    key.fingerprint(russh::keys::HashAlg::Sha256).to_string()
+}

@@ -196,6 +196,9 @@ fn words(target: &Target, asked_for: &Target) -> Vec<String> {
         Some(Identity::Agent) => options.push("IdentityFile=none".to_owned()),
         None => {}
     }
+    if let Some(file) = &asked_for.certificate {
+        options.push(format!("CertificateFile=\"{}\"", file.display()));
+    }
     if let Some(user) = &asked_for.gateway.user {
         options.push(format!("User={user}"));
     }

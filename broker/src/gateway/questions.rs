@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_rules::Gateway;
-use russh::keys::{HashAlg, PublicKey};
+use russh::keys::PublicKey;
 use tokio::sync::Notify;
 
 use super::askpass::Askpass;
 use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
 use super::new_host_key::{self, NotNoted};
+use super::unlocking::Unlocking;
 
 /// Host keys of one zone that wait for a word; its gateways are fewer.
 const MOST_KEYS: usize = 64;
@@ -33,7 +34,7 @@ impl UnknownKey {
 
     /// As `ssh-keygen -l` shows it.
     pub fn fingerprint(&self) -> String {
-        self.key.fingerprint(HashAlg::Sha256).to_string()
+        super::fingerprint(&self.key)
     }
 
     /// The kind of key, as known_hosts names it.
@@ -70,12 +71,15 @@ pub struct Questions {
     keys: Arc<Mutex<Vec<UnknownKey>>>,
     answered: Arc<Notify>,
     askpass: Option<Askpass>,
+    /// What the user has to say before anyone is let in.
+    pub unlocking: Unlocking,
 }
 
 impl Questions {
     /// Those of a zone whose user can be asked with this.
     pub fn asked_by(askpass: Option<Askpass>) -> Self {
         Self {
+            unlocking: Unlocking::asked_by(askpass.clone()),
             askpass,
             ..Self::default()
         }
@@ -126,6 +130,7 @@ impl Questions {
     /// From now on nothing is asked about: the zone has other gateways.
     pub fn forget(&self) {
         self.lock().clear();
+        self.unlocking.forget();
     }
 
     /// Notes the key with this fingerprint, of every gateway that showed it, and lets the zone try again.
@@ -138,8 +143,13 @@ impl Questions {
         for unknown in &meant {
             unknown.trust()?;
         }
-        self.answered.notify_one();
+        self.try_again();
         Ok(())
+    }
+
+    /// Lets the zone try again.
+    pub fn try_again(&self) {
+        self.answered.notify_one();
     }
 
     /// Resolves when a question was answered since this was waited for last.

@@ -1,0 +1,135 @@
+//! Private keys and certificates in files. A passphrase is asked for once; then the unlocked key is kept in memory.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use russh::keys::ssh_key::Certificate;
+use russh::keys::{PrivateKey, decode_secret_key};
+use zeroize::Zeroizing;
+
+use super::authentication::AuthenticationError;
+use super::unlocking::{About, Form, Unlocking};
+
+/// Larger files hold no key.
+const MAX_FILE: u64 = 256 << 10;
+/// Wrong passphrases that are asked for again (ssh_config(5), NumberOfPasswordPrompts).
+const MOST_PASSPHRASES: usize = 3;
+
+/// A key file that was read.
+pub(super) enum KeyFile {
+    /// It can be used.
+    Open(Arc<PrivateKey>),
+    /// It needs a passphrase.
+    Locked(LockedKey),
+}
+
+/// A key file that needs a passphrase.
+pub(super) struct LockedKey {
+    file: PathBuf,
+    text: String,
+}
+
+fn unusable(file: &Path, reason: &dyn std::fmt::Display) -> AuthenticationError {
+    AuthenticationError::KeyFile {
+        file: file.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Reads a key; one that was unlocked before is open.
+pub(super) fn read(file: &Path, unlocking: &Unlocking) -> Result<KeyFile, AuthenticationError> {
+    let text = read_bounded(file)?;
+    match decode_secret_key(&text, None) {
+        Ok(key) => Ok(KeyFile::Open(Arc::new(key))),
+        Err(russh::keys::Error::KeyIsEncrypted) => Ok(match unlocking.unlocked(file, &text) {
+            Some(key) => KeyFile::Open(key),
+            None => KeyFile::Locked(LockedKey {
+                file: file.to_owned(),
+                text: text.to_string(),
+            }),
+        }),
+        Err(error) => Err(unusable(file, &error)),
+    }
+}
+
+impl LockedKey {
+    /// Which file it is in.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Asks for the passphrase, and keeps the key that it opens.
+    pub(super) async fn unlock(
+        self,
+        gateway: &str,
+        unlocking: &Unlocking,
+    ) -> Result<Arc<PrivateKey>, AuthenticationError> {
+        let file = self.file.display();
+        let mut text = format!("Passphrase for the key {file}: ");
+        for _ in 0..MOST_PASSPHRASES {
+            let form = Form::secret(About::Passphrase, gateway, text);
+            let Ok(answers) = unlocking.ask(&form).await else {
+                unlocking.lock(form);
+                return Err(AuthenticationError::Locked {
+                    what: format!("the key {file} has a passphrase (or ssh-add it)"),
+                });
+            };
+            let (sealed, passphrase) = (self.text.clone(), answers.into_iter().next());
+            // Slow on purpose, whoever made the file.
+            let opened = tokio::task::spawn_blocking(move || {
+                let passphrase = passphrase.as_ref().map(|it| it.reveal());
+                decode_secret_key(&sealed, passphrase).ok()
+            });
+            if let Ok(Some(key)) = opened.await {
+                let key = Arc::new(key);
+                unlocking.keep(&self.file, &self.text, key.clone());
+                return Ok(key);
+            }
+            text = format!("That did not open it. Passphrase for the key {file}: ");
+        }
+        let form = Form::secret(About::Passphrase, gateway, text);
+        unlocking.lock(form);
+        Err(AuthenticationError::Locked {
+            what: format!("no passphrase opened the key {file}"),
+        })
+    }
+}
+
+/// The certificate that is named, or the one beside the key, if there is one (ssh_config(5), CertificateFile).
+pub(super) fn certificate(
+    named: Option<&Path>,
+    beside: Option<&Path>,
+) -> Result<Option<Certificate>, AuthenticationError> {
+    let file = match (named, beside) {
+        (Some(named), _) => named.to_owned(),
+        (None, Some(key)) => {
+            let mut name = key.as_os_str().to_owned();
+            name.push("-cert.pub");
+            let file = PathBuf::from(name);
+            if !file.exists() {
+                return Ok(None);
+            }
+            file
+        }
+        (None, None) => return Ok(None),
+    };
+    let certificate = Certificate::from_openssh(read_bounded(&file)?.trim());
+    let certificate = certificate.map_err(|error| unusable(&file, &error))?;
+    if !certificate.cert_type().is_user() {
+        return Err(unusable(&file, &"it is a host's certificate, not a user's"));
+    }
+    Ok(Some(certificate))
+}
+
+fn read_bounded(file: &Path) -> Result<Zeroizing<String>, AuthenticationError> {
+    let opened = std::fs::File::open(file).map_err(|error| unusable(file, &error))?;
+    // With room for all of it, or growing would leave copies of a key behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE as usize + 2));
+    let read = opened.take(MAX_FILE + 1).read_to_string(&mut text);
+    read.map_err(|error| unusable(file, &error))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(unusable(file, &"it is larger than 256 KiB"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,280 @@
+//! Logging in by key (RFC 4252, section 7), or by a certificate for one (PROTOCOL.certkeys of OpenSSH): in files, or in the agent.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use russh::AgentAuthError;
+use russh::client::AuthResult;
+use russh::keys::agent::AgentIdentity;
+use russh::keys::signature::Signer as _;
+use russh::keys::ssh_encoding::Encode;
+use russh::keys::ssh_key::Certificate;
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use tokio::time::timeout;
+
+use super::agent::{self, Agent, AgentSigner};
+use super::authentication::{Attempt, AuthenticationError, Outcome, late, nothing_said};
+use super::connection::HANDSHAKE_TIMEOUT;
+use super::fingerprint;
+use super::key_file::{self, KeyFile, LockedKey};
+
+/// sshd's default MaxAuthTries is 6 (sshd_config(5)): one key more would end the connection.
+const MAX_KEYS: usize = 6;
+
+impl Attempt<'_> {
+    pub(super) async fn anything(&mut self) -> Outcome<AuthResult> {
+        let mut answer = nothing_said();
+        if let Ok(agent) = agent::open().await {
+            answer = self.agent(agent).await?;
+        }
+        let mut locked = Vec::new();
+        for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
+            let file = self.target.home.join(".ssh").join(name);
+            if went_on(&answer) || !file.exists() || self.offered.len() >= MAX_KEYS {
+                continue;
+            }
+            match key_file::read(&file, self.unlocking) {
+                Ok(KeyFile::Open(key)) => answer = self.key(&file, key).await?,
+                Ok(KeyFile::Locked(key)) => locked.push(key),
+                Err(error) => tracing::warn!("{error}: passing over it"),
+            }
+        }
+        for key in locked {
+            if !went_on(&answer) && self.offered.len() < MAX_KEYS {
+                answer = self.locked_key(key).await?;
+            }
+        }
+        Ok(answer)
+    }
+
+    pub(super) async fn file(&mut self, file: &Path) -> Outcome<AuthResult> {
+        match key_file::read(file, self.unlocking)? {
+            KeyFile::Open(key) => self.key(file, key).await,
+            KeyFile::Locked(key) => self.locked_key(key).await,
+        }
+    }
+
+    async fn locked_key(&mut self, key: LockedKey) -> Outcome<AuthResult> {
+        let file = key.file().to_owned();
+        let gateway = self.target.gateway.to_string();
+        let key = key.unlock(&gateway, self.unlocking).await?;
+        self.key(&file, key).await
+    }
+
+    /// The certificate for the key first, as ssh does, then the key alone.
+    async fn key(&mut self, file: &Path, key: Arc<PrivateKey>) -> Outcome<AuthResult> {
+        let named = self.target.certificate.as_deref();
+        let hash = self.hash_for(key.public_key()).await?;
+        if let Some(certificate) = certificate_for(named, file, key.public_key())? {
+            self.offer(
+                &format!("certificate {:?}", certificate.key_id()),
+                key.public_key(),
+            );
+            let mut signer = FileSigner(key.clone());
+            let offered = self.session.authenticate_certificate_with(
+                self.user,
+                certificate,
+                hash,
+                &mut signer,
+            );
+            let answer = timeout(HANDSHAKE_TIMEOUT, offered).await.map_err(late)?;
+            let answer = self.heard(answer.map_err(signing)?)?;
+            if went_on(&answer) {
+                return Ok(answer);
+            }
+        }
+        self.offer(&file.display().to_string(), key.public_key());
+        let key = PrivateKeyWithHashAlg::new(key, hash);
+        let offered = self.session.authenticate_publickey(self.user, key);
+        let answer = timeout(HANDSHAKE_TIMEOUT, offered).await.map_err(late)??;
+        self.heard(answer)
+    }
+
+    pub(super) async fn agent(&mut self, mut agent: Agent) -> Outcome<AuthResult> {
+        let listed = timeout(HANDSHAKE_TIMEOUT, agent.request_identities()).await;
+        let held = listed.map_err(late)?.map_err(|error| no_agent(&error))?;
+        let mut answer = nothing_said();
+        let named = key_file::certificate(self.target.certificate.as_deref(), None)?;
+        if let Some(certificate) = named
+            && let Some(holder) = agent::holder_of(&held, &certificate)
+        {
+            answer = self
+                .agents_certificate(&mut agent, certificate, holder)
+                .await?;
+        }
+        for identity in held.into_iter().take(MAX_KEYS) {
+            if went_on(&answer) {
+                break;
+            }
+            answer = match &identity {
+                AgentIdentity::Certificate { certificate, .. } => {
+                    let certificate = certificate.clone();
+                    self.agents_certificate(&mut agent, certificate, identity)
+                        .await?
+                }
+                AgentIdentity::PublicKey { key, .. } => {
+                    let key = key.clone();
+                    self.agents_key(&mut agent, key, identity).await?
+                }
+            };
+        }
+        Ok(answer)
+    }
+
+    async fn agents_key(
+        &mut self,
+        agent: &mut Agent,
+        key: PublicKey,
+        identity: AgentIdentity,
+    ) -> Outcome<AuthResult> {
+        let hash = self.hash_for(&key).await?;
+        self.offer("agent", &key);
+        let mut signer = self.signer(agent, identity);
+        let offered = self
+            .session
+            .authenticate_publickey_with(self.user, key, hash, &mut signer);
+        let answer = timeout(agent::PATIENCE + HANDSHAKE_TIMEOUT, offered).await;
+        self.signed(answer.map_err(late)?)
+    }
+
+    async fn agents_certificate(
+        &mut self,
+        agent: &mut Agent,
+        certificate: Certificate,
+        identity: AgentIdentity,
+    ) -> Outcome<AuthResult> {
+        let key = PublicKey::from(certificate.public_key().clone());
+        let hash = self.hash_for(&key).await?;
+        self.offer(
+            &format!("agent, certificate {:?}", certificate.key_id()),
+            &key,
+        );
+        let mut signer = self.signer(agent, identity);
+        let offered =
+            self.session
+                .authenticate_certificate_with(self.user, certificate, hash, &mut signer);
+        let answer = timeout(agent::PATIENCE + HANDSHAKE_TIMEOUT, offered).await;
+        self.signed(answer.map_err(late)?)
+    }
+
+    fn signer<'a>(&self, agent: &'a mut Agent, identity: AgentIdentity) -> AgentSigner<'a>
+    where
+        Self: 'a,
+    {
+        AgentSigner {
+            agent,
+            unlocking: self.unlocking,
+            identity,
+        }
+    }
+
+    /// A key that the agent does not sign with is as good as refused.
+    fn signed(&self, answer: Result<AuthResult, AgentAuthError>) -> Outcome<AuthResult> {
+        match answer {
+            Ok(answer) => self.heard(answer),
+            Err(AgentAuthError::Key(error)) => {
+                tracing::warn!("the SSH agent does not sign: {error}");
+                Ok(nothing_said())
+            }
+            Err(AgentAuthError::Send(_)) => Err(russh::Error::SendError.into()),
+        }
+    }
+
+    /// A session that has ended says no to everything, and means nothing by it.
+    fn heard(&self, answer: AuthResult) -> Outcome<AuthResult> {
+        match &answer {
+            AuthResult::Failure {
+                remaining_methods,
+                partial_success: false,
+            } if remaining_methods.is_empty()
+                && self.offered.len() < 2
+                && self.session.is_closed() =>
+            {
+                Err(russh::Error::Disconnect.into())
+            }
+            AuthResult::Failure { .. } | AuthResult::Success => Ok(answer),
+        }
+    }
+
+    fn offer(&mut self, what: &str, key: &PublicKey) {
+        self.offered.push(format!("{what} ({})", fingerprint(key)));
+    }
+
+    /// RSA keys sign with SHA-2 or not at all (RFC 8332).
+    async fn hash_for(&self, key: &PublicKey) -> Outcome<Option<HashAlg>> {
+        if !key.algorithm().is_rsa() {
+            return Ok(None);
+        }
+        let supported = self.session.best_supported_rsa_hash().await?.flatten();
+        Ok(Some(supported.unwrap_or(HashAlg::Sha256)))
+    }
+}
+
+/// The certificate that goes with a key. One that only lies beside it, and does not, is passed over.
+fn certificate_for(
+    named: Option<&Path>,
+    file: &Path,
+    key: &PublicKey,
+) -> Outcome<Option<Certificate>> {
+    let found = match key_file::certificate(named, Some(file)) {
+        Ok(Some(found)) if found.public_key() != key.key_data() => {
+            let why = format!("the certificate {:?} is for another key", found.key_id());
+            Err(AuthenticationError::KeyFile {
+                file: file.to_owned(),
+                reason: why,
+            })
+        }
+        found => found,
+    };
+    match found {
+        Err(error) if named.is_none() => {
+            tracing::warn!("{error}: offering the key alone");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+fn no_agent(error: &dyn std::fmt::Display) -> AuthenticationError {
+    AuthenticationError::NoAgent(error.to_string())
+}
+
+fn signing(error: AgentAuthError) -> AuthenticationError {
+    match error {
+        AgentAuthError::Send(_) => russh::Error::SendError.into(),
+        AgentAuthError::Key(error) => russh::Error::from(error).into(),
+    }
+}
+
+/// Whether it was let in, or one step further.
+fn went_on(answer: &AuthResult) -> bool {
+    match answer {
+        AuthResult::Success => true,
+        AuthResult::Failure {
+            partial_success, ..
+        } => *partial_success,
+    }
+}
+
+/// Signs for a certificate with the key that it is for.
+struct FileSigner(Arc<PrivateKey>);
+
+impl russh::Signer for FileSigner {
+    type Error = AgentAuthError;
+
+    async fn auth_sign(
+        &mut self,
+        _key: &AgentIdentity,
+        hash: Option<HashAlg>,
+        mut to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, Self::Error> {
+        let signed = match self.0.key_data().rsa() {
+            Some(key) => (key, hash).try_sign(&to_sign),
+            None => self.0.key_data().try_sign(&to_sign),
+        };
+        let signature = signed.map_err(|_| russh::keys::Error::AgentFailure)?;
+        let encoded = signature.encode_prefixed(&mut to_sign);
+        encoded.map_err(|_| russh::keys::Error::AgentFailure)?;
+        Ok(to_sign)
+    }
+}

@@ -1,0 +1,317 @@
+//! What a zone's user has to say before its gateways let anyone in: passphrases of key files, passwords, answers of
+//! keyboard-interactive (RFC 4256). Whoever runs `adit unlock` is asked, or a program on the screen; else it has to wait.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use russh::keys::PrivateKey;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::askpass::Askpass;
+use super::secret::Secret;
+
+/// How long whoever runs `adit unlock` may think. sshd hangs up after two minutes (sshd_config(5), LoginGraceTime).
+const PATIENCE: Duration = Duration::from_secs(110);
+/// Prompts of a server at once; more are not asked.
+pub(super) const MOST_PROMPTS: usize = 16;
+/// Characters of what a server wants to be shown.
+const LONGEST_TEXT: usize = 1000;
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// The passphrase of a key file.
+    Passphrase,
+    /// A password at the gateway.
+    Password,
+    /// Whatever the gateway asks.
+    KeyboardInteractive,
+}
+
+/// Something to be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// What to show.
+    pub text: String,
+    /// Whether what is typed may be seen.
+    pub echo: bool,
+}
+
+/// What is asked at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    /// Tells it from others.
+    pub id: u64,
+    /// What it is about.
+    pub about: About,
+    /// Which gateway has to do with it.
+    pub gateway: String,
+    /// What to show before the prompts.
+    pub instructions: String,
+    /// To be answered in this order.
+    pub prompts: Vec<Prompt>,
+}
+
+impl Form {
+    /// With one prompt, whose answer is not to be seen.
+    pub(super) fn secret(about: About, gateway: &str, text: String) -> Self {
+        let prompt = Prompt { text, echo: false };
+        Self::new(about, gateway, "", vec![prompt])
+    }
+
+    pub(super) fn new(
+        about: About,
+        gateway: &str,
+        instructions: &str,
+        prompts: Vec<Prompt>,
+    ) -> Self {
+        let short = |text: &str| text.chars().take(LONGEST_TEXT).collect();
+        let prompts = prompts.into_iter().map(|prompt| Prompt {
+            text: short(&prompt.text),
+            echo: prompt.echo,
+        });
+        Self {
+            id: 0,
+            about,
+            gateway: gateway.to_owned(),
+            instructions: short(instructions),
+            prompts: prompts.collect(),
+        }
+    }
+}
+
+/// Nobody is there to answer, or nobody did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unanswered;
+
+/// Why an answer was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// The question is gone.
+    #[error("nothing waits for this answer any more: begin again")]
+    Gone,
+    /// More or fewer answers than prompts.
+    #[error("there are {prompts} prompts, and {answers} answers")]
+    Number {
+        /// How many prompts.
+        prompts: usize,
+        /// How many answers.
+        answers: usize,
+    },
+}
+
+/// What one zone waits for. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Unlocking {
+    shared: Arc<Shared>,
+    askpass: Option<Askpass>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    open: watch::Sender<Option<Form>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    attended_until: Option<Instant>,
+    /// The program on the screen was given no answer: it is not started again by itself.
+    declined: bool,
+    answer: Option<oneshot::Sender<Vec<Secret>>>,
+    asked: u64,
+    locked: Option<Form>,
+    touch: Vec<String>,
+    keys: HashMap<PathBuf, Unlocked>,
+}
+
+/// A key that its passphrase has opened.
+#[derive(Debug)]
+struct Unlocked {
+    /// What the file said then, which is no secret.
+    text: String,
+    key: Arc<PrivateKey>,
+}
+
+impl Unlocking {
+    /// That of a zone whose user can be asked with this.
+    pub(super) fn asked_by(askpass: Option<Askpass>) -> Self {
+        Self {
+            askpass,
+            ..Self::default()
+        }
+    }
+
+    /// Someone is there to answer, for a while.
+    pub fn attend(&self) {
+        let mut state = self.state();
+        state.attended_until = Some(Instant::now() + PATIENCE);
+        state.locked = None;
+    }
+
+    /// Nothing that was asked matters any more: the zone has other gateways.
+    pub(super) fn forget(&self) {
+        let mut state = self.state();
+        state.locked = None;
+        state.declined = false;
+    }
+
+    /// What keeps the zone locked.
+    pub fn locked(&self) -> Option<Form> {
+        self.state().locked.clone()
+    }
+
+    /// The keys that are to be touched.
+    pub fn touches(&self) -> Vec<String> {
+        self.state().touch.clone()
+    }
+
+    /// What is to be answered, once there is something.
+    pub async fn form(&self) -> Form {
+        let mut open = self.shared.open.subscribe();
+        loop {
+            if let Ok(form) = open.wait_for(Option::is_some).await
+                && let Some(form) = form.clone()
+            {
+                return form;
+            }
+        }
+    }
+
+    /// Whether something is to be answered right now.
+    pub fn is_open(&self) -> bool {
+        self.shared.open.borrow().is_some()
+    }
+
+    /// Answers the form with this id.
+    pub fn answer(&self, id: u64, answers: Vec<Secret>) -> Result<(), NotTaken> {
+        let form = self.shared.open.borrow().clone();
+        let form = form.filter(|form| form.id == id).ok_or(NotTaken::Gone)?;
+        if form.prompts.len() != answers.len() {
+            return Err(NotTaken::Number {
+                prompts: form.prompts.len(),
+                answers: answers.len(),
+            });
+        }
+        self.attend();
+        self.shared.open.send_replace(None);
+        let waits = self.state().answer.take().ok_or(NotTaken::Gone)?;
+        waits.send(answers).map_err(|_| NotTaken::Gone)
+    }
+
+    /// Whether there is anyone to ask.
+    pub(super) fn can_ask(&self) -> bool {
+        self.is_attended() || self.screen().is_some()
+    }
+
+    /// Notes what the zone waits for, as nobody is there.
+    pub(super) fn lock(&self, form: Form) {
+        self.state().locked = Some(form);
+    }
+
+    /// Asks the user. Without prompts there is nothing to ask (RFC 4256, section 3.2).
+    pub(super) async fn ask(&self, form: &Form) -> Result<Vec<Secret>, Unanswered> {
+        if form.prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.is_attended() {
+            return self.ask_who_attends(form.clone()).await;
+        }
+        let Some(askpass) = self.screen() else {
+            return Err(Unanswered);
+        };
+        let mut answers = Vec::new();
+        for prompt in &form.prompts {
+            let text = format!("{}\n{}", form.instructions, prompt.text);
+            match askpass.ask(text.trim_start()).await {
+                Some(answer) => answers.push(answer),
+                None => {
+                    self.state().declined = true;
+                    return Err(Unanswered);
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn ask_who_attends(&self, mut form: Form) -> Result<Vec<Secret>, Unanswered> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut state = self.state();
+            state.asked += 1;
+            form.id = state.asked;
+            state.answer = Some(answer);
+        }
+        self.shared.open.send_replace(Some(form));
+        let closing = Closing(self);
+        let answers = timeout(PATIENCE, answered).await;
+        drop(closing);
+        answers.map_err(|_| Unanswered)?.map_err(|_| Unanswered)
+    }
+
+    /// Shows that a key is to be touched until what this gives is dropped.
+    pub(super) fn touching(&self, key: String) -> Touching<'_> {
+        self.state().touch.push(key.clone());
+        Touching { own: self, key }
+    }
+
+    /// The key in this file, if it was unlocked before and the file has not changed.
+    pub(super) fn unlocked(&self, file: &Path, text: &str) -> Option<Arc<PrivateKey>> {
+        let state = self.state();
+        let unlocked = state.keys.get(file).filter(|it| it.text == text)?;
+        Some(unlocked.key.clone())
+    }
+
+    /// Keeps an unlocked key, for the next connection.
+    pub(super) fn keep(&self, file: &Path, text: &str, key: Arc<PrivateKey>) {
+        let text = text.to_owned();
+        let unlocked = Unlocked { text, key };
+        self.state().keys.insert(file.to_owned(), unlocked);
+    }
+
+    fn is_attended(&self) -> bool {
+        let until = self.state().attended_until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn screen(&self) -> Option<Askpass> {
+        self.askpass.clone().filter(|_| !self.state().declined)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a form away that nobody waits for any more.
+struct Closing<'u>(&'u Unlocking);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.shared.open.send_replace(None);
+        self.0.state().answer = None;
+    }
+}
+
+/// A key is to be touched as long as this lives.
+pub(super) struct Touching<'u> {
+    own: &'u Unlocking,
+    key: String,
+}
+
+impl Drop for Touching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.own.state();
+        if let Some(at) = state.touch.iter().position(|key| *key == self.key) {
+            state.touch.remove(at);
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! How the broker proves who its user is: certificates, passphrases, passwords, what a gateway asks, several of them, and agents that take
+//! their time. The gateway is OpenSSH's sshd; `adit-server` where it makes no difference.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use adit_tests::{
+    Broker, Capture, Gateway, Lab, Process, User, address, control_socket, rules_for_networks,
+    until,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const HOME: &str = "/run/lab/home/adit-alice";
+const KEY: &str = "/run/lab/home/adit-alice/.ssh/id_ed25519";
+const WORD: &str = "open sesame, 7";
+
+/// A gateway and a helper.
+struct Rig {
+    gateway: Gateway,
+    _sshd: Option<Process>,
+    _capture: Capture,
+    lab: Lab,
+}
+
+impl Rig {
+    /// With `adit-server`.
+    fn start() -> Result<Rig> {
+        Rig::within(Lab::new()?)
+    }
+
+    fn within(lab: Lab) -> Result<Rig> {
+        let gateway = Gateway::start(&lab)?;
+        Ok(Rig {
+            gateway,
+            _sshd: None,
+            _capture: Capture::start(&lab)?,
+            lab,
+        })
+    }
+
+    /// With sshd and these lines in its file; `prepare` runs before as root on the gateway.
+    fn with_sshd(prepare: &str, lines: &str) -> Result<Rig> {
+        let lab = Lab::new()?;
+        lab.own_etc()?;
+        let mut rig = Rig::within(lab)?;
+        rig.gateway.process.kill()?;
+        let lab = &rig.lab;
+        let home = User::Root.home();
+        lab.gateway().sh(&format!("mkdir -p {home}; cd {home}; cp /run/lab/gateway/host_ed25519 host; chmod 600 host; {prepare}"))?.ok()?;
+        let config = format!(
+            "Port 443\nHostKey {home}/host\nPidFile none\nStrictModes no\nLogLevel DEBUG1\nUsePAM no\n{lines}\n\
+             Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr --allow 198.51.100.0/24:*\n"
+        );
+        let file = format!("{home}/sshd_config");
+        // The first word for a key counts (sshd_config(5)).
+        let config = if lines.contains("UsePAM yes") {
+            config.replace("UsePAM no\n", "")
+        } else {
+            config
+        };
+        lab.write(User::Root, &file, config)?;
+        let mut sshd = lab
+            .gateway()
+            .start("gateway-sshd", &["/usr/sbin/sshd", "-D", "-e", "-f", &file])?;
+        sshd.ready_when("sshd", PATIENCE, || {
+            Ok(lab
+                .gateway()
+                .sh("ss -Hltn 'sport = :443' | grep -q .")?
+                .success())
+        })?;
+        rig._sshd = Some(sshd);
+        Ok(rig)
+    }
+
+    /// Alice's broker, its zone's keys exchanged for these.
+    fn broker(&self, keys: &str, environment: &[&str]) -> Result<Broker> {
+        let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+        let rules = rules.replace("    identity: ~/.ssh/id_ed25519\n", keys);
+        let before = [&["env"], environment].concat();
+        Broker::start_behind(&self.lab, User::Alice, &rules, &before, &[])
+    }
+
+    fn zone(&self, broker: &Broker) -> Result<Value> {
+        Ok(broker.status(&self.lab)?["zones"][0].clone())
+    }
+
+    fn up(&self, broker: &Broker) -> Result<()> {
+        until("the zone to be up", PATIENCE, || {
+            Ok(self.zone(broker)?["state"] == "up")
+        })
+        .with_context(|| format!("{:?}; {}", self.zone(broker), broker.process.tale()))
+    }
+
+    fn down(&self, broker: &Broker, words: &[&str]) -> Result<Value> {
+        let mut last = Value::Null;
+        until("the zone to be down", PATIENCE, || {
+            last = self.zone(broker)?;
+            let reason = last["reason"].as_str().unwrap_or_default();
+            Ok(last["state"] == "down" && words.iter().all(|word| reason.contains(word)))
+        })
+        .with_context(|| format!("{words:?} are not in {last}; {}", broker.process.tale()))?;
+        Ok(last)
+    }
+
+    /// `adit unlock` with these lines on its standard input.
+    fn unlock(&self, lines: &[&str]) -> Result<adit_tests::Ended> {
+        let file = format!("{HOME}/answers");
+        self.lab.write(User::Alice, &file, lines.join("\n"))?;
+        let control = control_socket(User::Alice);
+        let line = format!("adit unlock --stdin --control {control} <{file}");
+        self.lab.client().sh(&line)
+    }
+
+    fn alice(&self, line: &str) -> Result<String> {
+        self.lab.client().sh(line)?.ok()
+    }
+
+    /// An agent at `socket`, with the keys of these files.
+    fn agent(&self, socket: &str, keys: &str) -> Result<Process> {
+        let client = self.lab.client();
+        let agent = client.start("agent", &["ssh-agent", "-D", "-a", socket])?;
+        until("the agent", PATIENCE, || {
+            Ok(self.lab.outside(socket).exists())
+        })?;
+        self.alice(&format!("SSH_AUTH_SOCK={socket} ssh-add -q {keys}"))?;
+        Ok(agent)
+    }
+}
+
+/// An sshd that knows nobody's key, but an authority.
+fn with_authority() -> Result<Rig> {
+    let rig = Rig::with_sshd(
+        "ssh-keygen -q -t ed25519 -N '' -f ca; chmod 644 ca.pub",
+        &format!(
+            "TrustedUserCAKeys {}/ca.pub\nAuthorizedKeysFile none\nPasswordAuthentication no",
+            User::Root.home()
+        ),
+    );
+    rig.context("sshd with an authority")
+}
+
+/// Signs Alice's public key for Alice; the certificate is beside it.
+fn certify(rig: &Rig, key: &str) -> Result<()> {
+    let root = User::Root.home();
+    let sign = format!(
+        "ssh-keygen -q -s {root}/ca -I alices -n adit-alice {key}.pub; chown adit-alice {key}-cert.pub"
+    );
+    rig.lab.gateway().sh(&sign)?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_certificate_beside_the_key() -> Result<()> {
+    let rig = with_authority()?;
+    let identity = "    identity: ~/.ssh/id_ed25519\n";
+    let broker = rig.broker(identity, &[])?;
+    rig.down(&broker, &["refused user adit-alice"])?;
+    certify(&rig, KEY)?;
+    // It is tried again by itself.
+    rig.up(&broker)
+}
+
+#[test]
+fn a_certificate_that_is_named() -> Result<()> {
+    let rig = with_authority()?;
+    rig.alice("cd .ssh; rm id_ed25519*; ssh-keygen -q -t rsa -b 2048 -N '' -f id_rsa")?;
+    certify(&rig, &format!("{HOME}/.ssh/id_rsa"))?;
+    rig.alice("mv .ssh/id_rsa-cert.pub mine.pub")?;
+    let named = "    identity: ~/.ssh/id_rsa\n    certificate: ~/mine.pub\n";
+    for engine in ["embedded", "openssh"] {
+        let mut broker = rig.broker(&format!("{named}    engine: {engine}\n"), &[])?;
+        rig.up(&broker).context(engine)?;
+        broker.adit(&rig.lab, &["down"])?.ok()?;
+        broker.process.end(PATIENCE)?;
+    }
+    rig.alice("ssh-keygen -q -t ed25519 -N '' -f other; mv other .ssh/id_rsa")?;
+    let broker = rig.broker(named, &[])?;
+    rig.down(&broker, &["is for another key"])?;
+    Ok(())
+}
+
+#[test]
+fn a_certificate_in_the_agent_or_for_its_key() -> Result<()> {
+    let rig = with_authority()?;
+    let socket = format!("{HOME}/agent");
+    let _agent = rig.agent(&socket, KEY)?;
+    certify(&rig, KEY)?;
+    rig.alice("mv .ssh/id_ed25519-cert.pub mine.pub")?;
+    let environment = format!("SSH_AUTH_SOCK={socket}");
+    let named = "    identity: agent\n    certificate: ~/mine.pub\n";
+    for (keys, prepare) in [
+        (named, "true"),
+        (
+            "    identity: agent\n",
+            "mv mine.pub .ssh/id_ed25519-cert.pub; ssh-add -q .ssh/id_ed25519; rm .ssh/id_ed25519*",
+        ),
+    ] {
+        rig.alice(&format!("export {environment}; {prepare}"))?;
+        let mut broker = rig.broker(keys, &[&environment])?;
+        rig.up(&broker)?;
+        broker.adit(&rig.lab, &["down"])?.ok()?;
+        broker.process.end(PATIENCE)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_agent_is_found_without_a_word_of_the_environment() -> Result<()> {
+    let rig = Rig::start()?;
+    for place in ["ssh-agent.socket", "keyring/ssh", "gnupg/S.gpg-agent.ssh"] {
+        let runtime = format!("{HOME}/runtime");
+        rig.alice(&format!(
+            "rm -rf {runtime}; mkdir -p {runtime}/keyring {runtime}/gnupg"
+        ))?;
+        let _agent = rig.agent(&format!("{runtime}/{place}"), KEY)?;
+        let environment = ["-u", "SSH_AUTH_SOCK", &format!("XDG_RUNTIME_DIR={runtime}")];
+        let mut broker = rig.broker("    identity: agent\n", &environment)?;
+        rig.up(&broker).context(place)?;
+        broker.adit(&rig.lab, &["down"])?.ok()?;
+        broker.process.end(PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn lock_key(rig: &Rig) -> Result<()> {
+    rig.alice(&format!("ssh-keygen -q -p -P '' -N '{WORD}' -f {KEY}"))?;
+    Ok(())
+}
+
+#[test]
+fn a_passphrase_is_asked_for_once() -> Result<()> {
+    let mut rig = Rig::start()?;
+    lock_key(&rig)?;
+    let broker = rig.broker("    identity: ~/.ssh/id_ed25519\n", &[])?;
+    let zone = rig.down(&broker, &["locked: run `adit unlock`", KEY])?;
+    let expected =
+        json!([{"about": "unlock", "wants": "passphrase", "gateway": "adit-alice@192.0.2.1:443"}]);
+    ensure!(
+        zone["questions"] == expected && zone["retry_in_ms"].is_null(),
+        "{zone}"
+    );
+    let shown = broker.adit(&rig.lab, &["status"])?.ok()?;
+    ensure!(shown.contains("adit unlock lab"), "{shown}");
+    let wrong = rig.unlock(&["wrong", "wrong", "wrong"])?;
+    ensure!(
+        !wrong.success() && wrong.stderr.contains("no passphrase opened"),
+        "{wrong}"
+    );
+    let right = rig.unlock(&["wrong", WORD])?.ok()?;
+    ensure!(right.contains("zone lab is up"), "{right}");
+    rig.up(&broker)?;
+    ensure!(rig.zone(&broker)?["questions"] == json!([]));
+    rig.gateway.restart(&rig.lab)?;
+    rig.up(&broker)?;
+    let log = broker.process.tale();
+    ensure!(!log.contains(WORD), "it is in the log: {log}");
+    let nothing = rig.unlock(&[])?;
+    ensure!(
+        !nothing.success() && nothing.stderr.contains("no zone is locked"),
+        "{nothing}"
+    );
+    Ok(())
+}
+
+/// What is typed is not seen.
+#[test]
+fn a_passphrase_is_typed_on_a_terminal() -> Result<()> {
+    let rig = Rig::start()?;
+    lock_key(&rig)?;
+    let broker = rig.broker("", &[])?;
+    rig.down(&broker, &["locked: run `adit unlock`", KEY])?;
+    let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));
+    rig.alice(&format!("mkfifo {keyboard}"))?;
+    let line = format!("script -qec 'adit unlock lab --control {control}' /dev/null <{keyboard}");
+    let mut unlock = rig.lab.client().start("unlock", &["sh", "-c", &line])?;
+    let mut typed = std::fs::OpenOptions::new()
+        .write(true)
+        .open(rig.lab.outside(&keyboard))?;
+    unlock.line_with("Passphrase for the key", PATIENCE)?;
+    writeln!(typed, "{WORD}")?;
+    ensure!(unlock.end(PATIENCE)?.success(), "{}", unlock.tale());
+    ensure!(!unlock.tale().contains(WORD), "{}", unlock.tale());
+    rig.up(&broker)
+}
+
+#[test]
+fn a_passphrase_is_asked_for_on_a_screen() -> Result<()> {
+    let rig = Rig::start()?;
+    lock_key(&rig)?;
+    let script =
+        format!("#!/bin/sh\necho \"$SSH_ASKPASS_PROMPT:$1\" >>{HOME}/asked\necho '{WORD}'\n");
+    rig.lab
+        .write(User::Alice, &format!("{HOME}/askpass"), script)?;
+    rig.alice(&format!("chmod 700 {HOME}/askpass"))?;
+    let askpass = format!("SSH_ASKPASS={HOME}/askpass");
+    let broker = rig.broker(
+        "    identity: ~/.ssh/id_ed25519\n",
+        &["WAYLAND_DISPLAY=x", &askpass],
+    )?;
+    rig.up(&broker)?;
+    let asked = rig.lab.read(&format!("{HOME}/asked"))?;
+    ensure!(
+        asked.lines().count() == 1 && asked.starts_with(&format!(":Passphrase for the key {KEY}")),
+        "{asked}"
+    );
+    Ok(())
+}
+
+/// An sshd that asks PAM, for which Alice has a password.
+fn with_passwords(lines: &str) -> Result<Rig> {
+    let prepare = format!(
+        "printf 'auth required pam_unix.so\\naccount required pam_permit.so\\nsession required pam_permit.so\\n' >/etc/pam.d/sshd
+         hash=$(openssl passwd -6 '{WORD}'); sed -i \"s|^adit-alice:[^:]*|adit-alice:$hash|\" /etc/shadow"
+    );
+    Rig::with_sshd(&prepare, &format!("UsePAM yes\n{lines}"))
+}
+
+fn let_in_after(rig: &Rig, broker: &Broker, wants: &str, answers: &[&str]) -> Result<()> {
+    let zone = rig.down(broker, &["locked: run `adit unlock`"])?;
+    ensure!(zone["questions"][0]["wants"] == wants, "{zone}");
+    rig.unlock(answers)?
+        .ok()
+        .with_context(|| broker.process.tale())?;
+    rig.up(broker)?;
+    let log = broker.process.tale();
+    ensure!(!log.contains(WORD), "it is in the log: {log}");
+    Ok(())
+}
+
+#[test]
+fn a_password() -> Result<()> {
+    let rig = with_passwords(
+        "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nPubkeyAuthentication no",
+    )?;
+    let mut broker = rig.broker("", &[])?;
+    rig.down(&broker, &["it goes on with password", "`methods`"])?;
+    broker.adit(&rig.lab, &["down"])?.ok()?;
+    broker.process.end(PATIENCE)?;
+    let broker = rig.broker("    methods: [publickey, password]\n", &[])?;
+    let_in_after(&rig, &broker, "password", &["wrong", WORD])
+}
+
+#[test]
+fn what_the_gateway_asks() -> Result<()> {
+    let rig = with_passwords(
+        "PasswordAuthentication no\nKbdInteractiveAuthentication yes\nPubkeyAuthentication no",
+    )?;
+    let broker = rig.broker("    methods: [keyboard-interactive]\n", &[])?;
+    let_in_after(&rig, &broker, "keyboard-interactive", &[WORD])
+}
+
+#[test]
+fn a_key_and_then_what_the_gateway_asks() -> Result<()> {
+    let rig = with_passwords(
+        "PasswordAuthentication no\nKbdInteractiveAuthentication yes\nAuthenticationMethods publickey,keyboard-interactive",
+    )?;
+    let keys = "    identity: ~/.ssh/id_ed25519\n    methods: [publickey, keyboard-interactive]\n";
+    let broker = rig.broker(keys, &[])?;
+    let_in_after(&rig, &broker, "keyboard-interactive", &[WORD])
+}
+
+/// Between a program and a real agent: holds signatures back until it is told.
+fn slow_agent(socket: &Path, real: PathBuf) -> Result<(Receiver<()>, Sender<()>)> {
+    /// SSH_AGENTC_SIGN_REQUEST (draft-ietf-sshm-ssh-agent, section 6.1).
+    const SIGN: u8 = 13;
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, PermissionsExt::from_mode(0o666))?;
+    let (asked, was_asked) = channel();
+    let (touch, touched) = channel();
+    std::thread::spawn(move || -> Result<()> {
+        for program in listener.incoming() {
+            let (mut program, mut agent) = (program?, UnixStream::connect(&real)?);
+            while let Ok(message) = message(&mut program) {
+                if message.first() == Some(&SIGN) {
+                    asked.send(())?;
+                    touched.recv()?;
+                }
+                send(&mut agent, &message)?;
+                let answer = self::message(&mut agent)?;
+                send(&mut program, &answer)?;
+            }
+        }
+        Ok(())
+    });
+    Ok((was_asked, touch))
+}
+
+fn message(from: &mut UnixStream) -> Result<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut message = vec![0; usize::try_from(u32::from_be_bytes(length))?];
+    from.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn send(to: &mut UnixStream, message: &[u8]) -> Result<()> {
+    to.write_all(&u32::try_from(message.len())?.to_be_bytes())?;
+    to.write_all(message)?;
+    Ok(())
+}
+
+#[test]
+fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
+    let rig = Rig::start()?;
+    let (real, slow) = (format!("{HOME}/real"), format!("{HOME}/slow"));
+    let _agent = rig.agent(&real, KEY)?;
+    let (asked, touch) = slow_agent(&rig.lab.outside(&slow), rig.lab.outside(&real))?;
+    let broker = rig.broker("    identity: agent\n", &[&format!("SSH_AUTH_SOCK={slow}")])?;
+    asked.recv_timeout(PATIENCE)?;
+    let fingerprint = rig.alice(&format!("ssh-keygen -lf {KEY}.pub | cut -d' ' -f2"))?;
+    let mut zone = Value::Null;
+    until("a word of it", PATIENCE, || {
+        zone = rig.zone(&broker)?;
+        let question = &zone["questions"][0];
+        let key = question["key"].as_str().unwrap_or_default();
+        Ok(question["about"] == "touch" && key.contains(fingerprint.trim()))
+    })
+    .with_context(|| zone.to_string())?;
+    let shown = broker.adit(&rig.lab, &["status"])?.ok()?;
+    ensure!(shown.contains("touch your key"), "{shown}");
+    touch.send(())?;
+    rig.up(&broker)?;
+    ensure!(rig.zone(&broker)?["questions"] == json!([]));
+    Ok(())
+}
