@@ -1,6 +1,5 @@
-//! The flows of this session: the live ones, and the most recent of those that ended.
+//! One flow: what it asked for, what the rules gave, how far it got.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -14,12 +13,9 @@ use tokio::sync::Notify;
 
 use crate::accepted::Asked;
 use crate::gateway::Target;
-use crate::lineage::{Kinship, Lineage};
+use crate::lineage::Lineage;
 use crate::original_destination::ClientAddress;
 use crate::stage::{Saw, Stage};
-
-/// How many ended flows are remembered.
-const REMEMBERED: usize = 1000;
 
 /// What the rules gave for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,6 +220,37 @@ pub struct FlowView {
 }
 
 impl Flow {
+    /// One of which nothing is known but this.
+    pub(super) fn new(id: u64, source: ClientAddress, asked: &Destination) -> Self {
+        Self {
+            id,
+            counters: Counters::default(),
+            source: source.address(),
+            destination: asked.clone(),
+            opened_at: jiff::Timestamp::now(),
+            started: Instant::now(),
+            closing: Notify::new(),
+            judging: Notify::new(),
+            course: Mutex::default(),
+            details: Mutex::new(Details {
+                to: None,
+                application: None,
+                pid: None,
+                rule: None,
+                zone: None,
+                action: None,
+                state: State::Deciding,
+                stage: None,
+                saw: None,
+                reason: None,
+                ended: None,
+                lineage: None,
+                is_being_learnt: false,
+                is_kept: false,
+            }),
+        }
+    }
+
     /// Notes who opened it.
     pub fn attributed(&self, pid: u32, application: PathBuf) {
         let mut details = self.details();
@@ -426,7 +453,7 @@ impl Flow {
         }
     }
 
-    fn end(&self, outcome: Outcome) {
+    pub(super) fn end(&self, outcome: Outcome) {
         let mut details = self.details();
         let accepted = outcome.stage.map(|_| Saw::Reset);
         details.saw = details.saw.or(accepted);
@@ -434,6 +461,12 @@ impl Flow {
         details.stage = outcome.stage;
         details.reason = outcome.reason;
         details.ended = Some(Instant::now());
+    }
+
+    pub(super) fn lineage_if_it_failed_or_waits(&self) -> Option<Lineage> {
+        let details = self.details();
+        let is_meant = details.stage.is_some() || details.state.waits();
+        details.lineage.clone().filter(|_| is_meant)
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -452,140 +485,5 @@ pub struct Learning(Arc<Flow>);
 impl Drop for Learning {
     fn drop(&mut self) {
         self.0.details().is_being_learnt = false;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Flows {
-    last_id: u64,
-    live: HashMap<u64, Arc<Flow>>,
-    ended: VecDeque<Arc<Flow>>,
-}
-
-/// All flows of this session.
-#[derive(Debug, Default)]
-pub struct FlowTable {
-    flows: Mutex<Flows>,
-}
-
-impl FlowTable {
-    /// Enters a new flow.
-    pub fn begin(&self, source: ClientAddress, asked: &Destination) -> Arc<Flow> {
-        let mut flows = self.flows();
-        flows.last_id += 1;
-        let flow = Arc::new(Flow {
-            id: flows.last_id,
-            counters: Counters::default(),
-            source: source.address(),
-            destination: asked.clone(),
-            opened_at: jiff::Timestamp::now(),
-            started: Instant::now(),
-            closing: Notify::new(),
-            judging: Notify::new(),
-            course: Mutex::default(),
-            details: Mutex::new(Details {
-                to: None,
-                application: None,
-                pid: None,
-                rule: None,
-                zone: None,
-                action: None,
-                state: State::Deciding,
-                stage: None,
-                saw: None,
-                reason: None,
-                ended: None,
-                lineage: None,
-                is_being_learnt: false,
-                is_kept: false,
-            }),
-        });
-        flows.live.insert(flow.id, flow.clone());
-        flow
-    }
-
-    /// Notes how a flow ended; the oldest ended one is forgotten.
-    pub fn end(&self, flow: &Flow, outcome: Outcome) {
-        flow.end(outcome);
-        let mut flows = self.flows();
-        if let Some(flow) = flows.live.remove(&flow.id) {
-            if flows.ended.len() == REMEMBERED {
-                flows.ended.pop_front();
-            }
-            flows.ended.push_back(flow);
-        }
-    }
-
-    /// Asks a live flow to close; whether there is one.
-    pub fn close(&self, id: u64) -> bool {
-        let flow = self.flows().live.get(&id).cloned();
-        flow.inspect(|flow| flow.close("closed by adit close"))
-            .is_some()
-    }
-
-    /// Asks every live flow to close.
-    pub fn close_all(&self) {
-        for flow in self.flows().live.values() {
-            flow.close("the broker ends");
-        }
-    }
-
-    /// Those that are not over, oldest first.
-    pub fn live(&self) -> Vec<Arc<Flow>> {
-        let mut live: Vec<_> = self.flows().live.values().cloned().collect();
-        live.sort_by_key(|flow| flow.id);
-        live
-    }
-
-    /// All that is remembered, oldest first.
-    pub fn views(&self) -> Vec<FlowView> {
-        let mut flows: Vec<_> = {
-            let flows = self.flows();
-            flows
-                .ended
-                .iter()
-                .chain(flows.live.values())
-                .cloned()
-                .collect()
-        };
-        flows.sort_by_key(|flow| flow.id);
-        flows.iter().map(|flow| flow.view()).collect()
-    }
-
-    /// The flow of this id, if it is remembered.
-    pub fn flow(&self, id: u64) -> Option<Arc<Flow>> {
-        let flows = self.flows();
-        let mut ended = flows.ended.iter();
-        let live = flows.live.get(&id);
-        live.or_else(|| ended.find(|flow| flow.id == id)).cloned()
-    }
-
-    /// Of the flows that failed, or wait for an answer, the one that is nearest to `caller`: of the same script or shell, the
-    /// last that waits, else the last that ended.
-    pub fn last_failed(&self, caller: &Lineage) -> Option<(Arc<Flow>, Kinship)> {
-        let mut flows = self.live();
-        flows.reverse();
-        flows.extend(self.flows().ended.iter().rev().cloned());
-        let failed = flows.into_iter().filter_map(|flow| {
-            let lineage = {
-                let details = flow.details();
-                let is_meant = details.stage.is_some() || details.state.waits();
-                details.lineage.clone().filter(|_| is_meant)
-            };
-            lineage.map(|lineage| (flow, lineage))
-        });
-        let failed: Vec<_> = failed.collect();
-        let (flow, kinship) = caller.nearest(&failed)?;
-        Some((flow.clone(), kinship))
-    }
-
-    /// How many live, and how many ever.
-    pub fn counts(&self) -> (usize, u64) {
-        let flows = self.flows();
-        (flows.live.len(), flows.last_id)
-    }
-
-    fn flows(&self) -> MutexGuard<'_, Flows> {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
