@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use adit_tests::{
-    Broker, Capture, Gateway, GatewayKind, Lab, Routing, User, Witness, address,
+    Broker, Capture, Gateway, GatewayKind, Host, Lab, Process, Routing, User, Witness, address,
     rules_for_networks, until,
 };
 use anyhow::{Context, Result, ensure};
@@ -23,6 +23,7 @@ fn rules(word: &str) -> String {
 /// A gateway and a helper; the client knows `known` of host keys, and could go around the gateway.
 struct Rig {
     gateway: Gateway,
+    sshd: Option<Process>,
     _capture: Capture,
     lab: Lab,
 }
@@ -37,6 +38,7 @@ impl Rig {
         }
         Ok(Rig {
             gateway,
+            sshd: None,
             _capture: Capture::start(&lab)?,
             lab,
         })
@@ -311,4 +313,79 @@ fn ask_is_answered_on_a_screen() -> Result<()> {
         .adit(&rig.lab, &["trust", "--fingerprint", &rig.fingerprint()?])?
         .ok()?;
     wait_up(&rig.lab, &broker)
+}
+
+/// An sshd with two keys, of which only one is known; it proves that it holds the other. Later it has only that.
+fn second_key(word: &str) -> Result<(Rig, Broker, String)> {
+    let mut rig = Rig::start(GatewayKind::AditServer, None)?;
+    rig.gateway.process.kill()?;
+    let (lab, root) = (&rig.lab, User::Root.home());
+    let line = format!(
+        "mkdir -p {root}; cd {root}; cp /run/lab/gateway/host_ed25519 first; chmod 600 first
+         ssh-keygen -q -t ecdsa -N '' -f second; cat second.pub"
+    );
+    let second = lab.gateway().sh(&line)?.ok()?;
+    let second: Vec<_> = second.split(' ').take(2).collect();
+    let known = format!("[192.0.2.1]:443 {}\n", rig.public_key()?);
+    lab.write(User::Alice, KNOWN, known)?;
+    rig.sshd = Some(sshd(&rig, &["first", "second"])?);
+    let broker = rig.broker(word)?;
+    wait_up(&rig.lab, &broker)?;
+    Ok((rig, broker, second.join(" ")))
+}
+
+fn sshd(rig: &Rig, keys: &[&str]) -> Result<Process> {
+    let root = User::Root.home();
+    let keys: String = keys
+        .iter()
+        .map(|key| format!("HostKey {root}/{key}\n"))
+        .collect();
+    let config = format!(
+        "Port 443\n{keys}PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+         Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr --allow 198.51.100.0/24:*\n"
+    );
+    let file = format!("{root}/sshd_config");
+    rig.lab.write(User::Root, &file, config)?;
+    let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &file];
+    let mut sshd = rig.lab.gateway().start("gateway-sshd", &words)?;
+    sshd.ready_when("sshd", PATIENCE, || rig.lab.listening(Host::Gateway, 443))?;
+    Ok(sshd)
+}
+
+#[test]
+fn a_key_that_the_gateway_proves_is_noted() -> Result<()> {
+    let (mut rig, mut broker, second) = second_key("accept-new")?;
+    let line = format!("[192.0.2.1]:443 {second}");
+    until("the second key", PATIENCE, || {
+        Ok(rig.lab.read(KNOWN)?.contains(&line))
+    })
+    .with_context(|| broker.process.tale())?;
+    ensure!(rig.lab.read(KNOWN)?.lines().count() == 2);
+    // The first key is retired, and nobody notices.
+    broker.adit(&rig.lab, &["down"])?.ok()?;
+    broker.process.end(PATIENCE)?;
+    rig.sshd.take().context("it runs")?.kill()?;
+    rig.sshd = Some(sshd(&rig, &["second"])?);
+    wait_up(&rig.lab, &rig.broker("strict")?)
+}
+
+#[test]
+fn strict_notes_nothing() -> Result<()> {
+    let (rig, mut broker, _) = second_key("strict")?;
+    let before = rig.lab.read(KNOWN)?;
+    // The announcement comes before anything else of the session.
+    goes_through(&rig.lab)?;
+    broker.adit(&rig.lab, &["down"])?.ok()?;
+    broker.process.end(PATIENCE)?;
+    ensure!(rig.lab.read(KNOWN)? == before && before.lines().count() == 1);
+    Ok(())
+}
+
+/// A connection goes through.
+fn goes_through(lab: &Lab) -> Result<()> {
+    let _web = adit_tests::service::web(lab)?;
+    let url = format!("http://{}/whoami", address::SERVER);
+    let seen = lab.client().argv(&["curl", "-sS", &url])?.ok()?;
+    ensure!(seen.trim() == address::GATEWAY_INSIDE, "{seen}");
+    Ok(())
 }

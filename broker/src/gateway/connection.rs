@@ -19,6 +19,7 @@ use super::carrier::Carrier;
 use super::dial::dial;
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
+use super::more_host_keys::{Announced, MoreHostKeys};
 use super::openssh::{self, OpenSsh, OpenSshError};
 use super::proxy::ProxyError;
 use super::questions::Questions;
@@ -242,7 +243,7 @@ pub struct Connection {
 
 /// What the link runs in.
 enum CarriedBy {
-    Embedded(Handle<HostKeyCheck>),
+    Embedded(Handle<HostKeyCheck>, Option<MoreHostKeys>),
     OpenSsh(Box<OpenSsh>),
 }
 
@@ -255,11 +256,23 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Carries the link until it ends.
     pub async fn run(self) -> LinkEnd {
-        let mut end = self.driver.run().await;
-        match self.carried_by {
-            CarriedBy::Embedded(ssh) => say_goodbye(&ssh).await,
-            CarriedBy::OpenSsh(ssh) => end = ssh.ended(end).await,
-        }
+        let end = match self.carried_by {
+            CarriedBy::Embedded(ssh, more) => {
+                let noting = async {
+                    if let Some(more) = more {
+                        more.note(&ssh).await;
+                    }
+                    std::future::pending::<LinkEnd>().await
+                };
+                let end = tokio::select! {
+                    end = self.driver.run() => end,
+                    end = noting => end,
+                };
+                say_goodbye(&ssh).await;
+                end
+            }
+            CarriedBy::OpenSsh(ssh) => ssh.ended(self.driver.run().await).await,
+        };
         for ssh in self.jumps.iter().rev() {
             say_goodbye(ssh).await;
         }
@@ -286,7 +299,8 @@ pub async fn connect(
         EngineInUse::Embedded if by_command => Err(ConnectError::ByCommand),
         EngineInUse::Embedded => {
             let (carrier, jumps) = pass_jumps(&target, sockets, questions).await?;
-            let (ssh, backlog) = enter(&target, sockets, questions, carrier).await?;
+            let (announced, more) = MoreHostKeys::of(&target).unzip();
+            let (ssh, backlog) = enter(&target, sockets, questions, carrier, announced).await?;
             let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
             let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
                 step: "opening the link",
@@ -296,7 +310,7 @@ pub async fn connect(
                 link,
                 way,
                 driver,
-                carried_by: CarriedBy::Embedded(ssh),
+                carried_by: CarriedBy::Embedded(ssh, more),
                 jumps,
             })
         }
@@ -346,7 +360,7 @@ async fn pass_jumps(
         };
         let next = target.via.get(index + 1).unwrap_or(target);
         let passed = async {
-            let (ssh, backlog) = enter(jump, sockets, questions, carrier.take()).await?;
+            let (ssh, backlog) = enter(jump, sockets, questions, carrier.take(), None).await?;
             let onwards = Carrier::onwards(&ssh, backlog, next).await?;
             Ok((ssh, onwards))
         };
@@ -363,6 +377,7 @@ async fn enter(
     sockets: &MarkedSockets,
     questions: &Questions,
     carrier: Option<Carrier>,
+    announced: Option<Announced>,
 ) -> Result<(Handle<HostKeyCheck>, Backlog), ConnectError> {
     let carrier = match carrier {
         Some(carrier) => carrier,
@@ -370,8 +385,8 @@ async fn enter(
     };
     let backlog = carrier.backlog();
     let mut ssh = match carrier {
-        Carrier::Tcp(socket) => handshake(target, socket, questions).await?,
-        Carrier::Channel(socket) => handshake(target, socket, questions).await?,
+        Carrier::Tcp(socket) => handshake(target, socket, questions, announced).await?,
+        Carrier::Channel(socket) => handshake(target, socket, questions, announced).await?,
     };
     authenticate(&mut ssh, target, questions).await?;
     Ok((ssh, backlog))
@@ -381,6 +396,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     target: &Target,
     socket: S,
     questions: &Questions,
+    announced: Option<Announced>,
 ) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = &target.gateway;
     let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
@@ -391,6 +407,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         known,
         unknown_is: target.host_keys,
         questions: questions.clone(),
+        announced,
     };
     let connecting = client::connect_stream(config, socket, check);
     let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;

@@ -10,6 +10,7 @@ use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 
 use super::host_certificate::CertificateFault;
 use super::known_hosts::{self, Certified, KnownHost, Place, Verdict};
+use super::more_host_keys::Announced;
 use super::new_host_key::{self, NotNoted};
 use super::questions::{Questions, UnknownKey};
 
@@ -101,6 +102,8 @@ pub(super) struct HostKeyCheck {
     pub(super) unknown_is: HostKeys,
     /// Where the user is asked.
     pub(super) questions: Questions,
+    /// Where more host keys are announced, if anyone wants to hear of them.
+    pub(super) announced: Option<Announced>,
 }
 
 impl russh::client::Handler for HostKeyCheck {
@@ -117,6 +120,18 @@ impl russh::client::Handler for HostKeyCheck {
             }
         }
         Ok(true)
+    }
+
+    async fn openssh_ext_host_keys_announced(
+        &mut self,
+        keys: Vec<PublicKey>,
+        _session: &mut russh::client::Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(announced) = self.announced.take() {
+            // Nobody listens any more when the link could not be opened.
+            let _ = announced.try_send(keys);
+        }
+        Ok(())
     }
 }
 

@@ -160,6 +160,13 @@ impl KnownHost {
         all.clone().any(|line| line.marker == Marker::Authority)
     }
 
+    /// Those of `keys` that no line knows or revokes, of a host of which lines with its full name know another.
+    pub(super) fn others_of_a_known_host(&self, keys: Vec<PublicKey>) -> Vec<PublicKey> {
+        let mut keys = keys;
+        keys.retain(|key| matches!(self.judge(key), Verdict::Changed(_)));
+        keys
+    }
+
     /// Algorithms that the known keys of this host have: to be offered first, or a host that also has
     /// a key of another kind would show that one.
     pub fn algorithms(&self) -> Vec<Algorithm> {

@@ -231,6 +231,7 @@ impl Rig {
             known,
             unknown_is: HostKeys::Strict,
             questions: Questions::default(),
+            announced: None,
         };
         let socket = tokio::io::join(output, input);
         let connected = russh::client::connect_stream(config, socket, check).await;

@@ -12,6 +12,7 @@ mod interactive;
 mod key_file;
 pub mod known_hosts;
 mod known_hosts_line;
+mod more_host_keys;
 mod new_host_key;
 mod openssh;
 mod proxy;
