@@ -87,6 +87,17 @@ pub struct OpenLink {
     pub target: Arc<Target>,
 }
 
+/// What a gateway said of its own accord, for people.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// Which one.
+    pub gateway: String,
+    /// At most [`adit_link::MAX_DETAIL`] bytes without control characters.
+    pub words: Arc<str>,
+    /// When.
+    pub at: Instant,
+}
+
 /// No gateway of the zone answers.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no gateway of zone {zone} answers: {reason}")]
@@ -112,6 +123,7 @@ pub struct Zone {
     targets: watch::Sender<Arc<[Arc<Target>]>>,
     /// What its gateways want to know from the user.
     pub questions: Questions,
+    heard: watch::Receiver<Option<Heard>>,
     hold_patience: Duration,
 }
 
@@ -122,6 +134,7 @@ impl Zone {
         let nudge = Arc::new(Notify::new());
         let (ending, ends) = watch::channel(false);
         let (targets, wanted) = watch::channel(shared(targets));
+        let (hears, heard) = watch::channel(None);
         let questions = Questions::asked_by(Askpass::from_environment());
         let keeper = Keeper {
             zone: name.clone(),
@@ -129,6 +142,7 @@ impl Zone {
             sockets,
             questions: questions.clone(),
             state: sender,
+            hears,
             nudge: nudge.clone(),
             ends,
         };
@@ -140,6 +154,7 @@ impl Zone {
             ending,
             targets,
             questions,
+            heard,
             hold_patience: HOLD_PATIENCE,
         }
     }
@@ -175,6 +190,11 @@ impl Zone {
     /// Where the link stands.
     pub fn state(&self) -> watch::Receiver<ZoneState> {
         self.state.clone()
+    }
+
+    /// What one of its gateways said last and did not take back.
+    pub fn heard(&self) -> Option<Heard> {
+        self.heard.borrow().clone()
     }
 
     /// The link; waits for an attempt that is under way, and fails at once when the last one failed.
@@ -260,6 +280,7 @@ struct Keeper {
     sockets: MarkedSockets,
     questions: Questions,
     state: watch::Sender<ZoneState>,
+    hears: watch::Sender<Option<Heard>>,
     nudge: Arc<Notify>,
     ends: watch::Receiver<bool>,
 }
@@ -384,8 +405,13 @@ impl Keeper {
         });
         // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
         let mut running = tokio::spawn(connection.run());
+        let mut notices = 0;
         loop {
             tokio::select! {
+                notice = link.notice_after(notices) => {
+                    notices = notice.number;
+                    self.hear(&target, notice.words);
+                }
                 end = &mut running => {
                     let end = end.map_or_else(|_| "its task ended".to_owned(), |end| end.to_string());
                     tracing::warn!(zone = self.zone, %gateway, "link lost: {end}");
@@ -408,6 +434,15 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    fn hear(&self, target: &Target, words: Arc<str>) {
+        let heard = (!words.is_empty()).then(|| Heard {
+            gateway: target.gateway.to_string(),
+            words,
+            at: Instant::now(),
+        });
+        self.hears.send_replace(heard);
     }
 
     async fn rest(&self, backoff: Duration, targets: &mut Targets) {

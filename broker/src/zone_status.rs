@@ -1,6 +1,6 @@
 //! How a zone stands, as it is told over the control socket.
 
-use crate::control::protocol::{ZoneQuestion, ZoneStatus};
+use crate::control::protocol::{ZoneNotice, ZoneQuestion, ZoneStatus};
 use crate::zone::{Zone, ZoneState};
 
 /// As `adit status` shows it.
@@ -17,6 +17,7 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         retry_in_ms: None,
         streams: 0,
         questions: questions(zone),
+        notice: notice(zone),
     };
     match &*zone.state().borrow() {
         ZoneState::Connecting { last } => status.reason.clone_from(last),
@@ -40,6 +41,15 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
         }
     }
     status
+}
+
+fn notice(zone: &Zone) -> Option<ZoneNotice> {
+    let heard = zone.heard()?;
+    Some(ZoneNotice {
+        gateway: heard.gateway,
+        words: heard.words.to_string(),
+        age_ms: u64::try_from(heard.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 fn questions(zone: &Zone) -> Vec<ZoneQuestion> {

@@ -10,8 +10,10 @@ pub(crate) const MAX_CONTROL_BODY: usize = 8192;
 pub(crate) const MAX_DATA_BODY: u32 = 65_535;
 /// On DATA: the sender's credit is used up by this frame.
 pub(crate) const FLAG_LIMITED: u8 = 1;
-/// Unknown types from here on are skipped; unknown types below end the link.
-const FIRST_SKIPPABLE: u8 = 0x80;
+/// The only one known of those that may be skipped, which begin here; unknown types below end the link.
+const NOTICE: u8 = 0x80;
+/// Unknown types from here on are skipped.
+const FIRST_SKIPPED: u8 = NOTICE + 1;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(crate) enum Kind {
     Ping,
     Pong,
     Goodbye,
+    /// Skipped by those who do not know of it.
+    Notice,
     /// Unknown, but marked as one that may be skipped.
     Skipped,
 }
@@ -43,7 +47,8 @@ impl Kind {
             Self::Ping => 0x08,
             Self::Pong => 0x09,
             Self::Goodbye => 0x0a,
-            Self::Skipped => FIRST_SKIPPABLE,
+            Self::Notice => NOTICE,
+            Self::Skipped => u8::MAX,
         }
     }
 
@@ -59,13 +64,14 @@ impl Kind {
             0x08 => Self::Ping,
             0x09 => Self::Pong,
             0x0a => Self::Goodbye,
-            FIRST_SKIPPABLE.. => Self::Skipped,
+            NOTICE => Self::Notice,
+            FIRST_SKIPPED.. => Self::Skipped,
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
 
     fn belongs_to_stream(self) -> bool {
-        !matches!(self, Self::Ping | Self::Pong | Self::Goodbye)
+        !matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Notice)
     }
 }
 
@@ -265,7 +271,8 @@ impl Decoder {
             | Kind::Reset
             | Kind::Ping
             | Kind::Pong
-            | Kind::Goodbye => Stage::Control(header, BytesMut::new()),
+            | Kind::Goodbye
+            | Kind::Notice => Stage::Control(header, BytesMut::new()),
         };
     }
 

@@ -13,6 +13,9 @@ pub const LOWEST_VERSION: u16 = 1;
 /// See [`LOWEST_VERSION`].
 pub const HIGHEST_VERSION: u16 = 1;
 
+/// Feature: the gateway may send NOTICE.
+pub(crate) const NOTICES: u64 = 1;
+
 const MAGIC: [u8; 4] = *b"ADIT";
 const KIND_HELLO: u8 = 1;
 const KIND_REFUSAL: u8 = 2;
@@ -62,7 +65,7 @@ impl Hello {
         Self {
             lowest: LOWEST_VERSION,
             highest: HIGHEST_VERSION,
-            features: 0,
+            features: NOTICES,
             early_window: limits.early_window,
             max_frame: crate::frame::MAX_DATA_BODY,
             max_streams: limits.max_streams,

@@ -22,6 +22,7 @@ pub mod ssh;
 mod stream;
 
 pub use chunks::{ReadChunks, WriteChunks};
+pub use core::Notice;
 pub use end::{LinkEnd, OpenError, StreamError, Violation};
 pub use frame::FrameError;
 pub use header::{

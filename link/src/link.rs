@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::chunks::{ReadChunks, WriteChunks};
-use crate::core::{Core, Output, Role};
+use crate::core::{Core, Notice, Output, Role};
 use crate::end::{LinkEnd, OpenError};
 use crate::header::{OpenHeader, Refusal, RefusalReason};
 use crate::hello::{self, HandshakeError};
@@ -222,6 +222,13 @@ impl Link {
         self.shared.0.with(|core| core.is_closing())
     }
 
+    /// Resolves when the gateway has said something after the notice with this number; 0 for anything
+    /// at all. Only the latest is kept.
+    pub async fn notice_after(&self, number: u64) -> Notice {
+        let core = &self.shared.0;
+        std::future::poll_fn(|cx| core.with(|core| core.poll_notice(number, cx.waker()))).await
+    }
+
     /// How many streams are open.
     pub fn streams(&self) -> usize {
         self.shared.0.with(|core| core.streams())
@@ -273,6 +280,12 @@ impl Incoming {
     /// Resolves when the link has ended.
     pub async fn ended(&self) -> LinkEnd {
         ended(&self.shared).await
+    }
+
+    /// Words for whoever looks at the broker: how it is about to go on with this link. Empty words take
+    /// the last ones back. A broker that does not know of notices is told nothing.
+    pub fn notify(&self, words: &str) {
+        self.shared.with(|core| core.notify(words));
     }
 
     /// See [`Link::close`]: stop taking streams and say goodbye.

@@ -26,8 +26,8 @@ use written::{Written, WrittenEntry, WrittenLog};
 
 /// Longest file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
-/// Longest banner, in bytes.
-const MAX_BANNER: usize = 4096;
+/// Longest text for clients, in bytes.
+const MAX_SHOWN: usize = 4096;
 
 /// A checked file.
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: Log,
     /// What clients are told before they log in.
     pub banner: Option<Arc<str>>,
+    /// What clients are told that ask for a shell, of which there is none.
+    pub motd: Option<Arc<str>>,
     /// A file for the audit, beside the log.
     pub audit: Option<PathBuf>,
 }
@@ -91,6 +93,8 @@ pub struct Limits {
     pub session_timeout: Option<Duration>,
     /// And how long without an open flow.
     pub idle_timeout: Option<Duration>,
+    /// How long before the end of a session its brokers are warned, at most.
+    pub warning: Duration,
     /// Bytes in one direction between two key exchanges.
     pub rekey_bytes: usize,
 }
@@ -107,6 +111,7 @@ impl Default for Limits {
             dial_timeout: Duration::from_secs(15),
             session_timeout: None,
             idle_timeout: None,
+            warning: Duration::from_secs(60),
             rekey_bytes: 1 << 30,
         }
     }
@@ -176,6 +181,7 @@ impl Config {
             log: Log::default(),
             audit: None,
             banner: None,
+            motd: None,
         }
     }
 
@@ -221,7 +227,9 @@ impl Meaning<'_> {
         let audit = written.audit.as_ref();
         let audit = audit.map(|file| self.absolute(file)).transpose()?;
         let banner = written.banner.as_ref();
-        let banner = banner.map(|text| self.banner(text)).transpose()?;
+        let banner = banner.map(|text| self.shown("banner", text)).transpose()?;
+        let motd = written.motd.as_ref();
+        let motd = motd.map(|text| self.shown("motd", text)).transpose()?;
         let serving = self.serving(&written)?;
         Ok(Config {
             serving,
@@ -231,6 +239,7 @@ impl Meaning<'_> {
             log,
             audit,
             banner,
+            motd,
         })
     }
 
@@ -282,11 +291,11 @@ impl Meaning<'_> {
     }
 
     /// It is shown on terminals.
-    fn banner(&self, text: &Spanned<String>) -> Result<Arc<str>, ConfigError> {
+    fn shown(&self, key: &str, text: &Spanned<String>) -> Result<Arc<str>, ConfigError> {
         let speaks_to_terminals = |c: char| c.is_control() && c != '\n' && c != '\t';
-        if text.value.len() > MAX_BANNER || text.value.contains(speaks_to_terminals) {
+        if text.value.len() > MAX_SHOWN || text.value.contains(speaks_to_terminals) {
             let words =
-                format!("the banner is longer than {MAX_BANNER} bytes, or has control characters");
+                format!("`{key}` is longer than {MAX_SHOWN} bytes, or has control characters");
             return Err(self.error(text, words, None));
         }
         // RFC 4252 section 5.4.

@@ -73,6 +73,7 @@ pub async fn run(
     let gateway = Gateway::new(config.policy, config.limits);
     gateway.replace_allowances(config.allowances);
     gateway.replace_banner(config.banner);
+    gateway.replace_motd(config.motd);
     let (logins, drained) = start(&gateway, &serving)?;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let control = serving.control.clone().or_else(service::control_socket);
@@ -214,7 +215,7 @@ async fn drain(
     stop: &mut Stop,
 ) -> Option<Drained> {
     audit::draining(deadline.as_secs());
-    gateway.drain();
+    gateway.drain(deadline);
     let deadline = async {
         tokio::select! {
             () = sleep(deadline) => {}
@@ -284,6 +285,7 @@ impl Reloading {
         self.gateway.replace_policy(config.policy);
         self.gateway.replace_allowances(config.allowances);
         self.gateway.replace_banner(config.banner);
+        self.gateway.replace_motd(config.motd);
         self.logins.replace_files(serving.login);
         let closed = rejudge::all(&self.gateway, &self.logins).await;
         let Closed { sessions, flows } = closed;

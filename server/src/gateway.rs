@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use adit_link::{Refusal, RefusalReason};
 use tokio::net::TcpStream;
@@ -36,6 +37,7 @@ pub struct Gateway {
     policy: RwLock<Arc<Policy>>,
     allowances: RwLock<Arc<Allowances>>,
     banner: RwLock<Option<Arc<str>>>,
+    motd: RwLock<Option<Arc<str>>>,
     rates: Rates,
     limits: Limits,
     streams: Arc<Quota>,
@@ -126,6 +128,7 @@ impl Gateway {
             policy: RwLock::new(Arc::new(policy)),
             allowances: RwLock::default(),
             banner: RwLock::default(),
+            motd: RwLock::default(),
             rates: Rates::default(),
             limits,
             streams: Quota::new(
@@ -170,6 +173,16 @@ impl Gateway {
         banner.clone()
     }
 
+    /// Shows this text to those who ask for a shell from now on.
+    pub fn replace_motd(&self, motd: Option<Arc<str>>) {
+        *self.motd.write().unwrap_or_else(PoisonError::into_inner) = motd;
+    }
+
+    pub(crate) fn motd(&self) -> Option<Arc<str>> {
+        let motd = self.motd.read().unwrap_or_else(PoisonError::into_inner);
+        motd.clone()
+    }
+
     /// How much this user may have.
     pub(crate) fn allowance(&self, user: &UserName) -> Allowance {
         let held = self
@@ -202,14 +215,16 @@ impl Gateway {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes nothing new from now on; what is open goes on.
-    pub fn drain(&self) {
-        self.drain.end(DRAINING);
+    /// Takes nothing new from now on; what is open goes on, `deadline` at most.
+    pub fn drain(&self, deadline: Duration) {
+        let seconds = deadline.as_secs();
+        let words = format!("{DRAINING}; what is open can go on for {seconds} s");
+        self.drain.end(&words);
     }
 
-    /// Resolves when [`Gateway::drain`] was called.
-    pub(crate) async fn draining(&self) {
-        self.drain.said().await;
+    /// Resolves when [`Gateway::drain`] was called, with words for those who have something open.
+    pub(crate) async fn draining(&self) -> Arc<str> {
+        self.drain.said().await
     }
 
     /// Was it?

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use adit_link::ssh::SUBSYSTEM;
+use bytes::Bytes;
 use russh::keys::Certificate;
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session as Ssh,
@@ -20,6 +21,9 @@ use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::throttle::seldom;
 use crate::time_outs::TimeOuts;
+
+/// RFC 4254 section 5.2, SSH_EXTENDED_DATA_STDERR.
+const STDERR: u32 = 1;
 
 impl Handler for Client {
     type Error = ConversationError;
@@ -192,7 +196,16 @@ impl Handler for Client {
         channel: ChannelId,
         ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        self.refuse(channel, "shell", ssh)
+        let Some(motd) = self.gateway.motd() else {
+            return self.refuse(channel, "shell", ssh);
+        };
+        // RFC 4254 section 6.5: it is granted, says this on its standard error, and is over.
+        self.log_refused("shell");
+        ssh.channel_success(channel)?;
+        ssh.extended_data(channel, STDERR, Bytes::copy_from_slice(motd.as_bytes()))?;
+        ssh.exit_status_request(channel, 1)?;
+        ssh.eof(channel)?;
+        Ok(ssh.close(channel)?)
     }
 
     async fn exec_request(

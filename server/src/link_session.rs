@@ -68,6 +68,7 @@ async fn take_streams(
 ) {
     let (over, draining) = (gateway.over(session), gateway.draining());
     tokio::pin!(over, draining);
+    let mut notices = session.notices();
     let mut drains = false;
     loop {
         tokio::select! {
@@ -83,10 +84,12 @@ async fn take_streams(
                 incoming.close();
                 return;
             }
-            () = &mut draining, if !drains => {
+            words = &mut draining, if !drains => {
                 drains = true;
+                incoming.notify(&words);
                 incoming.drain();
             }
+            Ok(()) = notices.changed() => incoming.notify(&notices.borrow_and_update()),
         }
     }
 }

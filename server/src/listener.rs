@@ -147,7 +147,7 @@ impl Server {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut stopped => return,
-                () = &mut draining => return,
+                _ = &mut draining => return,
             };
             match accepted {
                 Ok((socket, peer)) => self.welcome(socket, peer),

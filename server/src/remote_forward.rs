@@ -136,7 +136,7 @@ impl Place {
         tokio::select! {
             () = ended => {}
             _ = self.forwarding.gateway.over(&self.forwarding.session) => {}
-            () = self.forwarding.gateway.draining() => {}
+            _ = self.forwarding.gateway.draining() => {}
         }
     }
 

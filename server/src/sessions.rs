@@ -31,6 +31,8 @@ pub struct Session {
     /// What it was proved by, where this program authenticated.
     pub(crate) proof: Option<Proof>,
     pub(crate) ending: Arc<Ending>,
+    /// What its brokers are told; nothing when empty.
+    notice: watch::Sender<Arc<str>>,
     permissions: Mutex<Arc<Permissions>>,
     flows: Mutex<BTreeMap<u64, Arc<Flow>>>,
     /// Since when no flow is open, while none is.
@@ -132,6 +134,7 @@ impl Session {
             since: Timestamp::now(),
             proof,
             ending,
+            notice: watch::Sender::new("".into()),
             permissions: Mutex::new(Arc::new(permissions)),
             flows: Mutex::default(),
             idle_since: Mutex::new(Some(tokio::time::Instant::now())),
@@ -146,6 +149,20 @@ impl Session {
 
     pub(crate) fn permit(&self, permissions: Permissions) {
         *lock(&self.permissions) = Arc::new(permissions);
+    }
+
+    /// Tells its brokers something in the place of what they were told before; nothing takes it back.
+    pub(crate) fn notify(&self, words: &str) {
+        self.notice.send_replace(words.into());
+    }
+
+    /// What its brokers are to be told; changed when there is something already.
+    pub(crate) fn notices(&self) -> watch::Receiver<Arc<str>> {
+        let mut notices = self.notice.subscribe();
+        if !notices.borrow().is_empty() {
+            notices.mark_changed();
+        }
+        notices
     }
 
     /// Since when no flow is open; nothing while one is.

@@ -28,6 +28,8 @@ pub enum GatewayKind {
         /// How many.
         mib: u32,
     },
+    /// `adit-server` with these lines in its file.
+    Configured(&'static str),
     /// OpenSSH's `sshd` with `adit-server --stdio` as a subsystem, renewing keys after so many MiB.
     Sshd {
         /// How many.
@@ -411,6 +413,7 @@ pub(crate) fn keygen(run: &Run<'_>, file: &str) -> Result<()> {
 fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Process> {
     let mut process = match kind {
         GatewayKind::AditServer => start_adit_server(lab, Host::Gateway, allow, "")?,
+        GatewayKind::Configured(more) => start_adit_server(lab, Host::Gateway, allow, more)?,
         GatewayKind::Rekeying { mib } => {
             let more = format!("rekey_bytes: {}\n", mib << 20);
             start_adit_server(lab, Host::Gateway, allow, &more)?

@@ -75,6 +75,13 @@ fn show(status: &Status) {
         for question in &zone.questions {
             output::line(format_args!("asks     {}", asked(zone, question)));
         }
+        if let Some(notice) = &zone.notice {
+            let (gateway, ago) = (&notice.gateway, notice.age_ms / 1000);
+            output::line(format_args!(
+                "says     {gateway}, {ago} s ago: {}",
+                notice.words
+            ));
+        }
     }
     output::line(format_args!(
         "flows    {} active, {} since {}",

@@ -199,6 +199,20 @@ pub struct ZoneStatus {
     /// What its gateways want to know from the user.
     #[serde(default)]
     pub questions: Vec<ZoneQuestion>,
+    /// What one of its gateways said last.
+    #[serde(default)]
+    pub notice: Option<ZoneNotice>,
+}
+
+/// What a gateway said of its own accord: that a session ends, that it is about to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneNotice {
+    /// Which one.
+    pub gateway: String,
+    /// For people.
+    pub words: String,
+    /// Milliseconds since.
+    pub age_ms: u64,
 }
 
 /// What a gateway wants to know from the user.

@@ -5,6 +5,7 @@
 
 mod ending;
 mod inbox;
+mod notice;
 mod receive;
 mod state;
 mod transmit;
@@ -22,8 +23,10 @@ use bytes::{Bytes, BytesMut};
 use crate::end::{LinkEnd, OpenError, StreamError, Violation};
 use crate::frame::{self, FLAG_LIMITED, HEADER, Header, Kind};
 use crate::header::{OpenHeader, Refusal, RefusalReason};
-use crate::hello::Hello;
+use crate::hello::{self, Hello};
 use crate::limits::Limits;
+pub use notice::Notice;
+use notice::Notices;
 use state::{Phase, ReceiveEnd, SendEnd, State, Turn, park};
 pub(crate) use transmit::Output;
 use window::Budget;
@@ -91,6 +94,7 @@ pub(crate) struct Core {
     /// We take nothing more, and go once the last stream has ended.
     drains: bool,
     said_goodbye: bool,
+    notices: Notices,
     ended: Option<LinkEnd>,
     driver_waker: Option<Waker>,
     requests_waker: Option<Waker>,
@@ -123,6 +127,7 @@ impl Core {
             peer_drains: false,
             drains: false,
             said_goodbye: false,
+            notices: Notices::new(peer.features & hello::NOTICES != 0),
             ended: None,
             driver_waker: None,
             requests_waker: None,

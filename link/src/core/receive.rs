@@ -77,6 +77,7 @@ impl Core {
                 Ok(())
             }
             Kind::Goodbye => self.receive_goodbye(body),
+            Kind::Notice => self.receive_notice(body),
             Kind::Pong | Kind::Data | Kind::Skipped => Ok(()),
         }
     }

@@ -101,6 +101,12 @@ impl Meaning<'_> {
                 "idle_timeout_seconds",
                 written.idle_timeout_seconds.as_ref(),
             )?,
+            warning: seconds(self.within(
+                "warning_seconds",
+                written.warning_seconds.as_ref(),
+                0..=86_400,
+                60,
+            )?),
             rekey_bytes: self.within("rekey_bytes", rekey, REKEY_BYTES, default.rekey_bytes)?,
         })
     }

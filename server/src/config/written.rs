@@ -44,6 +44,8 @@ pub(super) struct Written {
     pub(super) control: Option<Spanned<PathBuf>>,
     pub(super) log: Option<WrittenLog>,
     pub(super) banner: Option<Spanned<String>>,
+    pub(super) motd: Option<Spanned<String>>,
+    pub(super) warning_seconds: Option<Spanned<u64>>,
     pub(super) session_timeout_seconds: Option<Spanned<u64>>,
     pub(super) idle_timeout_seconds: Option<Spanned<u64>>,
     pub(super) audit: Option<Spanned<PathBuf>>,

@@ -285,6 +285,101 @@ async fn a_session_without_a_flow_ends_and_one_with_a_flow_goes_on() {
     timeout(PATIENCE, busy.link.ended()).await.expect("ended");
 }
 
+/// What the gateway says next, whichever the link.
+async fn said(broker: &Broker, after: u64) -> adit_link::Notice {
+    timeout(PATIENCE, broker.link.notice_after(after))
+        .await
+        .expect("a notice")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_warned_before_its_session_ends() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "session_timeout_seconds: 5\nwarning_seconds: 60");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let _program = broker.flow(echo().await).await;
+    // A tenth of five seconds before the end.
+    let warned = said(&broker, 0).await;
+    assert!(broker.link.end().is_none(), "after the end");
+    assert!(
+        warned
+            .words
+            .starts_with("this session ends in 1 s, with all that is open"),
+        "{warned:?}"
+    );
+    timeout(PATIENCE, broker.link.ended()).await.expect("ended");
+    let none = site.start(POLICY, "session_timeout_seconds: 2\nwarning_seconds: 0");
+    let broker = Broker::connect(&site, none.address).await;
+    tokio::select! {
+        said = broker.link.notice_after(0) => panic!("{said:?}"),
+        ended = timeout(PATIENCE, broker.link.ended()) => drop(ended.expect("ended")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warning_is_taken_back_when_a_flow_was_opened_in_time() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "idle_timeout_seconds: 10");
+    let broker = Broker::connect(&site, gateway.address).await;
+    let warned = said(&broker, 0).await;
+    assert_eq!(
+        &*warned.words,
+        "this session ends in 1 s unless a flow is opened"
+    );
+    let mut program = broker.flow(echo().await).await;
+    let taken_back = said(&broker, warned.number).await;
+    assert_eq!(&*taken_back.words, "");
+    echoes(&mut program).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_told_to_those_who_have_something_open() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, &extra(&site));
+    let broker = Broker::connect(&site, gateway.address).await;
+    let mut program = broker.flow(echo().await).await;
+    done(&site, &["drain", "--deadline", "600"]).await;
+    let told = said(&broker, 0).await;
+    let words = "the gateway takes nothing new; what is open can go on for 600 s";
+    assert_eq!(&*told.words, words);
+    echoes(&mut program).await;
+}
+
+#[test]
+fn whoever_asks_for_a_shell_reads_the_message_of_the_day() {
+    let site = Site::new();
+    let gateway = site.start(
+        POLICY,
+        "motd: |\n  Maintenance on Sunday.\n  There is no shell.",
+    );
+    let ssh = || site.ssh(gateway.address, "alice", "alice");
+    let quoted: Vec<_> = ssh()
+        .get_args()
+        .map(|word| format!("'{}'", word.display()))
+        .collect();
+    // script(1) makes a terminal; ssh then asks for one first, which is refused.
+    let mut on_a_terminal = Command::new("script");
+    on_a_terminal.args(["-qec", &format!("ssh {}", quoted.join(" ")), "/dev/null"]);
+    for command in [ssh(), on_a_terminal] {
+        let output = output(command);
+        let shown = [output.stderr, output.stdout].concat();
+        let shown = String::from_utf8_lossy(&shown).replace('\r', "");
+        assert!(
+            shown.contains("Maintenance on Sunday.\nThere is no shell."),
+            "{shown}"
+        );
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+    }
+    // Nobody else does.
+    let mut ssh = site.ssh(gateway.address, "alice", "alice");
+    ssh.arg("id");
+    let stderr = String::from_utf8_lossy(&output(ssh).stderr).into_owned();
+    assert!(
+        stderr.contains("exec request failed") && !stderr.contains("Sunday"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn a_banner_is_shown_before_the_login() {
     let site = Site::new();

@@ -2,6 +2,7 @@
 
 mod ending;
 mod model;
+mod notices;
 mod rules;
 mod schedule;
 
