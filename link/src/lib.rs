@@ -31,5 +31,5 @@ pub use header::{
 pub use hello::{HIGHEST_VERSION, HandshakeError, LOWEST_VERSION};
 pub use limits::Limits;
 pub use link::{Driver, Incoming, Link, Request, accept, initiate};
-pub use relay::{Counters, RelayEnd, relay, relay_tcp, reset};
+pub use relay::{Counters, RelayEnd, relay, relay_chunks, relay_tcp, reset};
 pub use stream::{Answer, Stream};

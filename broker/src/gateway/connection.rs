@@ -3,26 +3,25 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use adit_link::ssh::{Backlog, Rekey};
+use adit_link::ssh::Rekey;
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
 use adit_rules::{Engine, Gateway, HostKeys, Identity, Method, Proxy};
 use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::authentication::{AuthenticationError, authenticate};
-use super::carrier::Carrier;
+use super::authentication::AuthenticationError;
+use super::bare::{self, Bare};
 use super::dial::dial;
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
-use super::more_host_keys::{Announced, MoreHostKeys};
+use super::more_host_keys::MoreHostKeys;
 use super::openssh::{self, OpenSsh, OpenSshError};
 use super::proxy::ProxyError;
 use super::questions::Questions;
+use super::session::{Session, pass_back, pass_jumps};
 use super::ssh_config::{Completed, SshConfigError, Unsaid, completed};
 use super::way::{EngineInUse, Way};
 use crate::capture_session::{MarkedSockets, NoSocket};
@@ -236,15 +235,18 @@ pub struct Connection {
     pub way: Way,
     driver: adit_link::Driver,
     carried_by: CarriedBy,
-    // Dropping a handle would end its session.
-    /// The sessions with jump hosts, the first one's first.
-    jumps: Vec<Handle<HostKeyCheck>>,
 }
 
-/// What the link runs in.
+/// What the link runs in. Dropping it ends it.
 enum CarriedBy {
-    Embedded(Handle<HostKeyCheck>, Option<MoreHostKeys>),
-    OpenSsh(Box<OpenSsh>),
+    Embedded(Box<Session>, Option<MoreHostKeys>),
+    /// One connection a flow.
+    Bare(Bare),
+    OpenSsh {
+        ssh: Box<OpenSsh>,
+        /// The sessions with jump hosts, the first one's first.
+        jumps: Vec<Handle<HostKeyCheck>>,
+    },
 }
 
 impl std::fmt::Debug for Connection {
@@ -256,11 +258,11 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Carries the link until it ends.
     pub async fn run(self) -> LinkEnd {
-        let end = match self.carried_by {
-            CarriedBy::Embedded(ssh, more) => {
+        match self.carried_by {
+            CarriedBy::Embedded(session, more) => {
                 let noting = async {
                     if let Some(more) = more {
-                        more.note(&ssh).await;
+                        more.note(&session.ssh).await;
                     }
                     std::future::pending::<LinkEnd>().await
                 };
@@ -268,22 +270,17 @@ impl Connection {
                     end = self.driver.run() => end,
                     end = noting => end,
                 };
-                say_goodbye(&ssh).await;
+                session.close().await;
                 end
             }
-            CarriedBy::OpenSsh(ssh) => ssh.ended(self.driver.run().await).await,
-        };
-        for ssh in self.jumps.iter().rev() {
-            say_goodbye(ssh).await;
+            CarriedBy::Bare(_bare) => self.driver.run().await,
+            CarriedBy::OpenSsh { ssh, jumps } => {
+                let end = ssh.ended(self.driver.run().await).await;
+                pass_back(&jumps).await;
+                end
+            }
         }
-        end
     }
-}
-
-async fn say_goodbye(ssh: &Handle<HostKeyCheck>) {
-    let goodbye = ssh.disconnect(russh::Disconnect::ByApplication, "the link has ended", "en");
-    // The peer may be gone already; a goodbye that can't be said changes nothing.
-    let _ = timeout(Duration::from_secs(1), goodbye).await;
 }
 
 /// Dials, passes jump hosts, checks host keys, authenticates and opens the link.
@@ -298,20 +295,31 @@ pub async fn connect(
     match engine {
         EngineInUse::Embedded if by_command => Err(ConnectError::ByCommand),
         EngineInUse::Embedded => {
-            let (carrier, jumps) = pass_jumps(&target, sockets, questions).await?;
             let (announced, more) = MoreHostKeys::of(&target).unzip();
-            let (ssh, backlog) = enter(&target, sockets, questions, carrier, announced).await?;
-            let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&ssh, backlog)).await;
-            let (link, driver) = opened.map_err(|_| ConnectError::TimedOut {
+            let session = Session::open(&target, sockets, questions, announced).await?;
+            let opened = timeout(HANDSHAKE_TIMEOUT, open_link(&session)).await;
+            let opened = opened.map_err(|_| ConnectError::TimedOut {
                 step: "opening the link",
                 after: HANDSHAKE_TIMEOUT,
-            })??;
+            })?;
+            if let Err(ConnectError::NoSubsystem) = opened {
+                let way = way.one_connection_a_flow();
+                let (link, driver, bare) = bare::open(&target, session, sockets, questions).await?;
+                let carried_by = CarriedBy::Bare(bare);
+                return Ok(Connection {
+                    link,
+                    way,
+                    driver,
+                    carried_by,
+                });
+            }
+            let (link, driver) = opened?;
+            let carried_by = CarriedBy::Embedded(Box::new(session), more);
             Ok(Connection {
                 link,
                 way,
                 driver,
-                carried_by: CarriedBy::Embedded(ssh, more),
-                jumps,
+                carried_by,
             })
         }
         EngineInUse::OpenSsh => {
@@ -320,12 +328,13 @@ pub async fn connect(
                 false => connection_for_ssh(&target, sockets, questions).await?,
             };
             let (link, driver, ssh) = openssh::open(&target, asked_for, connection).await?;
+            let ssh = Box::new(ssh);
+            let carried_by = CarriedBy::OpenSsh { ssh, jumps };
             Ok(Connection {
                 link,
                 way,
                 driver,
-                carried_by: CarriedBy::OpenSsh(Box::new(ssh)),
-                jumps,
+                carried_by,
             })
         }
     }
@@ -345,79 +354,6 @@ async fn connection_for_ssh(
     Ok((Some(connection), jumps))
 }
 
-/// Sessions with the jump hosts, and what leads on from the last one.
-async fn pass_jumps(
-    target: &Target,
-    sockets: &MarkedSockets,
-    questions: &Questions,
-) -> Result<(Option<Carrier>, Vec<Handle<HostKeyCheck>>), ConnectError> {
-    let mut jumps = Vec::new();
-    let mut carrier = None;
-    for (index, jump) in target.via.iter().enumerate() {
-        let at_jump = |error| ConnectError::OnTheWay {
-            place: format!("jump host {}", jump.gateway),
-            error: Box::new(error),
-        };
-        let next = target.via.get(index + 1).unwrap_or(target);
-        let passed = async {
-            let (ssh, backlog) = enter(jump, sockets, questions, carrier.take(), None).await?;
-            let onwards = Carrier::onwards(&ssh, backlog, next).await?;
-            Ok((ssh, onwards))
-        };
-        let (ssh, onwards) = passed.await.map_err(at_jump)?;
-        jumps.push(ssh);
-        carrier = Some(onwards);
-    }
-    Ok((carrier, jumps))
-}
-
-/// A session with `target` on a carrier that leads there, or else dialled.
-async fn enter(
-    target: &Target,
-    sockets: &MarkedSockets,
-    questions: &Questions,
-    carrier: Option<Carrier>,
-    announced: Option<Announced>,
-) -> Result<(Handle<HostKeyCheck>, Backlog), ConnectError> {
-    let carrier = match carrier {
-        Some(carrier) => carrier,
-        None => Carrier::of(dial(target, sockets).await?),
-    };
-    let backlog = carrier.backlog();
-    let mut ssh = match carrier {
-        Carrier::Tcp(socket) => handshake(target, socket, questions, announced).await?,
-        Carrier::Channel(socket) => handshake(target, socket, questions, announced).await?,
-    };
-    authenticate(&mut ssh, target, questions).await?;
-    Ok((ssh, backlog))
-}
-
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    target: &Target,
-    socket: S,
-    questions: &Questions,
-    announced: Option<Announced>,
-) -> Result<Handle<HostKeyCheck>, ConnectError> {
-    let gateway = &target.gateway;
-    let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
-    let config = Arc::new(client_config(&known));
-    let check = HostKeyCheck {
-        gateway: gateway.clone(),
-        files: target.known_hosts.clone(),
-        known,
-        unknown_is: target.host_keys,
-        questions: questions.clone(),
-        announced,
-    };
-    let connecting = client::connect_stream(config, socket, check);
-    let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
-    let timed_out = ConnectError::TimedOut {
-        step: "exchanging keys",
-        after: HANDSHAKE_TIMEOUT,
-    };
-    Ok(connected.map_err(|_| timed_out)??)
-}
-
 pub(super) fn client_config(known: &KnownHost) -> client::Config {
     let mut config = client::Config::default();
     adit_link::ssh::tune_client(&mut config, Rekey::default());
@@ -434,17 +370,14 @@ pub(super) fn client_config(known: &KnownHost) -> client::Config {
     config
 }
 
-async fn open_link(
-    ssh: &Handle<HostKeyCheck>,
-    backlog: Backlog,
-) -> Result<(Link, adit_link::Driver), ConnectError> {
-    let mut channel = ssh.channel_open_session().await?;
+async fn open_link(session: &Session) -> Result<(Link, adit_link::Driver), ConnectError> {
+    let mut channel = session.ssh.channel_open_session().await?;
     channel
         .request_subsystem(true, adit_link::ssh::SUBSYSTEM)
         .await?;
     accepted(&mut channel).await?;
     let (reader, writer) = adit_link::ssh::split(channel);
-    let writer = writer.paced_by(backlog);
+    let writer = writer.paced_by(session.backlog.clone());
     Ok(adit_link::initiate(reader, writer, Limits::default()).await?)
 }
 

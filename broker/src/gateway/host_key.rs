@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use adit_rules::{Gateway, HostKeys};
+use russh::client::Session;
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::{ChannelId, ChannelOpenFailure};
+use tokio::sync::mpsc;
 
 use super::host_certificate::CertificateFault;
 use super::known_hosts::{self, Certified, KnownHost, Place, Verdict};
@@ -92,6 +95,9 @@ pub(super) enum SessionError {
     HostKey(#[from] HostKeyRejection),
 }
 
+/// Characters of the words for a refused channel.
+const LONGEST_REFUSAL: usize = 200;
+
 /// The callbacks of one SSH connection.
 #[derive(Debug)]
 pub(super) struct HostKeyCheck {
@@ -104,6 +110,8 @@ pub(super) struct HostKeyCheck {
     pub(super) questions: Questions,
     /// Where more host keys are announced, if anyone wants to hear of them.
     pub(super) announced: Option<Announced>,
+    /// Where the words go with which the server refuses a channel; what nobody waits for is left out.
+    pub(super) refusals: mpsc::Sender<String>,
 }
 
 impl russh::client::Handler for HostKeyCheck {
@@ -131,6 +139,21 @@ impl russh::client::Handler for HostKeyCheck {
             // Nobody listens any more when the link could not be opened.
             let _ = announced.try_send(keys);
         }
+        Ok(())
+    }
+
+    async fn channel_open_failure(
+        &mut self,
+        _: ChannelId,
+        _: ChannelOpenFailure,
+        description: &str,
+        _: &str,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let words = description.chars().filter(|it| !it.is_control());
+        let _ = self
+            .refusals
+            .try_send(words.take(LONGEST_REFUSAL).collect());
         Ok(())
     }
 }

@@ -232,6 +232,7 @@ impl Rig {
             unknown_is: HostKeys::Strict,
             questions: Questions::default(),
             announced: None,
+            refusals: tokio::sync::mpsc::channel(1).0,
         };
         let socket = tokio::io::join(output, input);
         let connected = russh::client::connect_stream(config, socket, check).await;

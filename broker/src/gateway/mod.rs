@@ -3,6 +3,7 @@
 mod agent;
 mod askpass;
 mod authentication;
+mod bare;
 mod carrier;
 mod connection;
 mod dial;
@@ -19,6 +20,7 @@ mod proxy;
 mod public_key;
 mod questions;
 mod secret;
+mod session;
 mod ssh_config;
 mod unlocking;
 mod way;

@@ -130,6 +130,7 @@ mod tests {
             known,
             unknown_is: HostKeys::Strict,
             questions: Questions::default(),
+            refusals: mpsc::channel(1).0,
             announced: None,
         };
         let connected = russh::client::connect_stream(config, near, check).await;

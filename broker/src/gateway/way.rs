@@ -47,6 +47,13 @@ impl EngineInUse {
 }
 
 impl Way {
+    pub(super) fn one_connection_a_flow(self) -> Self {
+        Self {
+            because: "the gateway has no adit-link: one SSH connection for each flow",
+            ..self
+        }
+    }
+
     pub(super) fn of(target: &Target, engine: EngineInUse, because: &'static str) -> Self {
         let first = target.via.first().unwrap_or(target);
         Self {

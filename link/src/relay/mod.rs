@@ -1,5 +1,6 @@
 //! The relay: bytes, ends and resets between a TCP socket and a stream, or another socket.
 
+mod chunks;
 mod fault;
 mod sockets;
 
@@ -23,6 +24,7 @@ use crate::readiness;
 use crate::stream::Stream;
 use fault::{Fault, Guarded};
 
+pub use chunks::relay_chunks;
 pub use sockets::relay_tcp;
 
 /// Pieces written to a socket at once.

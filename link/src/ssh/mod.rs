@@ -29,10 +29,14 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Message for S {}
 pub fn split<S: Message>(channel: Channel<S>) -> (ChannelReader, ChannelWriter<S>) {
     let (read, write) = channel.split();
     (
-        ChannelReader { read },
+        ChannelReader {
+            read,
+            says_its_end: false,
+        },
         ChannelWriter {
             write,
             backlog: None,
+            closes: true,
         },
     )
 }
@@ -40,6 +44,24 @@ pub fn split<S: Message>(channel: Channel<S>) -> (ChannelReader, ChannelWriter<S
 /// The receiving half of a channel.
 pub struct ChannelReader {
     read: ChannelReadHalf,
+    says_its_end: bool,
+}
+
+impl ChannelReader {
+    /// Takes only the peer's word that nothing more comes for the end. A channel that is closed or lost without it has failed, so
+    /// that half a transfer is not taken for a whole one.
+    #[must_use]
+    pub fn saying_its_end(mut self) -> Self {
+        self.says_its_end = true;
+        self
+    }
+
+    fn cut_off(&self) -> io::Result<Option<Bytes>> {
+        if self.says_its_end {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(None)
+    }
 }
 
 impl ReadChunks for ChannelReader {
@@ -48,11 +70,14 @@ impl ReadChunks for ChannelReader {
             if let ChannelMsg::Data { data } = message {
                 return Ok(Some(data));
             }
-            if matches!(message, ChannelMsg::Eof | ChannelMsg::Close) {
+            if matches!(message, ChannelMsg::Eof) {
                 return Ok(None);
             }
+            if matches!(message, ChannelMsg::Close) {
+                return self.cut_off();
+            }
         }
-        Ok(None)
+        self.cut_off()
     }
 }
 
@@ -60,6 +85,7 @@ impl ReadChunks for ChannelReader {
 pub struct ChannelWriter<S: Message> {
     write: ChannelWriteHalf<S>,
     backlog: Option<Backlog>,
+    closes: bool,
 }
 
 impl<S: Message> ChannelWriter<S> {
@@ -68,6 +94,13 @@ impl<S: Message> ChannelWriter<S> {
     #[must_use]
     pub fn paced_by(mut self, backlog: Backlog) -> Self {
         self.backlog = Some(backlog);
+        self
+    }
+
+    /// Says only that no more is sent when it has finished: the channel goes on in the other direction until it is dropped.
+    #[must_use]
+    pub fn half_closing(mut self) -> Self {
+        self.closes = false;
         self
     }
 }
@@ -82,6 +115,9 @@ impl<S: Message> WriteChunks for ChannelWriter<S> {
 
     async fn finish(&mut self) -> io::Result<()> {
         self.write.eof().await.map_err(io::Error::other)?;
+        if !self.closes {
+            return Ok(());
+        }
         self.write.close().await.map_err(io::Error::other)
     }
 }

@@ -1,0 +1,184 @@
+//! A gateway that is a stock sshd and knows of no link: each flow in an SSH connection of its own.
+
+use std::time::Duration;
+
+use adit_tests::{
+    Broker, Capture, Conversation, Flow, Gateway, Host, Lab, Order, Process, User, address,
+    rules_for_networks, until, way,
+};
+use anyhow::{Result, ensure};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Started {
+    lab: Lab,
+    broker: Broker,
+    sshd: Process,
+    _capture: Capture,
+}
+
+/// An sshd at the zone's edge with `more` in its configuration, and Alice's broker.
+fn started(more: &str) -> Result<Started> {
+    let lab = Lab::new()?;
+    let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, more)?;
+    let capture = Capture::start(&lab)?;
+    let networks = [address::ZONE, address::ZONE6];
+    let rules = rules_for_networks(User::Alice, &networks);
+    let usual = Gateway::for_user(User::Alice);
+    let rules = rules.replace(&usual, usual.trim_end_matches(":443"));
+    let broker = Broker::start(&lab, User::Alice, &rules)?;
+    Ok(Started {
+        lab,
+        broker,
+        sshd,
+        _capture: capture,
+    })
+}
+
+impl Started {
+    fn as_direct(&self, talk: &Conversation<'_>) -> Result<()> {
+        talk.hold(&self.lab, &self.lab.client())?
+            .same_as(&talk.hold(&self.lab, &self.lab.direct())?)
+    }
+
+    fn is(&self, state: &str) -> Result<()> {
+        until(&format!("the zone to be {state}"), PATIENCE, || {
+            Ok(self.broker.status(&self.lab)?["zones"][0]["state"] == state)
+        })
+    }
+
+    /// A program that connects to `to` is told `told`, and `adit flows` has `reason`.
+    fn turned_away(&self, to: &str, told: &str, reason: &str) -> Result<Flow> {
+        let dialled = self
+            .lab
+            .client()
+            .argv(&["adit-peer", "dial", to, "end"])?
+            .ok()?;
+        let steps = adit_tests::sights(&dialled)?.remove(0).steps;
+        let last = steps.last().cloned().unwrap_or_default();
+        let expected = match Order::of_this_run() {
+            Order::Honest => format!("connect: {told}"),
+            Order::Early => "End: connection reset".to_owned(),
+        };
+        ensure!(last == expected, "{to}: {steps:?}");
+        let flow = self
+            .broker
+            .flow(&self.lab, "the flow", |flow| flow.destination == to)?;
+        let said = flow.reason.clone().unwrap_or_default();
+        ensure!(said.contains(reason), "`{reason}` is not in `{said}`");
+        Ok(flow)
+    }
+}
+
+#[test]
+fn programs_see_what_they_see_directly() -> Result<()> {
+    let started = started("")?;
+    for (client, server) in [
+        (
+            "send 100K; expect 3; finish; end",
+            "expect 100K; send 3; end",
+        ),
+        ("finish; expect 100K; end", "end; send 100K"),
+        (
+            "expect 100K; end; send 100K",
+            "send 100K; finish; expect 100K; end",
+        ),
+        ("both 300K; finish; end", "both 300K; end"),
+    ] {
+        started.as_direct(&Conversation::new(client, server))?;
+    }
+    started.as_direct(&Conversation::new("ping 20; finish; end", "echo").at(address::SERVER6))?;
+    started.as_direct(&Conversation::new("ping 20; finish; end", "echo").times(50))?;
+    let zone = started.broker.status(&started.lab)?["zones"][0].clone();
+    let because = zone["engine_because"].as_str().unwrap_or_default();
+    ensure!(because.contains("no adit-link"), "{zone}");
+    Ok(())
+}
+
+#[test]
+fn bulk_both_ways_never_stands_still() -> Result<()> {
+    started("")?.as_direct(
+        &Conversation::new("number; both 64M; finish; end", "number; both 64M; end").times(2),
+    )
+}
+
+#[test]
+fn what_is_refused_unreachable_and_denied_is_told() -> Result<()> {
+    let started = started("PermitOpen 198.51.100.10:81 198.51.100.99:80")?;
+    let refused = format!("{}:81", address::SERVER);
+    started.turned_away(
+        &refused,
+        "connection refused",
+        "refused: Connection refused",
+    )?;
+    let nobody = format!("{}:80", address::NOBODY);
+    started.turned_away(&nobody, "host unreachable", "unreachable: No route to host")?;
+    let denied = format!("{}:82", address::SERVER);
+    started.turned_away(
+        &denied,
+        "host unreachable",
+        "denied: its sshd does not allow it",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn a_program_that_stops_reading_stalls_nobody() -> Result<()> {
+    let started = started("")?;
+    let stuck = Conversation::new("expect 1000; pause 60000", "flood");
+    let (_listener, to) = stuck.listen(&started.lab)?;
+    let _dialler = stuck.dial(&started.lab.client(), to)?;
+    let mut before = 0;
+    until("the flow to be stuck", PATIENCE, || {
+        let flows = started.broker.flows(&started.lab)?;
+        let flow = flows.iter().find(|flow| flow.destination == to.to_string());
+        let now = flow.map(|flow| flow.down).unwrap_or_default();
+        let stands = now > 100_000 && now == before;
+        before = now;
+        Ok(stands)
+    })?;
+    started.as_direct(
+        &Conversation::new("number; both 4M; finish; end", "number; both 4M; end").times(4),
+    )
+}
+
+#[test]
+fn a_gateway_that_is_gone_is_noticed_and_used_when_it_is_back() -> Result<()> {
+    let mut started = started("")?;
+    started.is("up")?;
+    let cut = Conversation::new("expect 10; end", "send 10; pause 60000");
+    let (_listener, to) = cut.listen(&started.lab)?;
+    let mut cut = cut.dial(&started.lab.client(), to)?;
+    let to = to.to_string();
+    started.broker.flow(&started.lab, "an open flow", |flow| {
+        flow.destination == to && flow.down == 10
+    })?;
+    started.sshd.kill()?;
+    let end = ["pkill", "-KILL", "-u", User::Alice.name(), "-x", "sshd"];
+    started.lab.gateway().argv(&end)?.ok()?;
+    cut.end(PATIENCE)?;
+    let steps = adit_tests::sights(&cut.stdout())?.remove(0).steps;
+    let last = steps.last().map(String::as_str);
+    ensure!(last == Some("End: connection reset"), "{steps:?}");
+    started.is("down")?;
+    let file = format!("{}/jump_22_config", User::Root.home());
+    let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &file];
+    let _again = started.lab.gateway().start("sshd-again", &words)?;
+    started.is("up")?;
+    started.as_direct(&Conversation::new("both 10K; finish; end", "both 10K; end"))
+}
+
+#[test]
+fn connections_end_with_the_broker() -> Result<()> {
+    let mut started = started("")?;
+    started.as_direct(&Conversation::new("ping 20; finish; end", "echo").times(10))?;
+    started
+        .broker
+        .process
+        .signal(nix::sys::signal::Signal::SIGTERM)?;
+    started.broker.process.end(PATIENCE)?;
+    until("all of the user's connections to be gone", PATIENCE, || {
+        let words = ["pgrep", "-u", User::Alice.name(), "-x", "sshd"];
+        Ok(!started.lab.gateway().argv(&words)?.success())
+    })
+}
