@@ -60,8 +60,9 @@ e2e: deps programs ## Only the end-to-end tests, with the programs built first; 
 	exit $$red
 
 .PHONY: fuzz
-fuzz: ## Rule files that nobody would write, for a minute or SECONDS=…; none may panic or take long
+fuzz: ## Rule files, keys, certificates and revocation lists that nobody would write, for a minute each or SECONDS=…
 	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-rules --test fuzz -- --nocapture
+	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-server --test fuzz -- --nocapture
 
 .PHONY: probe
 probe: deps ## What connect() tells a program through Adit, redsocks + ssh -D and sshuttle (installs them when missing)
