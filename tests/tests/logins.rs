@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use adit_tests::{
-    Broker, Capture, Gateway, Lab, Process, User, address, control_socket, rules_for_networks,
-    until,
+    Broker, Capture, Gateway, Host, Lab, Process, User, address, control_socket,
+    rules_for_networks, until,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -428,4 +428,51 @@ fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
     rig.up(&broker)?;
     ensure!(rig.zone(&broker)?["questions"] == json!([]));
     Ok(())
+}
+
+#[test]
+fn two_keys_one_after_the_other() -> Result<()> {
+    let rig = Rig::with_sshd(
+        "true",
+        "PasswordAuthentication no\nAuthenticationMethods publickey,publickey",
+    )?;
+    let broker = rig.broker("", &[])?;
+    rig.down(&broker, &["refused user adit-alice"])?;
+    rig.alice(
+        "cd .ssh; ssh-keygen -q -t rsa -b 2048 -N '' -f id_rsa; cat id_rsa.pub >>authorized_keys",
+    )?;
+    rig.up(&broker)
+}
+
+/// The code that RFC 6238 gives now, by Python's own HMAC.
+const CODE: &str = "import base64, hashlib, hmac, struct, time
+key = base64.b32decode('JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP')
+mac = hmac.new(key, struct.pack('>Q', int(time.time()) // 30), hashlib.sha1).digest()
+at = mac[-1] & 15
+print('%06d' % ((struct.unpack('>I', mac[at:at + 4])[0] & 0x7fffffff) % 1000000))";
+
+#[test]
+fn a_key_a_password_and_a_code_at_adit_server() -> Result<()> {
+    let mut rig = Rig::start()?;
+    rig.gateway.process.kill()?;
+    let service = rig.lab.gateway().user(User::Service);
+    let prepare = format!(
+        "cd /run/lab/gateway; umask 077
+         echo adit-alice:JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP >totp
+         echo \"adit-alice:$(echo '{WORD}' | adit-server hash-password)\" >passwords
+         sed 's|^policy:|methods: [\"publickey,password,totp\"]\\ntotp: /run/lab/gateway/totp\\npasswords: /run/lab/gateway/passwords\\npolicy:|' gateway.yaml >asking.yaml"
+    );
+    service.sh(&prepare)?.ok()?;
+    let service = rig.lab.gateway().user(User::Service);
+    let words = ["adit-server", "--config", "/run/lab/gateway/asking.yaml"];
+    rig.gateway.process = service.start("asking", &words)?;
+    let gateway = &mut rig.gateway.process;
+    gateway.ready_when("the gateway", PATIENCE, || {
+        rig.lab.listening(Host::Gateway, 443)
+    })?;
+    let keys = "    identity: ~/.ssh/id_ed25519\n    methods: [publickey, keyboard-interactive]\n";
+    let broker = rig.broker(keys, &[])?;
+    let code = rig.lab.client().argv(&["python3", "-c", CODE])?.ok()?;
+    let answers = [WORD, code.trim()];
+    let_in_after(&rig, &broker, "keyboard-interactive", &answers)
 }
