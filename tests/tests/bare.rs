@@ -182,3 +182,28 @@ fn connections_end_with_the_broker() -> Result<()> {
         Ok(!started.lab.gateway().argv(&words)?.success())
     })
 }
+
+#[test]
+fn a_connection_that_is_lost_resets_its_flow_and_no_other_thing() -> Result<()> {
+    let started = started("")?;
+    started.is("up")?;
+    let cut = Conversation::new("expect 10; end", "send 10; pause 60000");
+    let (_listener, to) = cut.listen(&started.lab)?;
+    let mut cut = cut.dial(&started.lab.client(), to)?;
+    let to = to.to_string();
+    started.broker.flow(&started.lab, "an open flow", |flow| {
+        flow.destination == to && flow.down == 10
+    })?;
+    // The oldest carries nothing: it stands for the gateway.
+    let all = format!("pgrep -u {} -x sshd", User::Alice.name());
+    let line = format!("kill -KILL $({all} | grep -vx \"$({all} -o)\")");
+    started.lab.gateway().sh(&line)?.ok()?;
+    cut.end(PATIENCE)?;
+    let steps = adit_tests::sights(&cut.stdout())?.remove(0).steps;
+    let last = steps.last().map(String::as_str);
+    ensure!(last == Some("End: connection reset"), "{steps:?}");
+    started.as_direct(&Conversation::new("both 10K; finish; end", "both 10K; end"))?;
+    let log = started.broker.process.stderr();
+    ensure!(!log.contains("link lost"), "{log}");
+    Ok(())
+}
