@@ -19,6 +19,7 @@ for file; do
 	*) eval "$to=\"\$$to --test \$file\"" ;;
 	esac
 done
+[ -n "$together$alone" ] || exit 0
 $build $together $alone || exit
 
 red=0

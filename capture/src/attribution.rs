@@ -27,8 +27,10 @@ pub use hashes::Hashes;
 
 use crate::sock_diag::{Diag, DiagError};
 
-/// How far up a socket is followed that was handed down from parent to child.
+/// How far up a socket is followed that may have been handed down from parent to child.
 const GENERATIONS: usize = 16;
+/// So many descendants of a process are looked at, rather than all processes.
+const DESCENDANTS: usize = 256;
 
 /// How a process is looked at for a socket.
 type Look = fn(&mut Memory, &Arc<Handle>, u64) -> Option<Holder>;
@@ -101,8 +103,11 @@ impl Attributor {
     /// Which process of that user holds the socket, if it is where the last ones were: some microseconds. `None` says nothing.
     pub fn process_at_hand(&mut self, owner: &Owner) -> Option<Process> {
         let holder = self.processes.recall(owner)?;
-        let is_its_own = holder.process.has_for_itself(owner.inode);
-        is_its_own.then(|| self.named(holder)).flatten()
+        if !holder.process.has_for_itself(owner.inode) {
+            return None;
+        }
+        let is_alone = holder.process.has_no_children();
+        is_alone.then(|| self.named(holder)).flatten()
     }
 
     /// Which process of that user made the connection: the one that holds the socket. `None`: not found or not readable; in a
@@ -157,51 +162,88 @@ impl Attributor {
         })
     }
 
-    /// A socket is handed down to whoever its process starts. So a parent that holds it too has made it; and if parent and child
-    /// are not the same program, nobody can say which of them connects it: `None`.
+    /// A socket is handed down to whoever its process starts. So a process above that holds it too has made it; and if not all that
+    /// hold it are the same program, nobody can say which of them connects it: `None`.
     fn maker(&mut self, holder: Holder, owner: &Owner) -> Option<Holder> {
         if holder.process.has_for_itself(owner.inode) {
+            self.agree_below(&holder.process, &holder, owner)?;
             return Some(holder);
         }
+        let above = match holder.keeps_it_to_itself() {
+            true => Above::Nobody(holder.clone()),
+            false => self.above(&holder, owner)?,
+        };
+        let (maker, family) = match above {
+            Above::Nobody(maker) => (maker, None),
+            Above::Family(maker, family) => (maker, Some(family)),
+        };
+        let below = self.agree_below(&maker.process, &maker, owner)?;
+        // A program that opens one connection is not worth it.
+        if self.processes.knows(&holder.process) {
+            let family = family.map(|family| [family, below].concat());
+            holder.process.note_shared(family.as_ref());
+        }
+        Some(maker)
+    }
+
+    /// Who made a socket that may be handed down, and of whom its holder descends: of those each may have it, and of what the
+    /// nearest has started.
+    fn above(&mut self, holder: &Holder, owner: &Owner) -> Option<Above> {
         let mut maker = holder.clone();
         let mut family = Vec::new();
-        let mut is_whole = true;
-        for _ in 0..GENERATIONS {
-            let status = maker.process.status()?;
-            let (parent, is_certain) = match ancestors::parent(&maker.process, &status) {
+        let (mut last, mut holds) = (Arc::clone(&holder.process), true);
+        for generation in 0..GENERATIONS {
+            let status = last.status()?;
+            let (parent, is_certain) = match ancestors::parent(&last, &status) {
                 Parent::Is(parent, its) => (Some(parent), status.is_born_to(&its)),
                 Parent::Nobody | Parent::Unknown => (None, false),
             };
-            is_whole &= is_certain;
-            // Its true parent may have ended, and have left others that hold it.
-            if !is_certain && !self.is_alone(&maker, owner)? {
-                return None;
+            if !is_certain {
+                // Its true parent may have ended, and have left others that hold it.
+                let is_maker = !holds || self.is_alone(&maker, owner)?;
+                return is_maker.then_some(Above::Nobody(maker));
             }
-            let Some(parent) = parent.filter(|parent| parent.uid == owner.uid) else {
+            let parent = parent.filter(|parent| parent.uid == owner.uid);
+            let Some(parent) = parent.map(Arc::new) else {
                 break;
             };
-            family.push(Arc::new(parent));
-            let Some(above) = self.processes.scan(family.last()?, owner.inode) else {
-                break;
-            };
-            is_same_program(&above, &maker)?;
-            maker = above;
+            let above = self.processes.scan(&parent, owner.inode);
+            holds = above.is_some();
+            if let Some(above) = above {
+                is_same_program(&above, &maker)?;
+                maker = above;
+            } else if generation == 0 {
+                family.extend(self.agree_below(&parent, &maker, owner)?);
+            }
+            family.push(Arc::clone(&parent));
+            last = parent;
         }
-        for child in maker.process.children() {
+        Some(Above::Family(maker, family))
+    }
+
+    /// Those that descend from `top`. `None`: one of them holds the socket and is another program than `maker`.
+    fn agree_below(
+        &mut self,
+        top: &Handle,
+        maker: &Holder,
+        owner: &Owner,
+    ) -> Option<Vec<Arc<Handle>>> {
+        let (mut found, mut next) = (Vec::new(), top.children());
+        while let Some(child) = next.pop() {
+            if found.len() == DESCENDANTS {
+                return self.is_alone(maker, owner)?.then_some(found);
+            }
             let child = Handle::open(child).filter(|child| child.uid == owner.uid);
             let Some(child) = child.map(Arc::new) else {
                 continue;
             };
             if let Some(below) = self.processes.scan(&child, owner.inode) {
-                is_same_program(&below, &maker)?;
+                is_same_program(&below, maker)?;
             }
-            family.push(child);
+            next.extend(child.children());
+            found.push(child);
         }
-        // A program that opens one connection is not worth it.
-        if self.processes.knows(&holder.process) {
-            holder.process.note_shared(is_whole.then_some(&family));
-        }
-        Some(maker)
+        Some(found)
     }
 
     /// Whether all that hold the socket run the same binary.
@@ -218,6 +260,12 @@ impl Attributor {
             met.push(other.process.pid);
         }
     }
+}
+
+/// Who made a socket, and the processes of whom its holder descends, where all of them are known.
+enum Above {
+    Nobody(Holder),
+    Family(Holder, Vec<Arc<Handle>>),
 }
 
 impl Process {

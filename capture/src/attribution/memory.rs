@@ -55,6 +55,14 @@ pub(super) struct Memory {
     sockets: HashMap<u64, Sight>,
 }
 
+impl Holder {
+    /// Whether no program that its process starts can have the socket from it, and it has it from none itself: what is closed when a
+    /// program is started was opened since. `false` also where that is not known.
+    pub(super) fn keeps_it_to_itself(&self) -> bool {
+        self.process.closes_on_exec(self.descriptor) == Some(true)
+    }
+}
+
 impl Memory {
     /// Looks where the socket was seen, then at what the last processes opened since: some microseconds.
     pub(super) fn recall(&mut self, owner: &Owner) -> Option<Holder> {

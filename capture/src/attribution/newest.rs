@@ -1,7 +1,8 @@
 //! The processes that were started last: most connections are those of a program that was just started.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
 
 use super::process::Handle;
 
@@ -56,9 +57,11 @@ impl Met {
 }
 
 /// The number of the last process or thread that was made in our process namespace (proc(5), `/proc/loadavg`).
-fn last_given() -> Option<u32> {
+pub(super) fn last_given() -> Option<u32> {
+    static LOADS: OnceLock<Option<File>> = OnceLock::new();
+    let loads = LOADS.get_or_init(|| File::open("/proc/loadavg").ok());
     let mut line = [0; LINE];
-    let length = File::open("/proc/loadavg").ok()?.read(&mut line).ok()?;
+    let length = loads.as_ref()?.read_at(&mut line, 0).ok()?;
     let line = std::str::from_utf8(line.get(..length)?).ok()?;
     line.split_whitespace().last()?.parse().ok()
 }

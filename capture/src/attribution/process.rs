@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io;
 
+use super::newest;
+
 /// What the kernel appends to the path of what was removed and is still in use.
 const DELETED: &[u8] = b" (deleted)";
 /// What is read at once: the kernel writes most of these files anew for whoever reads their beginning.
@@ -35,6 +37,8 @@ pub(super) struct Handle {
     binary: Mutex<Option<Binary>>,
     /// The sockets that it may have shared with others when that was noted, in order; unless these were too many.
     shared: OnceLock<Option<Vec<u64>>>,
+    /// Its children when they were listed last, and the last number that had been given to a process then.
+    children: Mutex<Option<(u32, Vec<u32>)>>,
 }
 
 /// What a process runs.
@@ -51,6 +55,11 @@ pub(super) struct File {
     inode: u64,
     changed: (i64, i64),
 }
+
+/// `O_CLOEXEC` (open(2)), as `fdinfo` has it.
+const CLOSED_ON_EXEC: u32 = 0o2_000_000;
+/// What is said of one descriptor is about 100 bytes.
+const MOST_OF_A_DESCRIPTOR: usize = 4096;
 
 /// The process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +110,7 @@ impl Handle {
             directory,
             binary: Mutex::new(None),
             shared: OnceLock::new(),
+            children: Mutex::new(None),
         })
     }
 
@@ -122,6 +132,32 @@ impl Handle {
 
     /// The processes that its threads started and that have not ended (proc(5), `children`).
     pub(super) fn children(&self) -> Vec<u32> {
+        // Whoever is started while they are listed has a later number.
+        let last = newest::last_given();
+        if let Some(children) = self.children_as_of(last) {
+            return children;
+        }
+        let children = self.list_children();
+        *self.listed_children() = last.map(|last| (last, children.clone()));
+        children
+    }
+
+    /// Whether it surely has none, as far as that is known by some system calls: nothing was started on the whole host since they
+    /// were listed, or there is but one list.
+    pub(super) fn has_no_children(&self) -> bool {
+        match self.children_as_of(newest::last_given()) {
+            Some(children) => children.is_empty(),
+            None => !self.has_threads() && self.children().is_empty(),
+        }
+    }
+
+    fn children_as_of(&self, last: Option<u32>) -> Option<Vec<u32>> {
+        let listed = self.listed_children();
+        let (as_of, children) = listed.as_ref()?;
+        (Some(*as_of) == last).then(|| children.clone())
+    }
+
+    fn list_children(&self) -> Vec<u32> {
         let threads = match self.has_threads() {
             true => self.numbers("task").unwrap_or_default(),
             false => vec![self.pid],
@@ -134,6 +170,19 @@ impl Handle {
             numbers.collect::<Vec<u32>>()
         });
         children.collect()
+    }
+
+    fn listed_children(&self) -> MutexGuard<'_, Option<(u32, Vec<u32>)>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this descriptor is not there any more in a program that it starts (proc(5), `fdinfo`).
+    pub(super) fn closes_on_exec(&self, descriptor: u32) -> Option<bool> {
+        let said = self.read(&format!("fdinfo/{descriptor}"), MOST_OF_A_DESCRIPTOR)?;
+        let said = std::str::from_utf8(&said).ok()?;
+        let flags = said.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        Some(flags & CLOSED_ON_EXEC != 0)
     }
 
     /// The inode of the socket behind a descriptor, if there is one.

@@ -16,6 +16,15 @@ pub(crate) const CASES: &[Case] = &[
         handed_down_to_another_program,
     ),
     ("handed_down_to_an_orphan", handed_down_to_an_orphan),
+    ("handed_down_and_given_up", handed_down_and_given_up),
+    (
+        "handed_down_by_one_that_is_known",
+        handed_down_by_one_that_is_known,
+    ),
+    (
+        "handed_down_over_a_generation",
+        handed_down_over_a_generation,
+    ),
     (
         "a_process_that_nobody_may_look_into",
         a_process_that_nobody_may_look_into,
@@ -124,6 +133,93 @@ fn handed_down_to_an_orphan() {
             .contains("PPid:\t1\n")
     });
     assert_eq!(program.owner(&mut broker), "unknown");
+}
+
+/// What starts a script's socket: to be handed down.
+const SOCKET: &str = "import os, socket, subprocess, sys
+def start(*words): return subprocess.Popen(words, close_fds=False)
+s = socket.socket()
+os.set_inheritable(s.fileno(), True)
+connect = f\"import socket; s = socket.socket(fileno={s.fileno()}); s.connect(('127.0.0.1', 7001)); s.recv(1)\"
+";
+
+fn script(broker: &mut crate::lab::Puppet, text: &str) -> Program {
+    std::fs::write("/run/opt/script.py", format!("{SOCKET}{text}")).unwrap();
+    Program::start(broker, "exec /usr/bin/python3 script.py")
+}
+
+/// Two that have it from a parent which closed its own: one of them connects.
+fn handed_down_and_given_up() {
+    let mut broker = broker(&[("/usr/bin/python3", "other"), ("sleep", "tool")]);
+    let starts = [
+        "start('/run/bin/tool', '60'), start('/run/bin/other', '-c', connect)",
+        "start('/run/bin/other', '-c', connect), start('/run/bin/tool', '60')",
+    ];
+    for both in starts {
+        let text = format!("both = [{both}]\ns.close()\nfor one in both: one.wait()\n");
+        let program = script(&mut broker, &text);
+        let tool = until_some_runs("/run/bin/tool");
+        let descriptor = format!("/proc/{}/fd/3", program.pid());
+        until("its parent to have closed it", || {
+            std::fs::read_link(&descriptor).is_err()
+        });
+        for _ in 0..2 {
+            assert_eq!(program.owner(&mut broker), "unknown", "{both}");
+        }
+        sh(&format!("kill {tool}"));
+        until("the tool to end", || {
+            std::fs::read_link(format!("/proc/{tool}/exe")).is_err()
+        });
+        assert_eq!(program.owner(&mut broker), "/run/bin/other", "{both}");
+        sh("kill $(pidof /run/bin/other)");
+    }
+}
+
+/// One whose connections were its own so far.
+fn handed_down_by_one_that_is_known() {
+    let mut broker = broker(&[("/usr/bin/python3", "other")]);
+    let mut program = script(
+        &mut broker,
+        "kept = []
+for _ in range(4):
+    own = socket.create_connection(('127.0.0.1', 7001))
+    kept.append(own)
+    sys.stdin.readline()
+start('/run/bin/other', '-c', connect).wait()
+",
+    );
+    let python = sh("readlink -f /usr/bin/python3").trim().to_owned();
+    for _ in 0..4 {
+        assert_eq!(program.owner(&mut broker), python);
+        program.go_on_once();
+        let accepted = broker.expect("accept 0", "ok");
+        program.from = accepted.split(' ').next().unwrap().to_owned();
+    }
+    for _ in 0..2 {
+        assert_eq!(program.owner(&mut broker), "unknown");
+    }
+    sh("kill $(pidof /run/bin/other)");
+}
+
+/// One that made it, and what a child started that has closed it.
+fn handed_down_over_a_generation() {
+    let mut broker = broker(&[("/usr/bin/python3", "other"), ("sleep", "tool")]);
+    let program = script(
+        &mut broker,
+        "s.connect(('127.0.0.1', 7001))
+middle = f\"import os, subprocess; t = subprocess.Popen(['/run/bin/tool', '60'], close_fds=False); os.close({s.fileno()}); \\
+open('/run/opt/closed', 'w'); t.wait()\"
+start('/run/bin/other', '-c', middle).wait()
+",
+    );
+    until_some_runs("/run/bin/tool");
+    until("the one between to have closed it", || {
+        std::fs::exists("/run/opt/closed").unwrap()
+    });
+    for _ in 0..2 {
+        assert_eq!(program.owner(&mut broker), "unknown");
+    }
+    sh("kill $(pidof /run/bin/tool)");
 }
 
 /// A binary that its user may run and not read, as any program that asks for it (`PR_SET_DUMPABLE`): its descriptors are

@@ -1,5 +1,6 @@
 //! A program of a user that connects to a puppet and waits, however it was started.
 
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,12 @@ impl Program {
     /// Lets it go on that reads its standard input.
     pub(crate) fn go_on(&mut self) {
         drop(self.child.stdin.take());
+    }
+
+    /// Lets it go on to the next line that it reads.
+    pub(crate) fn go_on_once(&mut self) {
+        let input = self.child.stdin.as_mut().unwrap();
+        input.write_all(b"\n").unwrap();
     }
 
     pub(crate) fn kill(&mut self) {
