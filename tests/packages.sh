@@ -27,7 +27,7 @@ sudo=
 [ "$(id -u)" = 0 ] || sudo=sudo
 echo "installing$missing"
 
-# The lab starts servers of its own; those of the packages shall not start beside them.
+# The lab starts servers of its own; those of the packages shall not start beside them, nor after the next boot.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' | $sudo tee $policy >/dev/null
@@ -36,6 +36,16 @@ if [ ! -e $policy ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get -qq update
+installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u; }
+before=$(installed)
 # shellcheck disable=SC2086
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $missing
+if command -v systemctl >/dev/null; then
+    new=$(installed | grep -Fxv "$before" || true)
+    # shellcheck disable=SC2086
+    units=$(dpkg -L $new | sed -nE 's#^(/usr)?/lib/systemd/system/([^/@]*\.(service|socket))$#\2#p')
+    # shellcheck disable=SC2086
+    [ -z "$units" ] || $sudo systemctl --quiet disable $units >/dev/null 2>&1 ||
+        echo "some of these could not be disabled: $units" >&2
+fi
 command -v cargo >/dev/null

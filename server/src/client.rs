@@ -61,6 +61,8 @@ impl ConversationError {
             russh::Error::IO(_)
                 | russh::Error::HUP
                 | russh::Error::Disconnect
+                // As `ssh-keyscan` asks for each kind of key in a connection of its own.
+                | russh::Error::NoCommonAlgo { .. }
                 | russh::Error::ConnectionTimeout
                 | russh::Error::InactivityTimeout
                 | russh::Error::KeepaliveTimeout

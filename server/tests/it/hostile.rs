@@ -409,6 +409,24 @@ async fn two_hundred_hostile_connections_hinder_no_honest_client() {
     panic!("a new flow takes {ratios:?} of its usual time");
 }
 
+/// It asks for each kind of key in a connection of its own, and for most of them there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_the_host_key_may_log_in_afterwards() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "penalty_exempt: []");
+    let port = gateway.address.port().to_string();
+    let mut scan = std::process::Command::new("ssh-keyscan");
+    scan.args(["-p", &port, "127.0.0.1"]);
+    let keys = String::from_utf8(output(scan).stdout).expect("text");
+    assert!(keys.contains("ssh-ed25519"), "{keys}");
+    let mut ssh = site.ssh(gateway.address, "alice", "alice");
+    ssh.args(["-s", "adit-link"]);
+    let answer = output(ssh);
+    let stderr = String::from_utf8_lossy(&answer.stderr);
+    assert!(!stderr.contains("closed"), "{stderr}");
+    assert!(!answer.stdout.is_empty(), "the link's greeting: {stderr}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_whose_connections_come_to_nothing_is_not_listened_to_for_a_while() {
     let site = Site::new();
