@@ -18,7 +18,7 @@ endif
 END_TO_END := $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))
 ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
-ONE_ORDER := honest_% early rules_for_users bench identity lab why host_keys jumps logins proxies
+ONE_ORDER := honest_% early rules_for_users bench identity lab why host_keys jumps logins notices openssh proxies ssh_config
 BOTH_ORDERS := $(filter-out $(ONE_ORDER),$(END_TO_END))
 # The other tests.
 BESIDE_CODE := $(patsubst %,--test %,$(notdir $(patsubst %.rs,%,$(wildcard [!t]*/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard [!t]*/tests/*/main.rs))))
