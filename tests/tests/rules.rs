@@ -10,11 +10,16 @@ use serde_json::Value;
 
 /// `/whoami` of nginx tells whether a flow came through the gateway or directly.
 const RULES: &str = r#"  - {name: no telnet, ports: [23], action: block}
+  - {name: a vendor's own, to: "@vendor", action: pass}
   - {name: apart, to: [198.51.100.12], action: pass}
   - {name: curl, app: [curl], to: [198.51.100.0/24, "2001:db8:2::/64"], ports: [80, 443, 8000-8100], action: tunnel, zone: lab}
   - {name: by path, app: ["/run/lab/home/adit-alice/opt/**"], to: [198.51.100.13], action: tunnel, zone: lab}
   - {name: only curl, to: [198.51.100.11], action: block}
 "#;
+
+/// As vendors publish what is to go around a tunnel: the addresses stand anywhere in the document.
+const VENDOR: &str = r#"[{"id": 1, "serviceArea": "Exchange", "urls": ["mail.vendor.example", "*.vendor.example"],
+  "ips": ["198.51.100.14/32", "2001:db8:2::14/128"], "tcpPorts": "80,443", "required": true}]"#;
 
 struct Zone {
     lab: Lab,
@@ -29,7 +34,10 @@ fn zone() -> Result<&'static Zone> {
         let lab = Lab::with(Routing::Open)?;
         let web = service::web(&lab)?;
         let gateway = Gateway::start(&lab)?;
-        let adit = RunningAdit::with(&lab, gateway, &rules_with(User::Alice, RULES))?;
+        let list = format!("{}/vendor.json", User::Alice.home());
+        lab.write(User::Alice, &list, VENDOR)?;
+        let rules = rules_with(User::Alice, RULES) + "sets: {vendor: {file: vendor.json}}\n";
+        let adit = RunningAdit::with(&lab, gateway, &rules)?;
         lab.client()
             .sh("mkdir -p opt/tools && cp /usr/bin/curl opt/tools/fetch && cp /usr/bin/curl other")?
             .ok()?;
@@ -67,6 +75,12 @@ fn one_application_is_tunnelled_and_another_to_the_same_destination_is_not() -> 
     check("./other", "http://198.51.100.10", address::CLIENT)?;
     check("curl", "http://[2001:db8:2::10]", address::GATEWAY6_INSIDE)?;
     check("./other", "http://[2001:db8:2::10]", address::CLIENT6)
+}
+
+#[test]
+fn what_a_vendors_list_names_goes_around_the_tunnel() -> Result<()> {
+    check("curl", "http://198.51.100.14", address::CLIENT)?;
+    check("curl", "http://198.51.100.15", address::GATEWAY_INSIDE)
 }
 
 #[test]
