@@ -11,8 +11,9 @@ use crate::application::Application;
 use crate::decision::{Decision, Refusal};
 use crate::destination::{Destination, Host};
 use crate::doubt;
-use crate::policy::DEFAULT;
+use crate::policy::LayerEnd;
 use crate::port;
+use crate::redirect::Redirect;
 use crate::rule::{Answer, Circumstances, Matcher, Rule, Validity};
 use crate::telling::Telling;
 use crate::truth::OneOf;
@@ -91,6 +92,46 @@ pub(crate) struct Asked<'a> {
     pub(crate) rules: &'a [Rule],
     pub(crate) default: &'a Rule,
     pub(crate) circumstances: &'a Circumstances,
+    /// Also those that are not asked.
+    pub(crate) layers: &'a [LayerEnd],
+}
+
+impl<'a> Asked<'a> {
+    /// The rules of the layers before that of the rule at `position`.
+    pub(crate) fn before(&self, position: usize) -> &'a [Rule] {
+        let ends = self.layers.iter().map(|layer| layer.rules);
+        let before = ends.take_while(|end| *end <= position).last();
+        &self.rules[..before.unwrap_or(0)]
+    }
+
+    fn file_of(&self, rule: &Rule) -> Option<String> {
+        let file = self.files.get(usize::from(rule.at?.file))?;
+        Some(file.to_string_lossy().into_owned())
+    }
+
+    fn step(&self, rule: &Rule, answer: Answer, because: String) -> Step {
+        Step {
+            rule: rule.label.as_ref().to_owned(),
+            file: self.file_of(rule),
+            line: rule.at.map(|at| at.line),
+            matched: !matches!(answer, Answer::No(_)),
+            because,
+            is_in_doubt: matches!(answer, Answer::Doubt(_)),
+        }
+    }
+}
+
+impl PortMatters {
+    fn of(rule: &Rule, host: &Host) -> Self {
+        Self {
+            rule: rule.label.as_ref().to_owned(),
+            ports: match rule.ports.ranges() {
+                [(low, high)] if low == high => format!("port {low}"),
+                _ => format!("ports {}", list(port::show(&rule.ports))),
+            },
+            host: host.to_string(),
+        }
+    }
 }
 
 impl Explanation {
@@ -112,15 +153,11 @@ impl Explanation {
         let known = application.as_far_as_known();
         for application in [Some(&known), None] {
             if let Some(rule) = one_of_some_ports(asked, at, application) {
-                return Err(PortMatters {
-                    rule: rule.label.as_ref().to_owned(),
-                    ports: match rule.ports.ranges() {
-                        [(low, high)] if low == high => format!("port {low}"),
-                        _ => format!("ports {}", list(port::show(&rule.ports))),
-                    },
-                    host: host.to_string(),
-                });
+                return Err(PortMatters::of(rule, host));
             }
+        }
+        if let Some(rule) = one_about_some_ports_elsewhere(asked, at, &known) {
+            return Err(PortMatters::of(rule, host));
         }
         Ok(Self::asking(asked, at, application))
     }
@@ -131,60 +168,54 @@ impl Explanation {
         at: impl Fn(&Rule) -> Destination,
         application: &Application,
     ) -> Self {
-        let Asked {
-            files,
-            rules,
-            default,
-            circumstances,
-        } = asked;
         let at = |rule: &Rule| at(rule).normalized();
         let application = &application.as_far_as_known();
-        let file_of = |rule: &Rule| {
-            let file = files.get(usize::from(rule.at?.file))?;
-            Some(file.to_string_lossy().into_owned())
-        };
         let mut steps = Vec::new();
-        let (mut decisive, mut in_doubt) = (default, false);
-        for rule in rules {
+        let mut decided = None;
+        for (position, rule) in asked.rules.iter().enumerate() {
             let destination = at(rule);
-            let answer = rule.ask(&destination, Some(application), circumstances);
-            let matched = !matches!(answer, Answer::No(_));
-            steps.push(Step {
-                rule: rule.label.as_ref().to_owned(),
-                file: file_of(rule),
-                line: rule.at.map(|at| at.line),
-                matched,
-                because: because(rule, answer, &destination, application, circumstances),
-                is_in_doubt: matches!(answer, Answer::Doubt(_)),
-            });
-            if matched {
-                (decisive, in_doubt) = (rule, answer != Answer::Yes);
-                break;
+            let answer = rule.ask(&destination, Some(application), asked.circumstances);
+            let because = because(rule, answer, &destination, application, asked.circumstances);
+            steps.push(asked.step(rule, answer, because));
+            if matches!(answer, Answer::No(_)) {
+                continue;
             }
-        }
-        if steps.last().is_none_or(|last| !last.matched) {
-            steps.push(Step {
-                rule: DEFAULT.to_owned(),
-                file: file_of(default),
-                line: default.at.map(|at| at.line),
-                matched: true,
-                because: "no rule matches".to_owned(),
-                is_in_doubt: false,
+            let decision = match answer {
+                Answer::Yes => rule.decide(destination),
+                Answer::No(_) | Answer::Doubt(_) | Answer::Needs(_) => rule.decide_in_doubt(),
+            };
+            let redirect = Redirect::of(asked, position).filter(|_| answer == Answer::Yes);
+            decided = Some(match redirect.and_then(|it| it.closed(at, application)) {
+                None => (rule, decision),
+                Some(closed) => {
+                    let answer = match &closed.decision {
+                        Decision::Block(block) if block.is_in_doubt() => {
+                            Answer::Doubt(Matcher::Target)
+                        }
+                        _ => Answer::Yes,
+                    };
+                    steps.push(asked.step(closed.by, answer, closed.because));
+                    (closed.by, closed.decision)
+                }
             });
+            break;
         }
+        let (decisive, decision) = decided.unwrap_or_else(|| {
+            let default = asked.default;
+            steps.push(asked.step(default, Answer::Yes, "no rule matches".to_owned()));
+            (default, default.decide(at(default)))
+        });
         let first = first_for_kernel(asked, at);
-        let is_early = decisive.is_early() && !in_doubt;
+        let is_early =
+            matches!(&decision, Decision::Tunnel(permit) if permit.connect() == Connect::Early);
         let first = first.filter(|first| first.is_handed_over() && !is_early);
         Self {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
-            not_captured: uncaptured::why(&at(default)),
-            decision: match in_doubt {
-                false => decisive.decide(at(decisive)),
-                true => decisive.decide_in_doubt(),
-            },
-            file: file_of(decisive),
+            not_captured: uncaptured::why(&at(asked.default)),
+            decision,
+            file: asked.file_of(decisive),
             line: decisive.at.map(|at| at.line),
-            has_several_files: files.len() > 1,
+            has_several_files: asked.files.len() > 1,
             steps,
         }
     }
@@ -295,6 +326,28 @@ fn one_of_some_ports<'a>(
     let last_word = of_all_ports.unwrap_or(asked.default).is_early();
     let mut of_some_ports = of_some_ports.into_iter();
     of_some_ports.find(|rule| application.is_some() || rule.is_early() != last_word)
+}
+
+/// The first rule because of which one port of a host is closed where a rule of a later layer leads, and another not.
+fn one_about_some_ports_elsewhere<'a>(
+    asked: Asked<'a>,
+    at: impl Fn(&Rule) -> Destination,
+    application: &Application,
+) -> Option<&'a Rule> {
+    let takes = |rule: &Rule| {
+        let answer = rule.ask(
+            &at(rule).normalized(),
+            Some(application),
+            asked.circumstances,
+        );
+        !matches!(answer, Answer::No(_))
+    };
+    let position = asked.rules.iter().position(takes)?;
+    let Redirect {
+        elsewhere, earlier, ..
+    } = Redirect::of(asked, position).filter(|it| it.elsewhere.port.is_none())?;
+    let there = |rule: &Rule| elsewhere.instead_of(at(rule));
+    one_of_some_ports(earlier, there, Some(application))
 }
 
 /// The one sentence about a rule.

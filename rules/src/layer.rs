@@ -7,7 +7,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::rule::Action;
+use crate::decision::{Block, Refusal};
+use crate::rule::{Action, Rule};
 use crate::zone::OnDown;
 
 /// Whose word a layer is, in the order in which they are asked.
@@ -105,6 +106,25 @@ pub(crate) fn is_as_strict(own: &Action, floor: &Action) -> bool {
         }
         (Action::Tunnel { .. } | Action::Pass, Action::Tunnel { .. } | Action::Block(_)) => false,
     }
+}
+
+/// What a flow gets that `own`, of a later layer, tunnels to where `earlier` takes it. `None`: what `own` says is as strict.
+pub(crate) fn closed_by(earlier: &Rule, own: &Action) -> Option<Block> {
+    let Action::Tunnel { zone, on_down, .. } = own else {
+        return None;
+    };
+    let refusal = match &earlier.action {
+        Action::Pass => return None,
+        Action::Tunnel {
+            zone: theirs,
+            on_down: their_down,
+            elsewhere: None,
+            ..
+        } if zone == theirs && keeps_closed(*on_down, *their_down) => return None,
+        Action::Tunnel { .. } => Refusal::Reset,
+        Action::Block(refusal) => *refusal,
+    };
+    Some(Block::new(earlier.as_decider(), refusal))
 }
 
 /// Whether nothing leaves directly by `own` that would not by `floor`.

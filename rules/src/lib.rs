@@ -48,6 +48,7 @@ mod proxy;
 mod published_entry;
 mod ranges;
 mod reach;
+mod redirect;
 mod rule;
 mod rule_files;
 mod schema;

@@ -16,7 +16,7 @@ use crate::entrance::{Entrances, Entry, StaticTunnel};
 use crate::explanation::{self, Asked, Explanation, PortMatters};
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
-use crate::layer::{Author, Layer, is_as_strict};
+use crate::layer::{self, Author, Layer};
 use crate::name_set::NameSet;
 use crate::port;
 use crate::rule::{Action, Answer, Circumstances, Rule, Validity};
@@ -221,17 +221,15 @@ impl Policy {
         lasts
     }
 
-    /// How many rules `judge` may have to ask.
+    /// How many rules `judge` may have to ask, roughly: where one leads elsewhere, earlier layers are asked again.
     pub(crate) fn most_asked(
         &self,
         destination: &Destination,
         application: Option<&Application>,
     ) -> usize {
         let destination = destination.normalized();
-        self.compiled
-            .index
-            .candidates(&destination, application)
-            .most()
+        let candidates = self.compiled.index.candidates(&destination, application);
+        candidates.most().saturating_mul(self.layers.min(2))
     }
 
     /// Whether `judge` blocks because a rule is in doubt.
@@ -240,14 +238,12 @@ impl Policy {
         destination: &Destination,
         application: Option<&Application>,
     ) -> bool {
-        let destination = destination.normalized();
-        let rules = self.rules();
-        let candidates = self.compiled.index.candidates(&destination, application);
-        let mut answers = candidates
-            .filter_map(|position| rules.get(position))
-            .map(|rule| rule.ask(&destination, application, &self.circumstances));
-        let decisive = answers.find(|answer| !matches!(answer, Answer::No(_)));
-        matches!(decisive, Some(Answer::Doubt(_)))
+        match self.judge(destination, application) {
+            Judgement::Decided(Decision::Block(block)) => block.is_in_doubt(),
+            Judgement::Decided(Decision::Tunnel(_) | Decision::Pass(_)) | Judgement::Needs(_) => {
+                false
+            }
+        }
     }
 
     /// The zones, in the order of the files.
@@ -278,18 +274,18 @@ impl Policy {
         let Some((tunnel, permit)) = found.and_then(|it| Some((it, it.permit()?))) else {
             return Judgement::Decided(Decision::Block(closed_by(tunnel.into())));
         };
-        let decision = match self.first_match(&tunnel.to().normalized(), application) {
+        let to = tunnel.to().normalized();
+        let decision = match self.first_match(self.rules(), &to, application) {
             First::Needs(fact) => return Judgement::Needs(fact),
             First::Doubt(rule) => rule.decide_in_doubt(),
             First::Rule(position, rule) => match &rule.action {
-                Action::Block(_) => rule.decide(tunnel.to().clone()),
-                Action::Tunnel { .. } | Action::Pass
-                    if position < tunnel.behind
-                        && !is_as_strict(&tunnel.word.action, &rule.action) =>
-                {
-                    Decision::Block(closed_by(rule.label.clone()))
+                Action::Block(_) => rule.decide(to),
+                Action::Tunnel { .. } | Action::Pass => {
+                    let is_before = position < tunnel.behind;
+                    let closed = is_before.then(|| layer::closed_by(rule, &tunnel.word.action));
+                    let closed = closed.flatten();
+                    closed.map_or(Decision::Tunnel(permit), Decision::Block)
                 }
-                Action::Tunnel { .. } | Action::Pass => Decision::Tunnel(permit),
             },
             First::Default => Decision::Tunnel(permit),
         };
@@ -301,24 +297,44 @@ impl Policy {
     /// `application: None` means that it was not looked up yet. The answer is `Needs` when the first rule that can still
     /// match asks for a fact that nobody asked for yet, the cheapest one; and never when that fact was found out or given up.
     /// A rule that has something under `not` that cannot be answered blocks.
+    ///
+    /// Where a rule of a later layer leads elsewhere, the earlier layers' rules are asked about that destination too: what they
+    /// block there, or tunnel otherwise, is blocked.
     pub fn judge(&self, destination: &Destination, application: Option<&Application>) -> Judgement {
         let destination = destination.normalized();
-        let decision = match self.first_match(&destination, application) {
+        let decision = match self.first_match(self.rules(), &destination, application) {
             First::Needs(fact) => return Judgement::Needs(fact),
             First::Doubt(rule) => rule.decide_in_doubt(),
-            First::Rule(_, rule) => rule.decide(destination),
+            First::Rule(position, rule) => match rule.elsewhere() {
+                Some(elsewhere) => {
+                    let to = elsewhere.instead_of(destination.clone());
+                    let earlier = self.asked().before(position);
+                    match self.first_match(earlier, &to, application) {
+                        First::Needs(fact) => return Judgement::Needs(fact),
+                        First::Doubt(earlier) => earlier.decide_in_doubt(),
+                        First::Rule(_, earlier) => layer::closed_by(earlier, &rule.action)
+                            .map_or_else(|| rule.decide(destination), Decision::Block),
+                        First::Default => rule.decide(destination),
+                    }
+                }
+                None => rule.decide(destination),
+            },
             First::Default => self.default().decide(destination),
         };
         Judgement::Decided(decision)
     }
 
-    fn first_match(
-        &self,
+    /// The first match among `rules`, which are all or the first of all.
+    fn first_match<'a>(
+        &'a self,
+        rules: &'a [Rule],
         destination: &Destination,
         application: Option<&Application>,
-    ) -> First<'_> {
-        let (rules, index) = (self.rules(), &self.compiled.index);
-        for position in index.candidates(destination, application) {
+    ) -> First<'a> {
+        if rules.is_empty() {
+            return First::Default;
+        }
+        for position in self.compiled.index.candidates(destination, application) {
             let Some(rule) = rules.get(position) else {
                 break;
             };
@@ -363,6 +379,7 @@ impl Policy {
             rules: self.rules(),
             default: self.default(),
             circumstances: &self.circumstances,
+            layers: &self.compiled.layers,
         }
     }
 

@@ -315,6 +315,14 @@ impl Rule {
         self.is_early() && self.applications.is_none()
     }
 
+    /// Where it tunnels to instead of where the program asked.
+    pub(crate) fn elsewhere(&self) -> Option<&Elsewhere> {
+        match &self.action {
+            Action::Tunnel { elsewhere, .. } => elsewhere.as_deref(),
+            Action::Pass | Action::Block(_) => None,
+        }
+    }
+
     /// The decision for a flow that matches.
     pub(crate) fn decide(&self, destination: Destination) -> Decision {
         let by = self.as_decider();
@@ -349,7 +357,8 @@ impl Rule {
         Decision::Block(Block::in_doubt(self.as_decider(), refusal))
     }
 
-    fn as_decider(&self) -> By {
+    /// As what decided.
+    pub(crate) fn as_decider(&self) -> By {
         By {
             label: Arc::clone(&self.label),
             telling: self.telling,

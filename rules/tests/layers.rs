@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adit_rules::{
-    Application, Author, Checked, Date, Decision, Destination, Diagnostics, Judgement, Layer,
+    Application, Author, Checked, Date, Decision, Destination, Diagnostics, Host, Judgement, Layer,
     OnDown, Policy,
 };
 
@@ -214,6 +214,111 @@ fn a_static_tunnel_of_a_later_layer_never_weakens_a_rule_before_it() {
     // Another port: only the user's own rule is about it.
     let other = through_a_tunnel("ports: 80, action: tunnel, zone: a", "zone: b");
     assert_eq!(other, "tunnel b by mine");
+}
+
+const BLOCKED_AND_TUNNELLED: &str = "version: 1
+zones: {a: {gateways: [gw1]}, b: {gateways: [gw2]}}
+rules:
+  - {name: never, to: 10.0.0.5, action: block, with: drop}
+  - {name: way, to: 10.0.0.0/8, ports: 443, action: tunnel, zone: a}
+  - {name: free, to: 10.0.0.0/8, action: pass}
+  - {name: only known, to: 172.16.0.0/12, app: {not: /usr/bin/nc}, action: tunnel, zone: a}
+default: pass
+";
+
+/// What a connection to 192.0.2.1:443 gets that the user's rule leads elsewhere.
+fn led(words: &str, application: &Application) -> String {
+    let users =
+        format!("version: 1\nrules: [{{name: u, to: 192.0.2.1, action: tunnel, {words}}}]\n");
+    let policy = read_both(BLOCKED_AND_TUNNELLED, &users)
+        .expect("it is right")
+        .policy;
+    let there = Destination::parse("192.0.2.1:443").expect("a destination");
+    let decision = judge(&policy, &there, application);
+    let explanation = policy.explain(&there, application);
+    assert_eq!(explanation.decision(), &decision, "{words}");
+    assert_eq!(
+        explanation.steps().last().map(|step| step.rule()),
+        Some(decision.rule())
+    );
+    match decision {
+        Decision::Tunnel(permit) => format!("tunnel {} to {}", permit.zone(), permit.destination()),
+        Decision::Block(block) => format!("block {} by {}", block.refusal().as_str(), block.rule()),
+        Decision::Pass(_) => "pass".to_owned(),
+    }
+}
+
+#[test]
+fn a_rule_of_a_later_layer_leads_nowhere_where_an_earlier_one_would_not() {
+    let curl = Application::of("/usr/bin/curl");
+    let check = |words: &str, expected: &str| assert_eq!(led(words, &curl), expected, "{words}");
+    check("zone: a, destination: 10.0.0.5", "block drop by never");
+    check("zone: b, destination: 10.0.0.6", "block reset by way");
+    check("zone: a, destination: 10.0.0.6", "tunnel a to 10.0.0.6:443");
+    // What may pass may be tunnelled.
+    check(
+        "zone: b, destination: 10.0.0.6, port: 80",
+        "tunnel b to 10.0.0.6:80",
+    );
+    check(
+        "zone: b, destination: 198.51.100.1",
+        "tunnel b to 198.51.100.1:443",
+    );
+    check(
+        "zone: b, destination: 172.16.0.1",
+        "block reset by only known",
+    );
+    let unknown = led("zone: a, destination: 172.16.0.1", &Application::Unknown);
+    assert_eq!(unknown, "block reset by only known");
+    let nc = led(
+        "zone: b, destination: 172.16.0.1",
+        &Application::of("/usr/bin/nc"),
+    );
+    assert_eq!(nc, "tunnel b to 172.16.0.1:443");
+}
+
+#[test]
+fn an_earlier_layer_asks_for_the_application_of_what_is_led_elsewhere() {
+    let users =
+        "version: 1\nrules: [{to: 192.0.2.1, action: tunnel, zone: b, destination: 172.16.0.1}]\n";
+    let policy = read_both(BLOCKED_AND_TUNNELLED, users)
+        .expect("it is right")
+        .policy;
+    let there = Destination::parse("192.0.2.1:443").expect("a destination");
+    assert!(matches!(policy.judge(&there, None), Judgement::Needs(_)));
+    let other = users.replace("172.16.0.1", "198.51.100.1");
+    let policy = read_both(BLOCKED_AND_TUNNELLED, &other)
+        .expect("it is right")
+        .policy;
+    assert!(matches!(policy.judge(&there, None), Judgement::Decided(_)));
+}
+
+#[test]
+fn it_is_explained_that_a_rule_leads_nowhere() {
+    let users = "version: 1\nrules: [{name: u, to: 192.0.2.1, action: tunnel, zone: b, destination: 10.0.0.6}]\n";
+    let policy = read_both(BLOCKED_AND_TUNNELLED, users)
+        .expect("it is right")
+        .policy;
+    let there = Destination::parse("192.0.2.1:443").expect("a destination");
+    let curl = Application::of("/usr/bin/curl");
+    let text = policy.explain(&there, &curl).to_string();
+    let expected = "block, by \"way\" (a.yaml:5)
+  no   \"never\", a.yaml:4: 192.0.2.1 is not in its `to` (10.0.0.5)
+  no   \"way\", a.yaml:5: 192.0.2.1 is not in its `to` (10.0.0.0/8)
+  no   \"free\", a.yaml:6: 192.0.2.1 is not in its `to` (10.0.0.0/8)
+  no   \"only known\", a.yaml:7: 192.0.2.1 is not in its `to` (172.16.0.0/12)
+  yes  \"u\", u.yaml:2: it matches
+  yes  \"way\", a.yaml:5: it tunnels otherwise 10.0.0.6:443, where \"u\" of a later layer leads: blocked";
+    assert_eq!(text, expected);
+    // Of the host as a whole: port 443 is closed there, and the others are not.
+    let host = Host::parse("192.0.2.1").expect("a host");
+    let matters = policy
+        .explain_host(&host, &curl)
+        .expect_err("it depends on the port");
+    assert!(
+        matters.to_string().contains("\"way\" is about port 443"),
+        "{matters}"
+    );
 }
 
 #[test]

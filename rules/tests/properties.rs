@@ -325,7 +325,8 @@ fn is_at_least_as_strict(decision: &Decision, than: &Decision) -> bool {
     match (than, decision) {
         (Decision::Pass(_), _) | (_, Decision::Block(_)) => true,
         (Decision::Tunnel(than), Decision::Tunnel(own)) => {
-            own.zone() == than.zone() && (leaks(than.on_down()) || !leaks(own.on_down()))
+            let is_there = own.zone() == than.zone() && own.destination() == than.destination();
+            is_there && (leaks(than.on_down()) || !leaks(own.on_down()))
         }
         (Decision::Tunnel(_) | Decision::Block(_), _) => false,
     }
@@ -338,7 +339,7 @@ fn administrators_file(model: &ModelPolicy, on_down: [&str; 2]) -> String {
         let own = format!("  {zone}: {{gateways: [gw]");
         text = text.replace(&own, &format!("{own}, on_down: {word}"));
     }
-    without_destinations(&text)
+    rejecting_where_it_leads_elsewhere(&text)
 }
 
 /// The user's file: it names the administrator's zone `z1`, and has a zone of its own.
@@ -349,17 +350,27 @@ fn users_file(model: &ModelPolicy, on_down: &str) -> String {
         "    action: tunnel\n",
         &format!("    action: tunnel\n    on_down: {on_down}\n"),
     );
-    let rest = without_destinations(&rest);
+    let rest = rejecting_where_it_leads_elsewhere(&rest);
     format!("version: 1\nzones: {{z3: {{gateways: [gw]}}}}\nsets:{rest}")
 }
 
 /// Another destination is refused where a connection to it could be passed.
-fn without_destinations(text: &str) -> String {
-    let lines = text.lines();
-    let is_other =
-        |line: &&str| line.starts_with("    destination:") || line.starts_with("    port:");
-    let kept = lines.filter(|line| !is_other(line));
-    kept.map(|line| format!("{line}\n")).collect()
+fn rejecting_where_it_leads_elsewhere(text: &str) -> String {
+    let mut rules = text.split("  - name:");
+    let mut all = rules.next().unwrap_or_default().to_owned();
+    for rule in rules {
+        let leads_elsewhere = rule.contains("    destination:") || rule.contains("    port:");
+        let own = rule
+            .lines()
+            .filter(|line| !leads_elsewhere || !line.starts_with("    on_down:"));
+        let own = own.map(|line| match line {
+            "    action: tunnel" if leads_elsewhere => format!("{line}\n    on_down: reject\n"),
+            line => format!("{line}\n"),
+        });
+        all.push_str("  - name:");
+        all.extend(own);
+    }
+    all
 }
 
 /// Leaves out rules that are refused as shadowed by others of their layer.
@@ -396,10 +407,12 @@ proptest! {
         mut users in model::policy(),
         user in model::user(),
         on_down in prop::array::uniform3(prop::sample::select(&["reject", "hold", "pass"])),
+        leads_to in prop::collection::vec(model::elsewhere(0.5), 9),
         flows in prop::collection::vec(model::flow(), 1..24),
     ) {
-        for rule in &mut users.rules {
+        for (rule, elsewhere) in users.rules.iter_mut().zip(leads_to) {
             rule.name.insert_str(0, "u-");
+            rule.elsewhere = elsewhere;
         }
         let both = read_models(&mut administrators, &mut users, on_down);
         let file = administrators_file(&administrators, [on_down[0], on_down[1]]);
@@ -415,6 +428,15 @@ proptest! {
             );
             if before.rule() != "default" {
                 prop_assert_eq!(before, after);
+                continue;
+            }
+            let Decision::Tunnel(permit) = &after else { continue };
+            if let Some(to) = permit.elsewhere() {
+                let there = decided(alone.judge(to, Some(&application)));
+                prop_assert!(
+                    is_at_least_as_strict(&after, &there),
+                    "{:?}: {:?}, and there {:?}\n{}\n{}", flow, after, there, file, users_file(&users, on_down[2])
+                );
             }
         }
     }

@@ -412,12 +412,12 @@ fn connect() -> impl Strategy<Value = Option<&'static str>> {
     prop::sample::select(&[None, Some("honest"), Some("early")][..])
 }
 
-/// Mostly where was asked.
-fn elsewhere() -> impl Strategy<Value = (Option<&'static str>, Option<u16>)> {
+/// Each of both, or what was asked.
+pub(crate) fn elsewhere(weight: f64) -> impl Strategy<Value = (Option<&'static str>, Option<u16>)> {
     let hosts = &["10.0.0.3", "2001:db8::3", "a.corp", "far.example"];
     (
-        prop::option::weighted(0.2, prop::sample::select(&hosts[..])),
-        prop::option::weighted(0.2, 1u16..12),
+        prop::option::weighted(weight, prop::sample::select(&hosts[..])),
+        prop::option::weighted(weight, 1u16..12),
     )
 }
 
@@ -431,7 +431,7 @@ fn rule() -> impl Strategy<Value = ModelRule> {
             apps,
             list(host(), host()),
             list(ports(), ports()),
-            (action(), connect(), elsewhere()),
+            (action(), connect(), elsewhere(0.2)),
         ),
         (users, groups),
         prop::bool::weighted(0.2),
