@@ -21,6 +21,11 @@ pub(crate) fn json(value: &impl Serialize) -> serde_json::Result<()> {
     Ok(())
 }
 
+/// A line on standard error that stops nothing.
+pub(crate) fn warn(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "adit: warning: {text}");
+}
+
 /// An error and its causes on standard error, causes that the error's own text tells already left out.
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut text = error.to_string();

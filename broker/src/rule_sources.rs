@@ -1,7 +1,7 @@
 //! Where a broker's rules come from, and reading them. What the administrator of the machine wrote always comes first.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,14 @@ pub enum SourceError {
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// What was named is no text.
+    #[error("cannot read {}: {why}", path.display())]
+    Text {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// A directory that was named.
     #[error("{} has no rule file: their names end in .yaml", .0.display())]
@@ -230,6 +238,10 @@ impl Files for HostFiles {
         text_of(path, at_most)
     }
 
+    fn own_path(&mut self, path: &Path) -> Option<PathBuf> {
+        fs::canonicalize(path).ok()
+    }
+
     fn program(&mut self, path: &Path) -> Option<AtPath> {
         Some(at_path(path).unwrap_or(AtPath::Unseen))
     }
@@ -240,8 +252,12 @@ fn at_path(path: &Path) -> std::io::Result<AtPath> {
     if own != path {
         return Ok(AtPath::Link(own));
     }
+    let found = fs::metadata(path)?;
+    if found.is_dir() {
+        return Ok(AtPath::Directory);
+    }
     // Opening a pipe would wait for whoever writes into it.
-    if !fs::metadata(path)?.is_file() {
+    if !found.is_file() {
         return Ok(AtPath::Unseen);
     }
     let mut first = [0; 2];
@@ -261,16 +277,31 @@ fn text_of(file: &Path, at_most: usize) -> Result<String, String> {
     if fs::metadata(file).is_ok_and(|found| !found.is_file()) {
         return Err("it is no regular file".to_owned());
     }
-    let limit = u64::try_from(at_most).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    let read = File::open(file).and_then(|open| {
-        // One more shows that it is too large.
-        open.take(limit.saturating_add(1)).read_to_string(&mut text)
-    });
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(error.to_string()),
+    let open = File::open(file).map_err(|error| error.to_string())?;
+    all_text(open, at_most)
+}
+
+/// The text of what is not larger than that, or some of what is.
+///
+/// # Errors
+/// Why there is none, in a few words.
+pub fn all_text(from: impl Read, at_most: usize) -> Result<String, String> {
+    // One more shows that it is too large.
+    let limit = u64::try_from(at_most).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    let read = from.take(limit).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() > at_most {
+        // Where it was cut off need not be between two characters.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
+    String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let good = String::from_utf8_lossy(&error.as_bytes()[..end]);
+        let line = good.matches('\n').count() + 1;
+        let column = good.chars().rev().take_while(|it| *it != '\n').count() + 1;
+        format!("it is not UTF-8 at line {line}, column {column}")
+    })
 }
 
 fn named_files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
@@ -363,8 +394,44 @@ mod tests {
         assert_eq!(there("script"), AtPath::Script);
         assert_eq!(there("link"), AtPath::Link(at("binary")));
         assert_eq!(there("around/script"), AtPath::Link(at("script")));
-        assert_eq!(there("directory"), AtPath::Unseen);
+        assert_eq!(there("directory"), AtPath::Directory);
         assert_eq!(there("missing"), AtPath::Unseen);
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_with_its_place() {
+        let text = |bytes: &[u8]| all_text(bytes, 16);
+        assert_eq!(text(b"a: \xc3\xa4\n"), Ok("a: ä\n".to_owned()));
+        let wrong = text(b"one\ntwo\nt\xc3\xa4\xff\n").unwrap_err();
+        assert_eq!(wrong, "it is not UTF-8 at line 3, column 3");
+        let first = text(b"\xff").unwrap_err();
+        assert_eq!(first, "it is not UTF-8 at line 1, column 1");
+        // Too large is all that is said of what is too large.
+        let large = text("ää".repeat(8).as_bytes()).unwrap();
+        assert!(large.len() > 16);
+    }
+
+    #[test]
+    fn a_file_is_read_once_however_its_path_is_written() {
+        let top = tempfile::tempdir().unwrap();
+        let main = top.path().join("main.yaml");
+        let name = top.path().file_name().unwrap().to_string_lossy();
+        std::os::unix::fs::symlink("main.yaml", top.path().join("link.yaml")).unwrap();
+        let today = Date::new(2026, 11, 26).unwrap();
+        for other in [&format!("../{name}/main.yaml"), "link.yaml", "./main.yaml"] {
+            fs::write(
+                &main,
+                format!("version: 1\ninclude: {other}\ndefault: pass\n"),
+            )
+            .unwrap();
+            let layers = alone(&main).unwrap();
+            let errors = Policy::read(&layers, today, &mut HostFiles::default()).unwrap_err();
+            let messages: Vec<&str> = errors.iter().map(|error| error.message()).collect();
+            let [message] = messages.as_slice() else {
+                panic!("{other}: {messages:?}");
+            };
+            assert!(message.ends_with(" is read already"), "{message}");
+        }
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn or_none(path: Option<&Path>) -> String {
 
 /// How rules and tests name an application that was not found.
 pub(crate) const UNKNOWN: &str = "unknown";
-/// How tests name what is not there.
+/// How rules and tests name what is not there.
 pub(crate) const NONE: &str = "none";
 
 /// See [`Application::parse`].

@@ -4,9 +4,13 @@ use std::fmt;
 
 use crate::application::{Application, Fact, Facts, Learned, UNKNOWN};
 use crate::hex;
+use crate::or_none::OrNone;
 use crate::path_pattern::PathPattern;
 use crate::truth::{OneOf, Truth};
 use crate::unit_pattern::UnitPattern;
+
+/// Patterns that one entry compares with what it has under `not`.
+const MOST_COMPARED: usize = 64;
 
 /// Applications of a rule.
 pub(crate) type Applications = OneOf<Clause>;
@@ -26,8 +30,8 @@ pub(crate) enum Clause {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct FactPatterns {
     pub(crate) path: Option<Vec<PathPattern>>,
-    pub(crate) unit: Option<Vec<UnitPattern>>,
-    pub(crate) script: Option<Vec<PathPattern>>,
+    pub(crate) unit: Option<Vec<OrNone<UnitPattern>>>,
+    pub(crate) script: Option<Vec<OrNone<PathPattern>>>,
     pub(crate) parent: Option<Vec<PathPattern>>,
     pub(crate) sha256: Option<Vec<[u8; 32]>>,
     /// None of these may match.
@@ -104,11 +108,8 @@ impl Clause {
     /// How much longer than a plain comparison it can take to match, roughly.
     pub(crate) fn cost_of_matching(&self) -> usize {
         let of_paths = |paths: &Option<Vec<PathPattern>>| -> usize {
-            paths
-                .iter()
-                .flatten()
-                .map(PathPattern::cost_of_matching)
-                .sum()
+            let paths = paths.iter().flatten();
+            paths.map(PathPattern::cost_of_matching).sum()
         };
         match self {
             Self::Unknown => 1,
@@ -118,8 +119,11 @@ impl Clause {
                 let hashes = patterns.sha256.as_ref().map_or(0, Vec::len);
                 let none_of = patterns.none_of.iter().flatten();
                 let none_of: usize = none_of.map(Self::cost_of_matching).sum();
-                let paths = [&patterns.path, &patterns.script, &patterns.parent].map(of_paths);
-                1 + 4 * units + hashes + none_of + paths.iter().sum::<usize>()
+                let paths = of_paths(&patterns.path) + of_paths(&patterns.parent);
+                let scripts = patterns.script.iter().flatten();
+                let scripts =
+                    scripts.map(|it| it.pattern().map_or(1, PathPattern::cost_of_matching));
+                1 + 4 * units + hashes + none_of + paths + scripts.sum::<usize>()
             }
         }
     }
@@ -131,14 +135,12 @@ impl FactPatterns {
         let path = one_of(self.path.as_deref(), |it| it.matches(&facts.path).into());
         let unit = one_of(self.unit.as_deref(), |pattern| {
             of(&facts.cgroup, Fact::Cgroup, |group| {
-                let is_it = |group: &str| pattern.matches(group);
-                group.as_deref().is_some_and(is_it).into()
+                pattern.takes_group(group.as_deref()).into()
             })
         });
         let script = one_of(self.script.as_deref(), |pattern| {
             of(&facts.script, Fact::Script, |script| {
-                let is_it = |script| pattern.matches(script);
-                script.as_deref().is_some_and(is_it).into()
+                pattern.takes_script(script.as_deref()).into()
             })
         });
         let parent = one_of(self.parent.as_deref(), |pattern| {
@@ -164,19 +166,36 @@ impl FactPatterns {
         Truth::any(none_of, |it| it.truth(application))
     }
 
+    /// Whether its `not` is certain to exclude every application that the rest takes. Long lists are not compared.
+    pub(crate) fn excludes_all(&self) -> bool {
+        let none_of = self.none_of.as_deref().unwrap_or_default();
+        let paths = self.path.as_deref().unwrap_or_default();
+        if none_of.is_empty() || none_of.len().saturating_mul(paths.len().max(1)) > MOST_COMPARED {
+            return false;
+        }
+        let rest = Clause::Facts(Box::new(Self {
+            none_of: None,
+            ..self.clone()
+        }));
+        let is_excluded = |path: &PathPattern| {
+            let path = Clause::Path(path.clone());
+            none_of.iter().any(|own| own.covers(&path))
+        };
+        none_of.iter().any(|own| own.covers(&rest))
+            || !paths.is_empty() && paths.iter().all(is_excluded)
+    }
+
     fn covers(&self, other: &Self) -> bool {
         part_covers(
             self.path.as_deref(),
             other.path.as_deref(),
             PathPattern::covers,
-        ) && part_covers(
-            self.unit.as_deref(),
-            other.unit.as_deref(),
-            UnitPattern::covers,
-        ) && part_covers(
+        ) && part_covers(self.unit.as_deref(), other.unit.as_deref(), |own, other| {
+            own.covers(other, UnitPattern::covers)
+        }) && part_covers(
             self.script.as_deref(),
             other.script.as_deref(),
-            PathPattern::covers,
+            |own, other| own.covers(other, PathPattern::covers),
         ) && part_covers(
             self.parent.as_deref(),
             other.parent.as_deref(),

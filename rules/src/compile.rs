@@ -25,6 +25,7 @@ use crate::port;
 use crate::rule::{Action, Rule, Validity};
 use crate::rule_files::{self, WrittenLayer};
 use crate::sets::Files;
+use crate::suggestion;
 use crate::telling::Telling;
 use crate::uncaptured;
 use crate::unreachable;
@@ -186,7 +187,12 @@ impl<'a> Compiler<'a> {
         let tunnels = layer.files.iter().flat_map(|file| &file.tunnels);
         self.labels.add(rules, tunnels, self.findings);
         for written in rules() {
-            if let Some(mut rule) = self.rule(written) {
+            let errors = self.findings.errors();
+            // One that is wrong may take more than was meant, and is not compared with others.
+            let rule = self
+                .rule(written)
+                .filter(|_| self.findings.errors() == errors);
+            if let Some(mut rule) = rule {
                 self.raise(&mut rule, written.action.place);
                 self.rules.push(rule);
                 self.places.push(written.place);
@@ -468,8 +474,11 @@ impl<'a> Compiler<'a> {
             ("block", None) => Action::Block(Refusal::Reset),
             (_, _) => {
                 let fault = Fault::new(format!("{value:?} is not a default"));
-                let hint = "write `pass`, `block` or `tunnel ZONE`";
-                self.findings.error(*place, fault.hint(hint));
+                let fault = match suggestion::nearest(value, ["pass", "block"]) {
+                    Some(meant) => fault.hint(format!("did you mean `{meant}`?")),
+                    None => fault.hint("write `pass`, `block` or `tunnel ZONE`"),
+                };
+                self.findings.error(*place, fault);
                 return None;
             }
         };

@@ -290,6 +290,11 @@ impl Findings {
         u16::try_from(self.sources.len() - 1).unwrap_or(u16::MAX)
     }
 
+    /// How many errors were noted.
+    pub(crate) fn errors(&self) -> usize {
+        self.errors.kept.len() + self.errors.more
+    }
+
     /// Notes an error.
     pub(crate) fn error(&mut self, place: Place, fault: Fault) {
         self.errors.add(Severity::Error, place, fault);

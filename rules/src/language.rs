@@ -423,7 +423,7 @@ const PATH_REGEX: Key = key(
 );
 const SCRIPT: Key = key(
     "script",
-    "The script that an interpreter runs: a name, a path or a glob.",
+    "The script that an interpreter runs: a name, a path or a glob; or `none`.",
     Shape::OneOrMore(&PATTERN),
 );
 const PARENT: Key = key(
@@ -433,7 +433,7 @@ const PARENT: Key = key(
 );
 const UNIT: Key = key(
     "unit",
-    "The systemd unit, or the path of the control group, or a glob.",
+    "The systemd unit, or the path of the control group, or a glob; or `none`.",
     Shape::OneOrMore(&Shape::Text),
 );
 const SHA256: Key = key(

@@ -38,6 +38,7 @@ mod layer;
 mod matchers;
 mod name;
 mod name_set;
+mod or_none;
 mod overlap;
 mod path_pattern;
 pub mod pattern;

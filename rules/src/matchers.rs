@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::address::{self, AddressRange, AddressSet};
-use crate::application::UNKNOWN;
+use crate::application::{NONE, UNKNOWN};
 use crate::clause::{Applications, Clause, FactPatterns};
 use crate::diagnostics::{Fault, Findings};
 use crate::explanation;
 use crate::expression::Expressions;
 use crate::hex;
 use crate::name::NamePattern;
+use crate::or_none::OrNone;
 use crate::path_pattern::PathPattern;
 use crate::port::{self, PortSet};
 use crate::programs::{NamedAs, Programs};
@@ -19,6 +20,7 @@ use crate::truth::OneOf;
 use crate::unit_pattern::UnitPattern;
 use crate::unsatisfiable;
 use crate::user::{Account, People};
+use crate::words::not_a_slip_of;
 use crate::written::{At, WrittenRule};
 use crate::written_pattern::WrittenPattern;
 
@@ -143,10 +145,25 @@ impl Matchers {
             return Some(port::all());
         };
         let mut ranges = list.any;
+        let excludes = list.none_of.is_some();
         if let Some(none_of) = list.none_of {
             ranges.extend(PortSet::new(none_of).complement().ranges());
         }
-        Some(port::of(ranges))
+        let ports = port::of(ranges);
+        if let (Some([first, ..]), None) = (written.filter(|_| excludes), port::first(&ports)) {
+            let fault = Fault::new("nothing is left when every port is excluded");
+            self.nothing_left(first, fault, findings);
+        }
+        Some(ports)
+    }
+
+    /// A list that somebody else let grow must not make the file a wrong one.
+    fn nothing_left(&self, at: &Written, fault: Fault, findings: &mut Findings) {
+        let fault = fault.hint("leave the rule out");
+        match self.sets.are_of_a_file(std::slice::from_ref(at)) {
+            true => findings.warning(at.place, fault),
+            false => findings.error(at.place, fault),
+        }
     }
 
     /// `user:` and `group:`
@@ -306,28 +323,29 @@ impl Matchers {
             };
             failed |= !was_read;
         }
+        if !failed && facts.excludes_all() {
+            let fault = Fault::new("nothing is left: its `not` excludes all that it describes");
+            self.nothing_left(at, fault, findings);
+        }
         (!failed).then(|| Clause::Facts(Box::new(facts)))
     }
 
     fn path(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
-        self.named_as(NamedAs::Binary, at, findings)
-    }
-
-    fn script(&mut self, at: &Written, findings: &mut Findings) -> Option<PathPattern> {
-        self.named_as(NamedAs::Script, at, findings)
-    }
-
-    fn named_as(
-        &mut self,
-        named_as: NamedAs,
-        at: &Written,
-        findings: &mut Findings,
-    ) -> Option<PathPattern> {
-        let plain =
-            |text: &str| not_a_slip_of(UNKNOWN, text).and_then(|()| PathPattern::parse(text));
-        let pattern = self.leaf(at, findings, plain, PathPattern::regex)?;
-        self.programs.note(at.place, named_as, &pattern);
+        let pattern = self.leaf(at, findings, program, PathPattern::regex)?;
+        self.programs.note(at.place, NamedAs::Binary, &pattern);
         Some(pattern)
+    }
+
+    fn script(&mut self, at: &Written, findings: &mut Findings) -> Option<OrNone<PathPattern>> {
+        let plain = |text: &str| OrNone::parse(text, program);
+        let regex = |source: &str, all: &mut Expressions| {
+            PathPattern::regex(source, all).map(OrNone::Pattern)
+        };
+        let script = self.leaf(at, findings, plain, regex)?;
+        if let Some(pattern) = script.pattern() {
+            self.programs.note(at.place, NamedAs::Script, pattern);
+        }
+        Some(script)
     }
 
     fn host(&mut self, at: &Written, findings: &mut Findings) -> Option<Host> {
@@ -340,8 +358,9 @@ impl Matchers {
         })
     }
 
-    fn unit(&mut self, at: &Written, findings: &mut Findings) -> Option<UnitPattern> {
-        self.leaf(at, findings, UnitPattern::parse, no_expression)
+    fn unit(&mut self, at: &Written, findings: &mut Findings) -> Option<OrNone<UnitPattern>> {
+        let plain = |text: &str| OrNone::parse(text, UnitPattern::parse);
+        self.leaf(at, findings, plain, no_expression)
     }
 
     fn sha256(&mut self, at: &Written, findings: &mut Findings) -> Option<[u8; 32]> {
@@ -399,13 +418,16 @@ fn is_any(pattern: &WrittenPattern) -> bool {
     matches!(pattern, WrittenPattern::Text(text) if text == ANY)
 }
 
-/// Refuses what was surely to be the word and would be something else: words of the file are written in lower case.
-fn not_a_slip_of(word: &str, text: &str) -> Result<(), Fault> {
-    if text == word || !text.eq_ignore_ascii_case(word) {
-        return Ok(());
-    }
-    Err(Fault::new(format!("{text:?} is not a word of rule files"))
-        .hint(format!("did you mean `{word}`?")))
+/// Refuses the words for what is not known and what is not there: as a name, each was hardly meant.
+fn program(text: &str) -> Result<PathPattern, Fault> {
+    not_a_slip_of(UNKNOWN, text)?;
+    let hint = match text {
+        UNKNOWN => "a program that was not found is `app: unknown`, which is said of nothing else",
+        NONE => "`none` is said of `script` and `unit`",
+        _ => return PathPattern::parse(text),
+    };
+    let fault = Fault::new(format!("{text:?} is a word, and no program"));
+    Err(fault.hint(format!("{hint}; a program of that name is \"/**/{text}\"")))
 }
 
 /// As the administrator wrote it, cut short.

@@ -18,8 +18,9 @@ pub(crate) fn is_all(ports: &PortSet) -> bool {
 
 /// The lowest port that a connection can go to. `None`: there is none.
 pub(crate) fn first(ports: &PortSet) -> Option<u16> {
-    let &(low, high) = ports.ranges().first()?;
-    (high > 0).then_some(low.max(1))
+    let mut ranges = ports.ranges().iter();
+    let &(low, _) = ranges.find(|&&(_, high)| high > 0)?;
+    Some(low.max(1))
 }
 
 /// Reads a port or a range of ports.
@@ -104,6 +105,9 @@ mod tests {
             "1, 80-65535"
         );
         assert_eq!(shown(&PortSet::new(vec![(0, 0)])), "");
+        assert_eq!(first(&PortSet::new(vec![(2, 79)]).complement()), Some(1));
+        assert_eq!(first(&PortSet::new(vec![(1, 79)]).complement()), Some(80));
+        assert_eq!(first(&PortSet::new(vec![(0, 0)])), None);
         assert!(is_all(&of(vec![(1, 442), (443, u16::MAX)])));
         assert!(!is_all(&of(vec![(1, 442), (444, u16::MAX)])));
     }

@@ -18,6 +18,8 @@ pub enum AtPath {
     Binary,
     /// A file whose first line names what runs it.
     Script,
+    /// No file, but files below it.
+    Directory,
     /// The path goes over a link; this is the file's own.
     Link(PathBuf),
     /// Nothing, or nothing that we may look at.
@@ -54,6 +56,7 @@ impl Programs {
             let fault = match (files.program(Path::new(path)), named_as) {
                 (Some(AtPath::Link(target)), _) => link(path, &target),
                 (Some(AtPath::Script), NamedAs::Binary) => script(path),
+                (Some(AtPath::Directory), _) => directory(path),
                 (Some(AtPath::Script | AtPath::Binary | AtPath::Unseen) | None, _) => continue,
             };
             findings.warning(*place, fault);
@@ -76,6 +79,11 @@ fn script(path: &str) -> Fault {
     .hint(format!("write {{script: {path}}}"))
 }
 
+fn directory(path: &str) -> Fault {
+    Fault::new(format!("{path} is a directory, and no program"))
+        .hint(format!("all below it is \"{path}/**\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +104,7 @@ mod tests {
             Some(match path.strip_prefix("/bin") {
                 Ok(name) => AtPath::Link(Path::new("/usr/bin").join(name)),
                 Err(_) if path.ends_with("tool") => AtPath::Script,
+                Err(_) if path.ends_with("bin") => AtPath::Directory,
                 Err(_) if path.starts_with("/usr") => AtPath::Binary,
                 Err(_) => AtPath::Unseen,
             })
@@ -120,13 +129,17 @@ mod tests {
     }
 
     #[test]
-    fn links_and_scripts_are_told_once() {
+    fn links_scripts_and_directories_are_told_once() {
         let link = "4: /bin/curl is a link, and a program is known by its own path: /usr/bin/curl (write /usr/bin/curl)";
         assert_eq!(warned("/bin/curl").0, [link]);
         assert_eq!(warned("{script: [/bin/curl]}").0, [link]);
         let script = "4: /usr/bin/tool is a script, and what runs is its interpreter (write {script: /usr/bin/tool})";
         assert_eq!(warned("/usr/bin/tool").0, [script]);
         assert_eq!(warned("{parent: [/usr/bin/tool]}").0, [script]);
+        let directory =
+            "4: /usr/bin is a directory, and no program (all below it is \"/usr/bin/**\")";
+        assert_eq!(warned("/usr/bin").0, [directory]);
+        assert_eq!(warned("{script: /usr/bin}").0, [directory]);
     }
 
     #[test]

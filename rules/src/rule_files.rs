@@ -87,7 +87,7 @@ struct Reader<'a> {
     files: &'a mut dyn Files,
     findings: &'a mut Findings,
     at_hand: Option<&'a str>,
-    /// What was read, and where it was included.
+    /// What was read, by its own path, and where it was included.
     seen: HashMap<PathBuf, Option<Place>>,
     bytes: usize,
     allowance: Allowance,
@@ -96,10 +96,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&mut self, path: PathBuf, included: Option<Included>, into: &mut Vec<WrittenFile>) {
-        if let Err(fault) = self.may_read(&path, included) {
+        let own = self.files.own_path(&path).unwrap_or_else(|| path.clone());
+        if let Err(fault) = self.may_read(&own, included) {
             return self.fail(&path, included, fault);
         }
-        self.seen.insert(path.clone(), included.map(|it| it.at));
+        self.seen.insert(own, included.map(|it| it.at));
         let text = match self.text(&path) {
             Ok(text) => text,
             Err(fault) => return self.fail(&path, included, fault),

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::diagnostics::{Fault, Findings, Place};
@@ -30,6 +30,13 @@ pub trait Files {
     ///
     /// Why there is none, in a few words.
     fn read(&mut self, path: &Path, at_most: usize) -> Result<String, String>;
+
+    /// The one path of the file at `path`, however it was written. `None`: it is not known, and files are told apart by how they
+    /// were written.
+    fn own_path(&mut self, path: &Path) -> Option<PathBuf> {
+        let _ = path;
+        None
+    }
 
     /// What is at the path of a program that a rule names. `None`: nobody looks, as when rules are read for another host.
     fn program(&mut self, path: &Path) -> Option<AtPath> {

@@ -77,6 +77,12 @@ impl Targets {
         self.none_of.as_ref().is_some_and(|it| !it.names.is_empty())
     }
 
+    /// Whether its `not` leaves no address, and nothing else names one.
+    pub(crate) fn excludes_every_address(&self) -> bool {
+        let is_every = |it: &Hosts| it.addresses.complement().is_empty();
+        self.any.addresses.is_empty() && self.none_of.as_ref().is_some_and(is_every)
+    }
+
     /// Whether no host at all is meant.
     pub(crate) fn is_empty(&self) -> bool {
         self.none_of.is_none() && self.any.is_empty()

@@ -27,6 +27,7 @@ pub(crate) fn warn_of_names(
             .or_else(|| list.iter().find(is_set))
             .map(place)
     };
+    warn_of_no_address(written, targets, has_names, findings);
     if !targets.any.names.is_empty()
         && let Some((place, name)) = first(written)
     {
@@ -52,6 +53,33 @@ pub(crate) fn warn_of_names(
             place,
             nameless(&name, consequence).hint("give the addresses behind the name"),
         );
+    }
+}
+
+/// Such a `not` leaves only flows of no known address, which have a name.
+fn warn_of_no_address(
+    written: &[At<WrittenPattern>],
+    targets: &Targets,
+    has_names: bool,
+    findings: &mut Findings,
+) {
+    let is_not = |at: &&At<WrittenPattern>| matches!(at.value, WrittenPattern::Not(_));
+    let Some(not) = written
+        .iter()
+        .find(is_not)
+        .filter(|_| targets.excludes_every_address())
+    else {
+        return;
+    };
+    let fault = Fault::new(
+        "this `not` excludes every address, and in this version captured flows have no name, so this rule matches none of them",
+    );
+    match has_names {
+        true => findings.note(
+            not.place,
+            fault.hint("those that come through `entries` and `tunnels` have one"),
+        ),
+        false => findings.warning(not.place, fault.hint("leave the rule out")),
     }
 }
 

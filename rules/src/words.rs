@@ -11,6 +11,15 @@ use crate::zone::{Connect, Engine, HostKeys, Method, OnDown};
 /// Characters of a zone's name.
 const LONGEST_ZONE: usize = 64;
 
+/// Refuses what was surely to be the word and would be something else: words of the file are written in lower case.
+pub(crate) fn not_a_slip_of(word: &str, text: &str) -> Result<(), Fault> {
+    if text == word || !text.eq_ignore_ascii_case(word) {
+        return Ok(());
+    }
+    Err(Fault::new(format!("{text:?} is not a word of rule files"))
+        .hint(format!("did you mean `{word}`?")))
+}
+
 /// `on_down:`
 pub(crate) fn on_down_of(word: &str) -> Result<OnDown, Fault> {
     match word {

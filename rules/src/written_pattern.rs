@@ -153,6 +153,14 @@ fn values(
         _ => &[],
     };
     items(node, key, findings, |node, what, findings| {
+        if key != "not" && undoes_itself(&node) {
+            let fault = Fault::new(format!("a `not` is inside `{key}`"));
+            findings.error(
+                node.place,
+                fault.hint(format!("write {{not: {{{key}: …}}}}")),
+            );
+            return None;
+        }
         pattern(node, what, (keys, &[]), findings)
     })
 }

@@ -1,10 +1,12 @@
 //! The second stage of `zones:`.
 
+use std::collections::HashSet;
+
 use crate::compile::Compiler;
 use crate::diagnostics::Fault;
-use crate::gateway;
+use crate::gateway::{self, Gateway};
 use crate::words;
-use crate::written::WrittenZone;
+use crate::written::{At, WrittenZone};
 use crate::zone::{Connect, Engine, HostKeys, Identity, Method, OnDown, Zone};
 
 impl Compiler<'_> {
@@ -12,9 +14,10 @@ impl Compiler<'_> {
     pub(crate) fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
         let name = self.noted(written.name.place, words::zone_name(&written.name.value));
         let gateways = written.gateways.iter();
-        let gateways: Vec<_> = gateways
+        let gateways: Vec<Gateway> = gateways
             .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
             .collect();
+        self.warn_of_gateways_twice(&written.gateways, &gateways);
         let reach = self.reach(&written.reach);
         let identity = self.optional(written.identity.as_ref(), |text| match text {
             "agent" => Ok(Identity::Agent),
@@ -43,6 +46,21 @@ impl Compiler<'_> {
             on_down: on_down?.unwrap_or(OnDown::Reject),
             connect: connect?.unwrap_or(Connect::Honest),
         })
+    }
+
+    /// A gateway that did not answer is not tried again at once because it is there twice.
+    fn warn_of_gateways_twice(&mut self, written: &[At<String>], gateways: &[Gateway]) {
+        let mut before = HashSet::new();
+        // Where one is wrong, it is not known which is which.
+        if written.len() != gateways.len() {
+            return;
+        }
+        for (at, gateway) in written.iter().zip(gateways) {
+            if !before.insert(gateway) {
+                let fault = Fault::new(format!("the gateway {gateway} is there twice"));
+                self.findings.warning(at.place, fault.hint("leave one out"));
+            }
+        }
     }
 
     /// By key alone, unless others are written.

@@ -217,3 +217,55 @@ fn what_is_given_up_is_not_asked_for_again() {
     };
     assert_eq!((block.rule(), block.refusal()), ("rule 1", Refusal::Reset));
 }
+
+/// What a program gets of which only one fact is known.
+fn given_to(app: &str, facts: impl FnOnce(Facts) -> Facts) -> &'static str {
+    let policy = policy(&format!("  - {{app: {app}, action: block}}\n"));
+    let Application::Known(known) = Application::of("/usr/bin/python3") else {
+        panic!("it has a path");
+    };
+    let application = Application::Known(facts(known));
+    match judge(&policy, "192.0.2.1:443", Some(&application)) {
+        Judgement::Decided(decision) => decision.action(),
+        Judgement::Needs(_) => "needs it",
+    }
+}
+
+#[test]
+fn none_is_what_runs_no_script_and_is_in_no_unit() {
+    let script = |script| move |facts| Facts { script, ..facts };
+    let (none, some) = (Learned::Is(None), Learned::Is(Some("/opt/none".into())));
+    assert_eq!(given_to("{script: none}", script(none.clone())), "block");
+    assert_eq!(given_to("{script: none}", script(some.clone())), "pass");
+    assert_eq!(
+        given_to("{script: none}", script(Learned::Unknowable)),
+        "pass"
+    );
+    assert_eq!(
+        given_to("{script: none}", script(Learned::NotAsked)),
+        "needs it"
+    );
+    assert_eq!(
+        given_to("{script: [none, /opt/none]}", script(some.clone())),
+        "block"
+    );
+    assert_eq!(given_to("{not: {script: none}}", script(none)), "pass");
+    assert_eq!(given_to("{not: {script: none}}", script(some)), "block");
+    assert_eq!(
+        given_to("{not: {script: none}}", script(Learned::Unknowable)),
+        "block"
+    );
+
+    let unit = |group: Option<&str>| {
+        let cgroup = Learned::Is(group.map(str::to_owned));
+        move |facts| Facts { cgroup, ..facts }
+    };
+    assert_eq!(given_to("{unit: none}", unit(None)), "block");
+    // Processes that systemd did not start are in the root of the hierarchy.
+    assert_eq!(given_to("{unit: none}", unit(Some("/"))), "block");
+    assert_eq!(given_to("{unit: none}", unit(Some("/none"))), "pass");
+    assert_eq!(
+        given_to("{unit: [none, a.slice]}", unit(Some("/a.slice/b"))),
+        "block"
+    );
+}

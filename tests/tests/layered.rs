@@ -192,6 +192,21 @@ fn check_reads_what_a_broker_would_read() -> Result<()> {
     ensure!(wrong.code == Some(2), "{wrong}");
     let told: Value = serde_json::from_str(&wrong.stdout)?;
     ensure!(told["diagnostics"][0]["file"] == users.as_str(), "{told}");
+    let missing = check(&["--json", "missing.yaml"])?;
+    ensure!(missing.code == Some(2), "{missing}");
+    let told: Value = serde_json::from_str(&missing.stdout)?;
+    ensure!(told["ok"] == false && told["more"] == 0, "{told}");
+    let only = &told["diagnostics"][0];
+    ensure!(
+        only["severity"] == "error" && only["file"] == "missing.yaml",
+        "{told}"
+    );
+    ensure!(
+        only["message"]
+            .as_str()
+            .is_some_and(|it| it.contains("No such file")),
+        "{told}"
+    );
     // A user's file alone lacks what the administrator says.
     lab.write(
         User::Alice,
@@ -205,6 +220,39 @@ fn check_reads_what_a_broker_would_read() -> Result<()> {
         alone.code == Some(2) && alone.stdout.contains("has no `default`"),
         "{alone}"
     );
+    Ok(())
+}
+
+#[test]
+fn explain_warns_of_a_path_that_no_program_has() -> Result<()> {
+    let lab = Lab::new()?;
+    let home = User::Alice.home();
+    let (rules, link) = (format!("{home}/own.yaml"), format!("{home}/a-link"));
+    lab.write(User::Alice, &rules, "version: 1\ndefault: pass\n")?;
+    let own = std::fs::canonicalize("/bin/sh")?;
+    let own = own.to_str().context("a path")?;
+    lab.client().argv(&["ln", "-s", own, &link])?.ok()?;
+    let explain = |app: &str| {
+        let words = [
+            "explain",
+            "--rules",
+            &rules,
+            "--to",
+            "192.0.2.1:443",
+            "--app",
+            app,
+        ];
+        lab.client().argv(&[&["adit"], &words[..]].concat())
+    };
+    let linked = explain(&link)?;
+    ensure!(
+        linked
+            .stderr
+            .contains(&format!("is a link: its own path is {own}")),
+        "{linked}"
+    );
+    linked.ok()?;
+    ensure!(explain(own)?.stderr.is_empty());
     Ok(())
 }
 

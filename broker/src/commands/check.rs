@@ -1,22 +1,23 @@
 //! `adit check`.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use adit_broker::reload::ReadRules;
-use adit_broker::rule_sources::{HostFiles, RuleSources, RulesError, Seen, SourceError, alone};
+use adit_broker::rule_sources::{
+    HostFiles, RuleSources, RulesError, Seen, SourceError, all_text, alone,
+};
 use adit_broker::today::today;
 use adit_broker::user::User;
-use adit_rules::{Checked, Date, Diagnostics, Policy};
+use adit_rules::{Checked, Date, Policy};
 use anyhow::{Context, anyhow};
 
 use super::Failure;
 use crate::command_line::Check;
 use crate::output;
 
-/// Bytes of a pipe or device, which may have no end: one more than a rule file may have.
-const MOST_READ: u64 = 16 * 1024 * 1024 + 1;
+/// Bytes of a pipe or device, which may have no end: as many as a rule file may have.
+const MOST_READ: usize = 16 * 1024 * 1024;
 
 pub(crate) fn run(options: Check) -> Result<(), Failure> {
     if options.schema {
@@ -27,20 +28,15 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         Some(file) => file.display().to_string(),
         None => "rules".to_owned(),
     };
-    let outcome = match (&options.file, &options.user_rules) {
-        (Some(file), None) => check_alone(file)?,
-        (named, users) => {
-            let sources = RuleSources::new(named.clone(), users.clone(), &User::current()?);
-            match sources.read(day()?).outcome {
-                Ok(checked) => Ok(checked),
-                Err(RulesError::Wrong(errors)) => Err(errors),
-                Err(RulesError::Sources(error)) => return Err(Failure::usage(error)),
-            }
-        }
-    };
-    let (diagnostics, good) = match outcome {
+    let (diagnostics, good) = match outcome(&options)? {
         Ok(checked) => (checked.warnings, true),
-        Err(errors) => (errors, false),
+        Err(RulesError::Wrong(errors)) => (errors, false),
+        Err(RulesError::Sources(error)) => {
+            if options.form.json {
+                output::json(&unread(&name, &error))?;
+            }
+            return Err(Failure::usage(error));
+        }
     };
     if options.form.json {
         let more = diagnostics.more();
@@ -55,6 +51,23 @@ pub(crate) fn run(options: Check) -> Result<(), Failure> {
         output::line(format_args!("{name}: ok"));
     }
     Ok(())
+}
+
+fn outcome(options: &Check) -> Result<Result<Checked, RulesError>, Failure> {
+    if let (Some(file), None) = (&options.file, &options.user_rules) {
+        return Ok(check_alone(file, day()?));
+    }
+    let (named, users) = (options.file.clone(), options.user_rules.clone());
+    let sources = RuleSources::new(named, users, &User::current()?);
+    Ok(sources.read(day()?).outcome)
+}
+
+/// As of rules with errors, when there are none to say something of.
+fn unread(name: &str, error: &SourceError) -> serde_json::Value {
+    let diagnostic = serde_json::json!({
+        "severity": "error", "file": name, "line": null, "column": null, "message": error.to_string(), "hint": null
+    });
+    serde_json::json!({ "ok": false, "diagnostics": [diagnostic], "more": 0 })
 }
 
 /// Reads and compiles the rules for the user who runs this; bad ones are exit code 2. Also tells which files were read.
@@ -77,22 +90,20 @@ pub(crate) fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>>
 }
 
 /// One file or directory, as if there were no other. A file may be a pipe.
-fn check_alone(file: &Path) -> Result<Result<Checked, Diagnostics>, Failure> {
+fn check_alone(file: &Path, today: Date) -> Result<Checked, RulesError> {
     let mut files = HostFiles::default();
     if file.is_dir() || file.is_file() {
-        let layers = alone(file).map_err(Failure::usage)?;
-        return Ok(Policy::read(&layers, day()?, &mut files));
+        let layers = alone(file)?;
+        return Policy::read(&layers, today, &mut files).map_err(RulesError::Wrong);
     }
-    let mut text = String::new();
-    let open = File::open(file);
-    let read = open.and_then(|open| open.take(MOST_READ).read_to_string(&mut text));
-    read.map_err(|source| {
-        Failure::usage(SourceError::Look {
-            path: file.to_owned(),
-            source,
-        })
+    let path = || file.to_owned();
+    let open = File::open(file).map_err(|source| SourceError::Look {
+        path: path(),
+        source,
     })?;
-    Ok(Policy::parse(file, &text, day()?, &mut files))
+    let text = all_text(open, MOST_READ);
+    let text = text.map_err(|why| SourceError::Text { path: path(), why })?;
+    Policy::parse(file, &text, today, &mut files).map_err(RulesError::Wrong)
 }
 
 fn day() -> anyhow::Result<Date> {
