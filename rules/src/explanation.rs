@@ -188,13 +188,7 @@ impl Explanation {
             decided = Some(match redirect.and_then(|it| it.closed(at, application)) {
                 None => (rule, decision),
                 Some(closed) => {
-                    let answer = match &closed.decision {
-                        Decision::Block(block) if block.is_in_doubt() => {
-                            Answer::Doubt(Matcher::Target)
-                        }
-                        _ => Answer::Yes,
-                    };
-                    steps.push(asked.step(closed.by, answer, closed.because));
+                    steps.push(asked.step(closed.by, closed.answer, closed.because));
                     (closed.by, closed.decision)
                 }
             });

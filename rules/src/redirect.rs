@@ -21,6 +21,7 @@ pub(crate) struct Redirect<'a> {
 #[derive(Debug)]
 pub(crate) struct Closed<'a> {
     pub(crate) by: &'a Rule,
+    pub(crate) answer: Answer,
     pub(crate) decision: Decision,
     pub(crate) because: String,
 }
@@ -66,6 +67,7 @@ impl<'a> Redirect<'a> {
         let led = &self.rule.label;
         Some(Closed {
             by,
+            answer,
             decision,
             because: format!("it {says} {to}, where {led:?} of a later layer leads: blocked"),
         })
