@@ -99,7 +99,19 @@ impl Matchers {
         written: Option<&[Written]>,
         findings: &mut Findings,
     ) -> Matcher<Applications> {
-        self.list(written, findings, Self::clause)
+        let list = self.list(written, findings, Self::clause)?;
+        let excludes_all = |clause: &Clause| match clause {
+            Clause::Facts(facts) => facts.excludes_all(),
+            Clause::Unknown | Clause::Path(_) => false,
+        };
+        let takes_nothing = |list: &Applications| {
+            list.none_of.is_none() && !list.any.is_empty() && list.any.iter().all(excludes_all)
+        };
+        if let (Some([first, ..]), Some(true)) = (written, list.as_ref().map(takes_nothing)) {
+            let fault = Fault::new("nothing is left: its `not` excludes all that it describes");
+            self.nothing_left(first, fault, findings);
+        }
+        Some(list)
     }
 
     /// `to:`
@@ -322,10 +334,6 @@ impl Matchers {
                 }
             };
             failed |= !was_read;
-        }
-        if !failed && facts.excludes_all() {
-            let fault = Fault::new("nothing is left: its `not` excludes all that it describes");
-            self.nothing_left(at, fault, findings);
         }
         (!failed).then(|| Clause::Facts(Box::new(facts)))
     }

@@ -26,17 +26,27 @@ fn parse(model: &ModelPolicy) -> (Policy, ModelPolicy) {
             Ok(checked) => return (checked.policy, kept),
             Err(errors) => errors,
         };
-        let shadowed: Vec<String> = errors
-            .iter()
-            .map(|error| {
-                let name = error.message().strip_suffix(" can never match");
-                let name =
-                    name.unwrap_or_else(|| panic!("only shadows are wrong:\n{errors}\n{text}"));
-                name.trim_matches('"').to_owned()
-            })
-            .collect();
-        kept.rules.retain(|rule| !shadowed.contains(&rule.name));
+        let refused = never_matching(&errors, |_| &text);
+        kept.rules.retain(|rule| !refused.contains(&rule.name));
     }
+}
+
+/// The names of the rules that are refused, which is only right where they can never match.
+fn never_matching<'a>(errors: &Diagnostics, text_of: impl Fn(&Path) -> &'a str) -> Vec<String> {
+    let names = errors.iter().map(|error| {
+        let text = text_of(error.file());
+        let is_right = error.message().ends_with(" can never match")
+            || error.message().starts_with("nothing is left");
+        assert!(
+            is_right,
+            "only rules that never match are wrong:\n{errors}\n{text}"
+        );
+        let until = text.lines().take(error.line());
+        let names = until.filter_map(|line| line.strip_prefix("  - name: "));
+        let name = names.last().expect("it stands in a rule");
+        name.trim_matches('"').to_owned()
+    });
+    names.collect()
 }
 
 fn verdict(decision: &Decision) -> Verdict {
@@ -180,7 +190,8 @@ proptest! {
         user in model::user(),
         flows in prop::collection::vec(model::flow(), 1..24),
     ) {
-        let policy = parse(&model).0.for_user(user.to_user());
+        let (policy, kept) = parse(&model);
+        let policy = policy.for_user(user.to_user());
         let program = policy.kernel_program();
         for flow in &flows {
             let Some(address) = flow.address else { continue };
@@ -191,7 +202,7 @@ proptest! {
                 KernelVerdict::Pass => "pass",
                 KernelVerdict::Block => "block",
             };
-            prop_assert_eq!(word, model.kernel(flow, user), "{:?}\n{}\n{:?}", flow, model.to_yaml(), program);
+            prop_assert_eq!(word, kept.kernel(flow, user), "{:?}\n{}\n{:?}", flow, kept.to_yaml(), program);
             let explanation = policy.explain(&flow.destination(), &flow.application());
             let expected = match (verdict, explanation.decision()) {
                 (KernelVerdict::HandOver, _) => Some(Connect::Early),
@@ -386,13 +397,12 @@ fn read_models(
             Ok(checked) => return checked.policy,
             Err(errors) => errors,
         };
-        for error in errors.iter() {
-            let name = error.message().strip_suffix(" can never match");
-            let name =
-                name.unwrap_or_else(|| panic!("only shadows are wrong:\n{errors}\n{one}\n{other}"));
-            let name = name.trim_matches('"');
-            administrators.rules.retain(|rule| rule.name != name);
-            users.rules.retain(|rule| rule.name != name);
+        let refused = never_matching(&errors, |file| match file == Path::new("u.yaml") {
+            true => &other,
+            false => &one,
+        });
+        for model in [&mut *administrators, &mut *users] {
+            model.rules.retain(|rule| !refused.contains(&rule.name));
         }
     }
 }

@@ -421,6 +421,17 @@ pub(crate) fn elsewhere(weight: f64) -> impl Strategy<Value = (Option<&'static s
     )
 }
 
+/// What leaves none but port 0, which nobody can mean, is refused.
+fn leaves_a_port(list: &List<(u16, u16)>) -> bool {
+    let Some(none_of) = list.none_of.as_ref().filter(|_| list.any.is_empty()) else {
+        return true;
+    };
+    (1..=u16::MAX).any(|port| {
+        let mut ranges = none_of.iter();
+        !ranges.any(|(low, high)| (*low..=*high).contains(&port))
+    })
+}
+
 fn rule() -> impl Strategy<Value = ModelRule> {
     let account = || prop::sample::select(&["alice", "1000", "bob", "staff", "60"][..]);
     let users = rarely(rarely(list(account(), account())));
@@ -430,7 +441,7 @@ fn rule() -> impl Strategy<Value = ModelRule> {
         (
             apps,
             list(host(), host()),
-            list(ports(), ports()),
+            list(ports(), ports()).prop_filter("it leaves a port", leaves_a_port),
             (action(), connect(), elsewhere(0.2)),
         ),
         (users, groups),
