@@ -23,6 +23,43 @@ const WORTH_TIMING: usize = 16 << 10;
 /// The aim for a mebibyte is 100 ms; a file that took so much longer is no accident of the machine.
 const FAR_TOO_SLOW: Duration = Duration::from_millis(500);
 
+/// Of so many files in a long run, one is very large.
+const ONE_LARGE_OF: u64 = 32;
+/// Rules that are repeated, with another number for each `#`: what takes the square of their number shows in large files alone.
+const REPEATED: [&str; 8] = [
+    "  - {name: r#, app: {not: a#}, to: {not: 10.%.0/24}, ports: {not: 443}, action: pass}",
+    "  - {name: r#, app: /usr/bin/a#, to: [10.%.0/24, h#.corp], action: block}",
+    "  - {app: {path: a#, script: /opt/#, not: {unit: u#.service}}, ports: 1-443, action: pass}",
+    "  - {user: [u#], group: {not: g#}, to: [\"*.a#.corp\", \"2001:db8::#\"], action: block}",
+    "  - {app: [\"/opt/a#/**\", unknown], action: pass}",
+    "  - {name: r#, to: 192.0.2.0/24, ports: [80, 443], app: b#, action: block}",
+    "  - {protocol: p#, action: block}",
+    "  - {ap#: firefox, action: block}",
+];
+
+/// A file of so many bytes of one rule after another, with numbers for what differs.
+fn repeated(rules: &[&str], default: &str, length: usize) -> String {
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for (number, rule) in (0u32..).zip(rules.iter().cycle()) {
+        if text.len() >= length {
+            break;
+        }
+        let octets = format!("{}.{}", number / 256 % 256, number % 256);
+        text += &rule.replace('#', &number.to_string()).replace('%', &octets);
+        text.push('\n');
+    }
+    text + "default: " + default + "\n"
+}
+
+fn very_large(chance: &mut Chance) -> String {
+    let rules: Vec<&str> = (0..=chance.below(3))
+        .map(|_| chance.one_of(&REPEATED))
+        .collect();
+    let default = chance.one_of(&["pass", "nope"]);
+    let length = (1 << 20) + chance.below(1 << 20);
+    repeated(&rules, default, length)
+}
+
 /// splitmix64: any seed is as good as another.
 struct Chance(u64);
 
@@ -321,6 +358,25 @@ fn what_was_found_before_stays_harmless() {
     }
 }
 
+#[test]
+fn time_does_not_grow_with_the_square_of_the_length() {
+    let took = |text: &str| {
+        let began = processor_time();
+        let _ = parse_file(Path::new("rules.yaml"), text, &[]).map_err(|it| it.to_string());
+        processor_time().saturating_sub(began)
+    };
+    for (rule, default) in REPEATED.iter().zip(["pass", "nope"].iter().cycle()) {
+        // Eight times as long: 64 times the time would be the square.
+        let grows = || {
+            let [short, long] =
+                [32 << 10, 256 << 10].map(|it| took(&repeated(&[rule], default, it)));
+            long >= short * 24
+        };
+        // What else the machine does may have been in between once.
+        assert!(!(grows() && grows()), "{rule}, {default}");
+    }
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -350,7 +406,12 @@ fn no_file_is_read_without_an_answer() {
             eprintln!("{tried} files, from seed {first}");
             break;
         }
-        let text = made(&mut Chance(seed), &corpus);
+        let mut chance = Chance(seed);
+        let is_large = seed % ONE_LARGE_OF == 0 && (chosen.is_some() || until.is_some());
+        let text = match is_large {
+            true => very_large(&mut chance),
+            false => made(&mut chance, &corpus),
+        };
         if chosen.is_some() {
             eprintln!("the file is {}", kept(&text, seed).display());
         }
