@@ -14,7 +14,7 @@ const MOST_SHOWN: usize = 100;
 /// More findings than this are not even looked at again.
 const MOST_KEPT: usize = 10_000;
 
-/// Words of the file with which slips are compared, over all slips: about 20 ms.
+/// Words with which slips are compared, over all slips: about 20 ms.
 const MOST_COMPARED: usize = 10_000;
 
 /// A place in a file.
@@ -228,7 +228,7 @@ pub(crate) struct Findings {
     sources: Vec<(PathBuf, String)>,
     errors: Found,
     warnings: Found,
-    /// With how many words of the file slips may still be compared.
+    /// With how many words slips may still be compared.
     suggestions: usize,
 }
 
@@ -310,7 +310,7 @@ impl Findings {
         self.warnings.add(Severity::Note, place, fault);
     }
 
-    /// The one of the file's own words that `written` may be a slip of. They can be very many, and nobody reads more suggestions
+    /// The one of these words, of the language or of the file, that `written` may be a slip of. They can be very many, and nobody reads more suggestions
     /// than findings are shown.
     pub(crate) fn suggest<'a>(
         &mut self,

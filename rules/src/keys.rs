@@ -3,11 +3,7 @@
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::document::{Content, Node};
 use crate::language::Key;
-use crate::suggestion;
 use crate::written::At;
-
-/// Unknown keys of one mapping that are compared with the known ones.
-const MOST_SUGGESTIONS: usize = 100;
 
 /// The entries of a mapping that has a fixed set of keys.
 pub(crate) struct Keys {
@@ -38,11 +34,7 @@ impl Keys {
                 continue;
             }
             let fault = Fault::new(format!("{what} has no key {key:?}"));
-            let meant = if unknown.len() < MOST_SUGGESTIONS {
-                suggestion::nearest(&key, known.iter().map(|it| it.name))
-            } else {
-                None
-            };
+            let meant = findings.suggest(&key, known.iter().map(|it| it.name));
             let hint = match meant {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => names(known),
