@@ -7,7 +7,7 @@ wanted='gcc libc6-dev make git ca-certificates
     nftables iproute2 procps util-linux sudo tcpdump
     curl openssl nginx postgresql redis-server redis-tools
     netcat-openbsd python3 golang-go
-    openssh-client openssh-server rsync oathtool python3-paramiko tinyproxy microsocks
+    openssh-client openssh-server dropbear-bin python3-asyncssh rsync oathtool python3-paramiko tinyproxy microsocks
     dbus-daemon libnotify-bin python3-jeepney'
 [ "${1-}" = bench ] && wanted='redsocks sshuttle iptables'
 

@@ -70,6 +70,67 @@ LogLevel VERBOSE
     Ok(process)
 }
 
+/// Starts Dropbear on the gateway's host at port 22.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_dropbear(lab: &Lab) -> Result<Process> {
+    make_keys(lab)?;
+    let key = format!("{}/dropbear_ed25519", User::Root.home());
+    let root = lab.gateway().user(User::Root);
+    let line = format!("dropbearkey -t ed25519 -f {key} >/dev/null && dropbearkey -y -f {key}");
+    let said = root.sh(&line)?.ok()?;
+    let public = said.lines().find(|line| line.starts_with("ssh-ed25519 "));
+    trust(lab, address::GATEWAY, public.context("no public key")?)?;
+    let words = ["dropbear", "-F", "-E", "-p", "22", "-r", &key, "-P", ""];
+    let mut process = root.start("dropbear", &words)?;
+    let ready = || lab.listening(Host::Gateway, 22);
+    process.ready_when("Dropbear to listen", SETTLE, ready)?;
+    Ok(process)
+}
+
+/// Lets whoever has Alice's key connect to anywhere.
+const ASYNCSSH: &str = "import asyncio, asyncssh, sys
+class Server(asyncssh.SSHServer):
+    def connection_requested(self, *_): return True
+async def main():
+    address, key, authorized = sys.argv[1:]
+    await asyncssh.listen(address, 22, server_factory=Server, server_host_keys=[key],
+        authorized_client_keys=authorized, login_timeout=30)
+    await asyncio.Event().wait()
+asyncio.run(main())
+";
+
+/// Starts a server of AsyncSSH on the gateway's host at port 22.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_asyncssh(lab: &Lab) -> Result<Process> {
+    make_keys(lab)?;
+    let root = User::Root.home();
+    let (key, script) = (
+        format!("{root}/asyncssh_ed25519"),
+        format!("{root}/gateway_of_asyncssh.py"),
+    );
+    keygen(&lab.gateway(), &key)?;
+    trust(lab, address::GATEWAY, &lab.read(&format!("{key}.pub"))?)?;
+    lab.write(User::Root, &script, ASYNCSSH)?;
+    let authorized = format!("{}/.ssh/authorized_keys", User::Alice.home());
+    let words = [
+        "/usr/bin/python3",
+        "-W",
+        "ignore",
+        &script,
+        address::GATEWAY,
+        &key,
+        &authorized,
+    ];
+    let mut process = lab.gateway().user(User::Root).start("asyncssh", &words)?;
+    let ready = || lab.listening(Host::Gateway, 22);
+    process.ready_when("AsyncSSH to listen", SETTLE, ready)?;
+    Ok(process)
+}
+
 /// Starts a proxy on the gateway's host at port 3128 that speaks HTTP; `more` stands in its configuration.
 ///
 /// # Errors

@@ -54,7 +54,10 @@ fn flows_tell_application_destination_rule_bytes_and_age() -> Result<()> {
     let _dialler = talk.dial(&lab.client(), to)?;
     let to = to.to_string();
     let flow = adit.broker.flow(&lab, "an open flow", |flow| {
-        flow.destination == to && flow.state == "open" && (flow.up, flow.down) == (1000, 2000)
+        flow.destination == to
+            && flow.state == "open"
+            && (flow.up, flow.down) == (1000, 2000)
+            && flow.application.is_some()
     })?;
     ensure!(
         flow.application.as_deref() == Some("/run/lab/bin/adit-peer"),

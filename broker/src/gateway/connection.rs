@@ -8,8 +8,8 @@ use std::time::Duration;
 use adit_link::ssh::Rekey;
 use adit_link::{HandshakeError, Limits, Link, LinkEnd};
 use adit_rules::{Engine, Gateway, HostKeys, Identity, Method, Proxy};
-use russh::ChannelMsg;
 use russh::client::{self, Handle, Msg};
+use russh::{ChannelMsg, ChannelOpenFailure};
 use tokio::time::timeout;
 
 use super::authentication::AuthenticationError;
@@ -371,7 +371,7 @@ pub(super) fn client_config(known: &KnownHost) -> client::Config {
 }
 
 async fn open_link(session: &Session) -> Result<(Link, adit_link::Driver), ConnectError> {
-    let mut channel = session.ssh.channel_open_session().await?;
+    let mut channel = session_channel(session).await?;
     channel
         .request_subsystem(true, adit_link::ssh::SUBSYSTEM)
         .await?;
@@ -379,6 +379,19 @@ async fn open_link(session: &Session) -> Result<(Link, adit_link::Driver), Conne
     let (reader, writer) = adit_link::ssh::split(channel);
     let writer = writer.paced_by(session.backlog.clone());
     Ok(adit_link::initiate(reader, writer, Limits::default()).await?)
+}
+
+/// A server that has no sessions at all has no subsystem either.
+async fn session_channel(session: &Session) -> Result<russh::Channel<Msg>, ConnectError> {
+    match session.ssh.channel_open_session().await {
+        Ok(channel) => Ok(channel),
+        Err(russh::Error::ChannelOpenFailure(
+            ChannelOpenFailure::AdministrativelyProhibited
+            | ChannelOpenFailure::ConnectFailed
+            | ChannelOpenFailure::UnknownChannelType,
+        )) => Err(ConnectError::NoSubsystem),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Waits for the answer to the subsystem request. The gateway's side of the link speaks after it.
