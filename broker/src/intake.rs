@@ -148,8 +148,6 @@ impl Intake {
             match questions.next().await {
                 Ok(Ok(question)) => {
                     self.answer_one(question, answers);
-                    // Whose program waits comes before the look for the next question.
-                    tokio::task::yield_now().await;
                 }
                 // Something before its TCP header that is not understood here: what its socket says after a redirect is.
                 Ok(Err(NotAQuestion::Packet(id))) => answers.give(id, questions::Answer::Redirect),
