@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::deadline::until_some;
+use crate::deadline::{until, until_some};
 use crate::lab::{Host, Lab, address};
 use crate::order::as_this_run;
 use crate::process::Process;
@@ -232,6 +232,22 @@ impl Broker {
             Ok(seen.iter().rev().find(|flow| wanted(flow)).cloned())
         });
         found.with_context(|| format!("among {seen:#?}"))
+    }
+
+    /// Waits until what comes down the flow to `to` has filled all that is between, as its program does not read.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub fn until_stuck(&self, lab: &Lab, to: &str) -> Result<()> {
+        let mut before = 0;
+        until("the flow to be stuck", Duration::from_secs(20), || {
+            let flows = self.flows(lab)?;
+            let flow = flows.iter().find(|flow| flow.destination == to);
+            let now = flow.map(|flow| flow.down).unwrap_or_default();
+            let stands = now > 100_000 && now == before;
+            before = now;
+            Ok(stands)
+        })
     }
 }
 

@@ -128,15 +128,7 @@ fn a_program_that_stops_reading_stalls_nobody() -> Result<()> {
     let stuck = Conversation::new("expect 1000; pause 60000", "flood");
     let (_listener, to) = stuck.listen(&started.lab)?;
     let _dialler = stuck.dial(&started.lab.client(), to)?;
-    let mut before = 0;
-    until("the flow to be stuck", PATIENCE, || {
-        let flows = started.broker.flows(&started.lab)?;
-        let flow = flows.iter().find(|flow| flow.destination == to.to_string());
-        let now = flow.map(|flow| flow.down).unwrap_or_default();
-        let stands = now > 100_000 && now == before;
-        before = now;
-        Ok(stands)
-    })?;
+    started.broker.until_stuck(&started.lab, &to.to_string())?;
     started.as_direct(
         &Conversation::new("number; both 4M; finish; end", "number; both 4M; end").times(4),
     )

@@ -1,14 +1,10 @@
 //! Gateways of others' making, which know of no link: the same sights through each of them as directly.
 
-use std::time::Duration;
-
 use adit_tests::{
     Broker, Capture, Conversation, Gateway, Host, Lab, Process, User, address, rules_for_networks,
-    until, way,
+    way,
 };
 use anyhow::Result;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Started {
     lab: Lab,
@@ -73,15 +69,7 @@ impl Started {
         let stuck = Conversation::new("expect 1000; pause 60000", "flood");
         let (_listener, to) = stuck.listen(&self.lab)?;
         let _dialler = stuck.dial(&self.lab.client(), to)?;
-        let mut before = 0;
-        until("the flow to be stuck", PATIENCE, || {
-            let flows = self.broker.flows(&self.lab)?;
-            let flow = flows.iter().find(|flow| flow.destination == to.to_string());
-            let now = flow.map(|flow| flow.down).unwrap_or_default();
-            let stands = now > 100_000 && now == before;
-            before = now;
-            Ok(stands)
-        })?;
+        self.broker.until_stuck(&self.lab, &to.to_string())?;
         self.as_direct(&Conversation::new("both 1M; finish; end", "both 1M; end"))
     }
 
