@@ -4,7 +4,7 @@ use adit_tests::{
     Broker, Capture, Conversation, Gateway, Host, Lab, Process, User, address, rules_for_networks,
     way,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 struct Started {
     lab: Lab,
@@ -74,10 +74,11 @@ impl Started {
     }
 
     fn does_it_all(&self, at_once: usize) -> Result<()> {
-        self.keeps_ends_apart()?;
-        self.carries_bulk_both_ways()?;
-        self.carries_many_at_once(at_once)?;
+        self.keeps_ends_apart().context("ends")?;
+        self.carries_bulk_both_ways().context("bulk")?;
+        self.carries_many_at_once(at_once).context("many at once")?;
         self.is_not_stalled_by_a_reader_that_stopped()
+            .context("a reader that stopped")
     }
 }
 

@@ -15,7 +15,7 @@ use adit_link::{
 use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -24,8 +24,10 @@ use super::questions::Questions;
 use super::session::Session;
 use crate::capture_session::MarkedSockets;
 
-/// Connections at once, the one that stands for the gateway aside.
+/// Flows at once; others wait for their turn.
 const MOST: usize = 128;
+/// How long they do.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
 /// Logins at once: sshd begins to turn strangers away at ten (sshd_config(5), MaxStartups).
 const MOST_LOGINS: usize = 4;
 /// Connections without a flow that are kept.
@@ -59,7 +61,7 @@ pub(super) async fn open(
         sockets: sockets.clone(),
         questions: questions.clone(),
         ready: Mutex::new(Vec::new()),
-        places: Arc::new(Semaphore::new(MOST)),
+        turns: Semaphore::new(MOST),
         logins: Semaphore::new(MOST_LOGINS),
     });
     let bare = Bare(tokio::spawn(serve(pool, lead, far)));
@@ -114,21 +116,26 @@ async fn take_streams(pool: &Arc<Pool>, incoming: &mut Incoming, flows: &mut Joi
 
 /// One stream, from its header to its end.
 async fn flow(pool: Arc<Pool>, request: Request) {
+    let opened = async {
+        let turn = pool.turn().await?;
+        let (session, channel) = open_flow(&pool, &request).await?;
+        Ok((turn, session, channel))
+    };
     let opened = tokio::select! {
         biased;
         () = request.cancelled() => return,
-        opened = open_flow(&pool, &request) => opened,
+        opened = opened => opened,
     };
-    let (lent, channel) = match opened {
+    let (_turn, session, channel) = match opened {
         Ok(opened) => opened,
         Err(refusal) => return request.refuse(refusal),
     };
-    let (read, write) = split_flow(channel, &lent.session);
+    let (read, write) = split_flow(channel, &session);
     let stream = request.accept();
     let end = relay_chunks(read, write, stream, &Counters::default()).await;
     tracing::debug!(?end, "a flow through a bare gateway ended");
     if matches!(end, adit_link::RelayEnd::Finished) {
-        pool.give_back(lent);
+        pool.give_back(session);
     }
 }
 
@@ -144,7 +151,10 @@ fn split_flow(
 }
 
 /// A channel to where the stream wants to go, in a connection that has no other.
-async fn open_flow(pool: &Arc<Pool>, request: &Request) -> Result<(Lent, Channel<Msg>), Refusal> {
+async fn open_flow(
+    pool: &Arc<Pool>,
+    request: &Request,
+) -> Result<(Session, Channel<Msg>), Refusal> {
     let header = request.header();
     let host = match &header.host {
         Host::Address(address) => address.to_string(),
@@ -152,12 +162,11 @@ async fn open_flow(pool: &Arc<Pool>, request: &Request) -> Result<(Lent, Channel
     };
     // One that was ready may have been lost without anybody's noticing: then a new one is worth a try.
     for attempt in 0..2 {
-        let mut lent = pool.lend(attempt == 0).await?;
+        let mut session = pool.lend(attempt == 0).await?;
         let port = u32::from(header.port);
-        let opening =
-            lent.session
-                .ssh
-                .channel_open_direct_tcpip(host.clone(), port, "127.0.0.1", 0);
+        let opening = session
+            .ssh
+            .channel_open_direct_tcpip(host.clone(), port, "127.0.0.1", 0);
         match timeout(DIAL_PATIENCE, opening).await {
             Err(_) => {
                 return Err(refused(
@@ -165,11 +174,11 @@ async fn open_flow(pool: &Arc<Pool>, request: &Request) -> Result<(Lent, Channel
                     "the gateway did not answer",
                 ));
             }
-            Ok(Ok(channel)) => return Ok((lent, channel)),
+            Ok(Ok(channel)) => return Ok((session, channel)),
             Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
-                let words = timeout(WORDS_PATIENCE, lent.session.refusals.recv()).await;
+                let words = timeout(WORDS_PATIENCE, session.refusals.recv()).await;
                 let words = words.ok().flatten().unwrap_or_default();
-                pool.give_back(lent);
+                pool.give_back(session);
                 return Err(refusal(&reason, &words));
             }
             Ok(Err(error)) => tracing::debug!(%error, "a connection to a bare gateway was lost"),
@@ -217,56 +226,59 @@ struct Pool {
     sockets: MarkedSockets,
     questions: Questions,
     /// Without a flow.
-    ready: Mutex<Vec<Lent>>,
-    places: Arc<Semaphore>,
+    ready: Mutex<Vec<Session>>,
+    turns: Semaphore,
     logins: Semaphore,
 }
 
-/// A session that carries at most one flow, and its place.
-struct Lent {
-    session: Session,
-    _place: OwnedSemaphorePermit,
-}
-
 impl Pool {
-    /// A session without a flow; one that was used before only if it `may_be_ready`.
-    async fn lend(self: &Arc<Self>, may_be_ready: bool) -> Result<Lent, Refusal> {
-        let ready = may_be_ready.then(|| self.take_ready()).flatten();
-        let lent = match ready {
-            Some(lent) => lent,
-            None => self.make().await?,
-        };
-        tokio::spawn(self.clone().warm());
-        Ok(lent)
-    }
-
-    fn take_ready(&self) -> Option<Lent> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.retain(|lent| !lent.session.ssh.is_closed());
-        ready.pop()
-    }
-
-    fn give_back(&self, lent: Lent) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if ready.len() < MOST_READY && !lent.session.ssh.is_closed() {
-            ready.push(lent);
+    /// Leave to have a session.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        match timeout(TURN_PATIENCE, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => {
+                let words =
+                    format!("{MOST} flows are open through this gateway, which has no adit-link");
+                Err(refused(RefusalReason::Busy, &words))
+            }
         }
     }
 
-    async fn make(&self) -> Result<Lent, Refusal> {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let words = format!(
-                "{MOST} connections through this gateway, which has no adit-link, are open"
-            );
-            return Err(refused(RefusalReason::Busy, &words));
+    /// A session without a flow; one that was used before only if it `may_be_ready`.
+    async fn lend(self: &Arc<Self>, may_be_ready: bool) -> Result<Session, Refusal> {
+        let ready = || may_be_ready.then(|| self.take_ready()).flatten();
+        let session = match ready() {
+            Some(session) => session,
+            None => {
+                let _login = self.logins.acquire().await;
+                // One may have been given back meanwhile.
+                match ready() {
+                    Some(session) => session,
+                    None => self.make().await?,
+                }
+            }
         };
-        let _login = self.logins.acquire().await;
+        tokio::spawn(self.clone().warm());
+        Ok(session)
+    }
+
+    fn take_ready(&self) -> Option<Session> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.retain(|session| !session.ssh.is_closed());
+        ready.pop()
+    }
+
+    fn give_back(&self, session: Session) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.len() < MOST_READY && !session.ssh.is_closed() {
+            ready.push(session);
+        }
+    }
+
+    /// Wants a place among the `logins`.
+    async fn make(&self) -> Result<Session, Refusal> {
         let session = Session::open(&self.target, &self.sockets, &self.questions, None).await;
-        let failed = |error: ConnectError| refused(RefusalReason::Failed, &error.to_string());
-        Ok(Lent {
-            session: session.map_err(failed)?,
-            _place: place,
-        })
+        session.map_err(|error: ConnectError| refused(RefusalReason::Failed, &error.to_string()))
     }
 
     /// Sees to it that one is ready.
@@ -275,11 +287,15 @@ impl Pool {
             let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
             !ready.is_empty()
         };
+        // Who waits for a login has need of it now.
+        let Ok(_login) = self.logins.try_acquire() else {
+            return;
+        };
         if is_warm() {
             return;
         }
         match self.make().await {
-            Ok(lent) if !is_warm() => self.give_back(lent),
+            Ok(session) if !is_warm() => self.give_back(session),
             Ok(_) => {}
             Err(refusal) => tracing::debug!(refusal.detail, "no connection is kept ready"),
         }
