@@ -126,6 +126,16 @@ impl Attribution {
         asked.await.unwrap_or(false)
     }
 
+    /// Whether a connection may use one network device only, so that it can't be brought here. Not known is no.
+    pub async fn is_bound_to_device(&self, source: SocketAddr, destination: SocketAddr) -> bool {
+        let attributor = self.attributor.clone();
+        let asked = self.searching.does(move || {
+            let bound = lock(&attributor).is_bound_to_device(source, destination);
+            bound.unwrap_or(false)
+        });
+        asked.await.unwrap_or(false)
+    }
+
     /// Finds out one more fact of a process that opened something. What cannot be found out is given up, so that no fact is
     /// asked for twice.
     pub async fn learn(&self, process: &Process, fact: Fact, facts: &mut Facts) {

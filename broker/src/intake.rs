@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::capture_session::Questioning;
 use crate::dispatch::Dispatcher;
-use crate::held::{Cause, HeldTable};
+use crate::held::{Asked, Cause, HeldTable};
 use crate::listeners::Listeners;
 use crate::original_destination::Captured;
 
@@ -176,8 +176,19 @@ impl Intake {
     }
 
     fn answer_one(&self, question: Question, answers: &Answers) {
-        let Some(held) = self.held.ask(question, answers) else {
-            return;
+        let held = match self.held.ask(question, answers) {
+            Asked::Anew(held) => held,
+            Asked::Before => return,
+            Asked::AfterIt(again) => {
+                let attribution = self.dispatcher.attribution.clone();
+                tokio::spawn(async move {
+                    let is_bound = attribution
+                        .is_bound_to_device(question.source, question.destination)
+                        .await;
+                    again.answer(is_bound);
+                });
+                return;
+            }
         };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             // Its SYN is sent again in a second.

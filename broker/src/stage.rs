@@ -33,6 +33,8 @@ pub enum Stage {
     Reset,
     /// The program stopped waiting before there was an answer.
     GivenUp,
+    /// The program insists on another way.
+    Bound,
     /// Someone said `adit close`.
     Closed,
 }
@@ -54,6 +56,7 @@ impl Stage {
             Self::Silent => "the destination does not answer",
             Self::Reset => "the far side reset it before it was open",
             Self::GivenUp => "the program stopped waiting before there was an answer",
+            Self::Bound => "the program insists on a network device",
             Self::Closed => "someone closed it with `adit close`",
         }
     }
@@ -89,6 +92,9 @@ impl Stage {
             Self::Reset => "the service, or something in front of it, hung up: see its log",
             Self::GivenUp => {
                 "the destination, or the gateway, was slower than the program: let it wait longer, or see `adit status`"
+            }
+            Self::Bound => {
+                "let the program use any device (curl: without `--interface`), or let a rule pass it"
             }
             Self::Closed => "nothing, if that was meant",
         }

@@ -100,6 +100,22 @@ impl Attributor {
         }))
     }
 
+    /// Whether its program lets this connection use one network device only. Then no redirect to `lo` ever arrives.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn is_bound_to_device(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> io::Result<bool> {
+        let found = self
+            .diag
+            .connection(source, destination)
+            .map_err(io_error)?;
+        Ok(found.is_some_and(|found| found.is_bound_to_device))
+    }
+
     /// Which process of that user holds the socket, if it is where the last ones were: some microseconds. `None` says nothing.
     pub fn process_at_hand(&mut self, owner: &Owner) -> Option<Process> {
         let holder = self.processes.recall(owner)?;

@@ -14,6 +14,7 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use nix::net::if_::if_nameindex;
 use socket2::SockRef;
 
 /// `TCP_LISTEN` of the kernel's tcp_states.h.
@@ -26,6 +27,8 @@ const NO_ENTRY: i32 = 2;
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 /// The kernel answers while the request is being sent; this only bounds what cannot happen.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// Devices that are asked about.
+const DEVICES: usize = 256;
 /// Answers that belong to other requests, before we give up.
 const STRAYS: usize = 16;
 
@@ -56,6 +59,8 @@ pub struct Found {
     pub uid: u32,
     /// Its inode, as in `/proc/PID/fd`.
     pub inode: u64,
+    /// Whether its program lets it use one network device only (socket(7), `SO_BINDTODEVICE`).
+    pub is_bound_to_device: bool,
 }
 
 /// A netlink socket for lookups.
@@ -97,7 +102,26 @@ impl Diag {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<Option<Found>, DiagError> {
-        let found = self.find(local, remote)?.filter(|header| {
+        let device = scope(local).max(scope(remote));
+        if let Some(found) = self.connection_over(device, local, remote)? {
+            return Ok(Some(found));
+        }
+        // One that is bound to a device is only told to who names that (inet_bound_dev_eq in the kernel's inet_hashtables.h).
+        for device in devices().filter(|other| *other != device) {
+            if let Some(found) = self.connection_over(device, local, remote)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn connection_over(
+        &mut self,
+        device: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Option<Found>, DiagError> {
+        let found = self.find(device, local, remote)?.filter(|header| {
             let id = &header.socket_id;
             header.state != LISTEN
                 && !WITHOUT_SOCKET.contains(&header.state)
@@ -116,7 +140,7 @@ impl Diag {
             SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
         };
-        let found = self.find(local, nowhere)?.filter(|header| {
+        let found = self.find(scope(local), local, nowhere)?.filter(|header| {
             let id = &header.socket_id;
             header.state == LISTEN && same(id.source_address, id.source_port, local)
         });
@@ -125,11 +149,12 @@ impl Diag {
 
     fn find(
         &mut self,
+        device: u32,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<Option<InetResponseHeader>, DiagError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = request(self.sequence, local, remote);
+        let request = request(self.sequence, device, local, remote);
         self.socket.send(&request, 0)?;
         for _ in 0..STRAYS {
             let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
@@ -160,6 +185,7 @@ fn owned(header: &InetResponseHeader) -> Option<Found> {
     (header.inode != 0).then_some(Found {
         uid: header.uid,
         inode: header.inode.into(),
+        is_bound_to_device: header.socket_id.interface_id != 0,
     })
 }
 
@@ -168,7 +194,7 @@ fn same(address: IpAddr, port: u16, expected: SocketAddr) -> bool {
     address.to_canonical() == expected.ip().to_canonical() && port == expected.port()
 }
 
-fn request(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+fn request(sequence: u32, device: u32, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let (local_ip, remote_ip) = (local.ip().to_canonical(), remote.ip().to_canonical());
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST;
@@ -187,7 +213,7 @@ fn request(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
             destination_port: remote.port(),
             source_address: local_ip,
             destination_address: remote_ip,
-            interface_id: scope(local).max(scope(remote)),
+            interface_id: device,
             cookie: ANY_COOKIE,
         },
     };
@@ -196,6 +222,18 @@ fn request(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+/// Indices of the network devices.
+fn devices() -> impl Iterator<Item = u32> {
+    let devices = if_nameindex().ok();
+    let indices = devices.map(|devices| {
+        devices
+            .iter()
+            .map(|device| device.index())
+            .collect::<Vec<_>>()
+    });
+    indices.unwrap_or_default().into_iter().take(DEVICES)
 }
 
 fn scope(address: SocketAddr) -> u32 {

@@ -26,10 +26,18 @@ pub enum End {
     Listener,
 }
 
-/// Connects from that port, or from any that is free with 0, and acts. `number` tells this connection from others of the same
-/// script.
+/// What a socket is bound to before it connects.
+#[derive(Debug, Clone, Default)]
+pub struct From {
+    /// Port; 0: any that is free.
+    pub port: u16,
+    /// Name of the network device that it may use, if not any (socket(7), `SO_BINDTODEVICE`).
+    pub device: Option<String>,
+}
+
+/// Connects and acts. `number` tells this connection from others of the same script.
 #[must_use]
-pub fn dial(to: SocketAddr, from: u16, script: &Script, seed: u64, number: u64) -> Sight {
+pub fn dial(to: SocketAddr, from: &From, script: &Script, seed: u64, number: u64) -> Sight {
     let started = Instant::now();
     let mut sight = acted(connect(to, from), started, script, seed, number);
     // A connection that was reset meanwhile does not tell any more where it led to.
@@ -49,7 +57,7 @@ pub fn dial_through(
     number: u64,
 ) -> Sight {
     let started = Instant::now();
-    let connected = connect(entry.address(), 0).and_then(|stream| {
+    let connected = connect(entry.address(), &From::default()).and_then(|stream| {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         entry.ask(&stream, to)?;
@@ -80,15 +88,18 @@ fn acted(
     sight
 }
 
-fn connect(to: SocketAddr, from: u16) -> io::Result<TcpStream> {
+fn connect(to: SocketAddr, from: &From) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    if from != 0 {
+    if let Some(device) = &from.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    if from.port != 0 {
         let any: IpAddr = match to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(any, from).into())?;
+        socket.bind(&SocketAddr::new(any, from.port).into())?;
     }
     socket.connect(&to.into())?;
     Ok(socket.into())

@@ -1,7 +1,8 @@
 //! What a rule with an application passes is a connection of the kernel's own: no relay, the client's own address.
 
 use adit_tests::connect::{Family, Target, Targets, gateway, told};
-use adit_tests::{Conversation, Lab, Routing, RunningAdit, User, address};
+use adit_tests::script::Sight;
+use adit_tests::{Conversation, Gateway, Lab, Routing, RunningAdit, User, address, sights};
 use adit_tests::{connecting, rules_with, without_a_queue};
 use anyhow::{Result, ensure};
 
@@ -127,5 +128,47 @@ fn a_block_by_application_is_refused_and_the_rest_is_tunnelled() -> Result<()> {
     adit.broker.flow(&lab, tunnelled, |flow| {
         flow.action.as_deref() == Some("tunnel")
     })?;
+    Ok(())
+}
+
+/// Nothing can be brought to the broker that insists on another device: whoever is not passed is told at once.
+#[test]
+fn a_socket_that_is_bound_to_a_device_is_its_programs() -> Result<()> {
+    const RULES: &str =
+        "  - {name: by IPv6 directly, app: [adit-peer], to: \"2001:db8::/32\", action: pass}
+  - {name: the peer's, app: [adit-peer], action: tunnel, zone: lab}
+  - {name: nobody else, action: block}
+";
+    let lab = Lab::with(Routing::Open)?;
+    let gateway = Gateway::start(&lab)?;
+    let rules = connecting("honest", &rules_with(User::Alice, RULES));
+    let adit = RunningAdit::with(&lab, gateway, &rules)?;
+    let dial = |to: &str| -> Result<Sight> {
+        let bound = ["--device", "gate"];
+        let words = ["adit-peer", "dial", to, "send 1; expect 1"];
+        let dialled = lab.client().argv(&[&words[..], &bound].concat())?.ok()?;
+        Ok(sights(&dialled)?.remove(0))
+    };
+
+    let talk = Conversation::new("", "expect 1; send 1").at(address::SERVER6);
+    let (mut listener, to) = talk.listen(&lab)?;
+    let passed = dial(&to.to_string())?;
+    ensure!(passed.steps.len() == 3, "{passed:?}");
+    listener.end(talk.within)?;
+    let seen = sights(&listener.stdout())?.remove(0).peer;
+    ensure!(seen == address::CLIENT6, "the server saw {seen}");
+
+    let talk = talk.at(address::SERVER);
+    let (_listener, to) = talk.listen(&lab)?;
+    let tunnelled = dial(&to.to_string())?;
+    let steps = ["connect: network unreachable"];
+    ensure!(tunnelled.steps == steps, "{tunnelled:?}");
+    let to = to.to_string();
+    let flow = adit
+        .broker
+        .flow(&lab, "it", |flow| flow.destination == to)?;
+    ensure!(flow.rule.as_deref() == Some("the peer's"), "{flow:?}");
+    let reason = flow.reason.clone().unwrap_or_default();
+    ensure!(reason.contains("network device"), "{flow:?}");
     Ok(())
 }

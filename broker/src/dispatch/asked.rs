@@ -33,7 +33,10 @@ impl Dispatcher {
             biased;
             ready = self.made_ready(held, asked, flow) => ready,
             cause = gone.wait() => {
-                flow.saw(Some(Saw::Nothing));
+                flow.saw(Some(match cause {
+                    held::Cause::Bound => Saw::NetworkUnreachable,
+                    held::Cause::GivenUp | held::Cause::HelperGone => Saw::Nothing,
+                }));
                 Err(no_longer_held(cause))
             }
         };
@@ -173,6 +176,10 @@ fn no_longer_held(cause: held::Cause) -> Ending {
         held::Cause::HelperGone => {
             let text = "the capture helper went away while it was held";
             Ending::failed(Cause::Broken, text).at(Stage::Helper)
+        }
+        held::Cause::Bound => {
+            let text = "the program has bound its socket to a network device, which leads around the tunnel";
+            Ending::refused(Cause::NetworkUnreachable, text).at(Stage::Bound)
         }
     }
 }

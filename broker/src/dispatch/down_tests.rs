@@ -15,7 +15,7 @@ use crate::attribution::Attribution;
 use crate::capture_session::CaptureSession;
 use crate::chronicle::Chronicle;
 use crate::flow_table::FlowTable;
-use crate::held::HeldTable;
+use crate::held::{Asked, HeldTable};
 use crate::listeners::Listeners;
 use crate::names::Names;
 use crate::rules_in_force::{InForce, RulesInForce};
@@ -70,7 +70,9 @@ async fn answered(on_down: OnDown) -> (Answer, Duration) {
         sequence: 1,
         routed: true,
     };
-    let held = HeldTable::default().ask(question, &answers).unwrap();
+    let Asked::Anew(held) = HeldTable::default().ask(question, &answers) else {
+        panic!("it is new");
+    };
     let began = Instant::now();
     dispatcher.answer(held).await;
     let took = began.elapsed();

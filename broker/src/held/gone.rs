@@ -11,6 +11,8 @@ pub enum Cause {
     GivenUp,
     /// The kernel gave up all that was held, as the helper is gone.
     HelperGone,
+    /// It was let through and can't come: its program has bound it to a network device.
+    Bound,
 }
 
 /// Tells that a connection is held no longer.

@@ -83,6 +83,25 @@ enum Stage {
     Expected(oneshot::Sender<Captured>),
 }
 
+/// What a question is.
+#[derive(Debug)]
+pub enum Asked {
+    /// A new one.
+    Anew(Held),
+    /// One that was asked before, and is answered by whoever took it up then.
+    Before,
+    /// One whose connection was let through, and did not come.
+    AfterIt(Again),
+}
+
+/// A connection that was let through is held again.
+#[derive(Debug)]
+pub struct Again {
+    id: u32,
+    answers: Answers,
+    gone: Gone,
+}
+
 /// A connection held at its SYN. Dropped without an answer, it is refused: its program must not wait for nobody.
 #[derive(Debug)]
 pub struct Held {
@@ -105,8 +124,8 @@ pub struct Expected {
 }
 
 impl HeldTable {
-    /// Takes up a question. `None`: it was asked before, and is answered by whoever took it up then.
-    pub fn ask(&self, question: Question, answers: &Answers) -> Option<Held> {
+    /// Takes up a question.
+    pub fn ask(&self, question: Question, answers: &Answers) -> Asked {
         let syn = Syn::of(&question);
         let ends = (question.source, question.destination);
         let mut places = self.places();
@@ -120,10 +139,16 @@ impl HeldTable {
                     let (id, answers) =
                         std::mem::replace(&mut place.asked, (question.id, answers.clone()));
                     answers.give(id, Answer::Drop);
+                    return Asked::Before;
                 }
-                Stage::Expected(_) => answers.give(question.id, Answer::Redirect),
+                Stage::Expected(_) => {
+                    return Asked::AfterIt(Again {
+                        id: question.id,
+                        answers: answers.clone(),
+                        gone: place.gone.clone(),
+                    });
+                }
             }
-            return None;
         }
         if let Some(before) = places.by_ends.insert(ends, syn)
             && let Some(place) = places.by_syn.get(&before)
@@ -141,7 +166,7 @@ impl HeldTable {
             since: Instant::now(),
         };
         places.by_syn.insert(syn, place);
-        Some(Held {
+        Asked::Anew(Held {
             question,
             place: number,
             gone,
@@ -242,6 +267,18 @@ impl Places {
         }
         if self.by_ends.get(&ends) == Some(&syn) {
             self.by_ends.remove(&ends);
+        }
+    }
+}
+
+impl Again {
+    /// Lets it through once more, unless it `cannot_come`.
+    pub fn answer(self, cannot_come: bool) {
+        if cannot_come {
+            self.answers.give(self.id, Answer::NetworkUnreachable);
+            self.gone.note(Cause::Bound);
+        } else {
+            self.answers.give(self.id, Answer::Redirect);
         }
     }
 }

@@ -25,6 +25,13 @@ impl Rig {
     }
 
     fn ask(&self, id: u32, source: &str, sequence: u32) -> Option<Held> {
+        match self.asked(id, source, sequence) {
+            Asked::Anew(held) => Some(held),
+            Asked::Before | Asked::AfterIt(_) => None,
+        }
+    }
+
+    fn asked(&self, id: u32, source: &str, sequence: u32) -> Asked {
         let question = Question {
             id,
             source: source.parse().unwrap(),
@@ -33,6 +40,13 @@ impl Rig {
             routed: true,
         };
         self.table.ask(question, &self.answers)
+    }
+
+    fn again(&self, id: u32) -> Again {
+        match self.asked(id, SOURCE, 7) {
+            Asked::AfterIt(again) => again,
+            other @ (Asked::Anew(_) | Asked::Before) => panic!("{other:?}"),
+        }
     }
 
     async fn heard(&mut self) -> (u32, Answer) {
@@ -72,10 +86,23 @@ async fn the_same_syn_again_is_the_same_question() {
     assert_eq!(rig.heard().await, (1, Answer::Drop), "it can't be held");
     let expected = held.redirect();
     assert_eq!(rig.heard().await, (2, Answer::Redirect));
-    assert!(rig.ask(3, SOURCE, 7).is_none());
+    rig.again(3).answer(false);
     assert_eq!(rig.heard().await, (3, Answer::Redirect));
+    assert!(!rig.table.is_empty());
     drop(expected);
     assert!(rig.is_empty());
+}
+
+#[tokio::test]
+async fn one_that_can_not_come_is_told_so() {
+    let mut rig = Rig::new();
+    let held = rig.ask(1, SOURCE, 7).unwrap();
+    let gone = held.gone();
+    let _expected = held.redirect();
+    assert_eq!(rig.heard().await, (1, Answer::Redirect));
+    rig.again(2).answer(true);
+    assert_eq!(rig.heard().await, (2, Answer::NetworkUnreachable));
+    assert_eq!(gone.wait().await, Cause::Bound);
 }
 
 #[tokio::test]

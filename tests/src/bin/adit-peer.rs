@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::{io, thread};
 
-use adit_tests::actor::{End, act, dial, dial_through};
+use adit_tests::actor::{End, From, act, dial, dial_through};
 use adit_tests::entry::Entry;
 use adit_tests::script::{Script, Sight};
 use anyhow::{Result, anyhow};
@@ -44,6 +44,9 @@ enum Command {
         /// Local port; 0: any that is free.
         #[arg(long, default_value_t = 0)]
         from: u16,
+        /// The network device that the connection may use, if not any.
+        #[arg(long)]
+        device: Option<String>,
         /// Asks an entry for the connection: `socks5=ADDRESS:PORT` or `http=ADDRESS:PORT`.
         #[arg(long)]
         through: Option<Entry>,
@@ -75,16 +78,18 @@ fn main() -> Result<()> {
             to,
             script,
             from,
+            device,
             through,
             connections,
             seed,
         } => {
+            let from = From { port: from, device };
             let numbers = 0..connections as u64;
             let threads: Vec<_> = numbers
                 .map(|number| {
-                    let script = script.clone();
+                    let (script, from) = (script.clone(), from.clone());
                     thread::spawn(move || match through {
-                        None => dial(to, from, &script, seed, number),
+                        None => dial(to, &from, &script, seed, number),
                         Some(entry) => dial_through(entry, to, &script, seed, number),
                     })
                 })

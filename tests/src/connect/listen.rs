@@ -6,9 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use socket2::{Domain, Socket, Type};
 
 /// What everyone who connects is told.
 const GREETING: &[u8] = b"adit\n";
+/// Connections that wait to be accepted.
+const CROWD: i32 = 4096;
 
 /// Listens at every port of `addresses` after `after`, greets who comes, and writes a line of `address of the peer`,
 /// `address of ours` for each. Says `listening` first.
@@ -22,7 +25,7 @@ pub fn listen(addresses: &[IpAddr], ports: &[u16], after: Duration) -> Result<()
         .iter()
         .flat_map(|address| ports.iter().map(move |port| (*address, *port)))
     {
-        let listener = TcpListener::bind(SocketAddr::new(address, port))?;
+        let listener = bind(SocketAddr::new(address, port))?;
         threads.push(
             thread::Builder::new()
                 .stack_size(128 << 10)
@@ -41,6 +44,15 @@ pub fn listen(addresses: &[IpAddr], ports: &[u16], after: Duration) -> Result<()
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// With room for a crowd: with less, the kernel answers by cookies (tcp(7), `tcp_syncookies`), and who is let in so may never be accepted.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(CROWD)?;
+    Ok(socket.into())
 }
 
 fn greet(mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
