@@ -14,7 +14,8 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_'
 ifneq ($(SUDO),)
 export CARGO_TARGET_$(HOST)_RUNNER = $(SUDO)
 endif
-# End-to-end tests. Some measure time, or take all there is of the machine; the others wait most of the time: AT_ONCE=2 runs two.
+# End-to-end tests. Some measure time, or take all there is of the machine; the others wait most of the time, so two run
+# at once, or AT_ONCE of them.
 END_TO_END := $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))
 ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs files of end-to-end tests: those before `--` as many at a time as AT_ONCE says (1), those behind it one after another. What a
+# Runs files of end-to-end tests: those before `--` as many at a time as AT_ONCE says (2), those behind it one after another. What a
 # file says is printed when it is done.
 #
 # usage: side-by-side.sh [FILE…] -- [FILE…]
@@ -23,7 +23,7 @@ done
 $build $together $alone || exit
 
 red=0
-for at_once in "${AT_ONCE:-1} $together" "1 $alone"; do
+for at_once in "${AT_ONCE:-2} $together" "1 $alone"; do
 	set -- $at_once
 	count=$1
 	shift

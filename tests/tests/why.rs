@@ -86,6 +86,16 @@ fn a_refused_connection_is_told_with_destination_rule_and_stage() -> Result<()> 
     ] {
         ensure!(text.contains(word), "`{word}` is not in: {text}");
     }
+    let alone = "what the kernel decides alone is not seen here";
+    ensure!(!text.contains(alone), "{text}");
+    // Where it is guessed which one is meant, it is said which can't be.
+    let line = format!(
+        "{}; adit why --control {}",
+        curl(&to),
+        control_socket(User::Alice)
+    );
+    let said = lab.client().sh(&line)?.ok()?;
+    ensure!(said.contains(alone), "{said}");
     let gone = adit.broker.adit(&lab, &["why", "999999"])?;
     ensure!(gone.code == Some(1), "{gone}");
     Ok(())

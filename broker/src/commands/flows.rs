@@ -27,7 +27,7 @@ pub(crate) fn run(options: Ask) -> Result<(), Failure> {
         "STATE",
         "UP",
         "DOWN",
-        "AGE",
+        "LASTED",
     ];
     let rows: Vec<_> = flows.iter().map(row).collect();
     output::table(&header, &rows);

@@ -59,6 +59,11 @@ fn show(why: &Why) {
     if let Some(advice) = &why.advice {
         output::line(format_args!("try      {advice}"));
     }
+    if why.shares.is_some() {
+        output::line(format_args!(
+            "note     what the kernel decides alone is not seen here: if another failed since, `adit explain --app PATH --to HOST:PORT`"
+        ));
+    }
 }
 
 fn when(why: &Why) -> String {
