@@ -40,7 +40,8 @@ impl DialError {
             reason = "the errors of connect(2) that have a reason of their own"
         )]
         match errno {
-            Errno::ECONNREFUSED => RefusalReason::Refused,
+            // Who is reset before it was seen to be connected has been turned away as well.
+            Errno::ECONNREFUSED | Errno::ECONNRESET => RefusalReason::Refused,
             Errno::EHOSTUNREACH | Errno::EHOSTDOWN => RefusalReason::HostUnreachable,
             Errno::ENETUNREACH | Errno::ENETDOWN => RefusalReason::NetworkUnreachable,
             // No port, descriptor or memory left here.
@@ -123,6 +124,7 @@ mod tests {
         // Numbers of Linux's errno(3), so that they do not come from the table under test.
         for (errno, expected) in [
             (111, RefusalReason::Refused),
+            (104, RefusalReason::Refused),
             (113, RefusalReason::HostUnreachable),
             (112, RefusalReason::HostUnreachable),
             (101, RefusalReason::NetworkUnreachable),

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(630);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens there, or not for us.
-    #[error("no gateway answers on {}: {source} (is it running, and are you root?)", path.display())]
+    #[error("no gateway answers on {} (is it running, and are you root?)", path.display())]
     Connect {
         /// The control socket.
         path: PathBuf,
