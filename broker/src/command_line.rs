@@ -54,7 +54,7 @@ pub(crate) enum Command {
 )]
 pub(crate) struct Up {
     /// The gateway: `USER@HOST[:PORT]`
-    pub(crate) gateway: adit_rules::Gateway,
+    pub(crate) gateway: adit_rules::GatewayPattern,
     /// Networks or addresses behind it
     #[arg(required = true, value_parser = network)]
     pub(crate) networks: Vec<IpNet>,

@@ -32,9 +32,10 @@ use crate::signals::{Hangup, Signals};
 use crate::unlock::unlock;
 use crate::user::User;
 use crate::why::{self, Why};
-use crate::zone::{Zone, ZoneState};
-use crate::zone_status::zone_status;
-use crate::zone_targets::targets_of;
+use crate::zone::Zone;
+use crate::zone_link::ZoneState;
+use crate::zone_status::status_of;
+use crate::zone_targets::ZoneTargets;
 
 /// How long the helper may take to remove a claim.
 const RELEASE: Duration = Duration::from_secs(20);
@@ -193,7 +194,7 @@ impl Broker {
             Attribution::start(session.sources.clone()).map_err(DaemonError::Attribution)?;
         let mut zones = HashMap::new();
         for zone in settings.policy.zones() {
-            let targets = targets_of(zone, &settings.user);
+            let targets = ZoneTargets::of(zone, &settings.user);
             let kept = Zone::start(zone.name.clone(), targets, session.sockets.clone());
             zones.insert(zone.name.clone(), Arc::new(kept));
         }
@@ -271,10 +272,11 @@ impl Broker {
         self.watch_helper(ready, attended).await
     }
 
-    /// Waits for the first link of every zone; a failure that lasts is ours.
+    /// Waits for the link of every zone that has one by now; a failure is ours.
     async fn gateways_let_us_in(&self) -> Result<(), DaemonError> {
-        for zone in self.zones().values() {
-            let mut state = zone.state();
+        let zones = self.zones();
+        for (_, link) in zones.values().flat_map(|zone| zone.links()) {
+            let mut state = link.state();
             let decided = state
                 .wait_for(|state| match state {
                     ZoneState::Connecting { .. } => false,
@@ -359,7 +361,7 @@ impl Broker {
         let Some(zone) = self.zones().remove(zone) else {
             return Answer::Error(format!("no zone is called {zone:?}"));
         };
-        match zone.questions.trust(fingerprint) {
+        match zone.trust(fingerprint) {
             Ok(()) => Answer::Done,
             Err(error) => Answer::Error(error.to_string()),
         }
@@ -447,12 +449,9 @@ impl Broker {
                 ("refused by the capture helper", true, Some(reason))
             }
         };
-        let mut zones: Vec<_> = self
-            .zones()
-            .values()
-            .map(|zone| zone_status(zone))
-            .collect();
-        zones.sort_by(|a, b| a.name.cmp(&b.name));
+        let zones = self.zones();
+        let mut zones: Vec<_> = zones.values().flat_map(|zone| status_of(zone)).collect();
+        zones.sort_by(|a, b| (&a.name, &a.host).cmp(&(&b.name, &b.host)));
         let (active, total) = self.dispatcher.flows.counts();
         let rules_in_force = self
             .settings

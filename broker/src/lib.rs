@@ -5,6 +5,7 @@
 
 pub mod accepted;
 pub mod attribution;
+pub mod behind;
 pub mod capture_session;
 pub mod chronicle;
 pub mod control;
@@ -38,5 +39,6 @@ pub mod user;
 pub mod why;
 mod worker;
 pub mod zone;
+pub mod zone_link;
 mod zone_status;
 pub mod zone_targets;

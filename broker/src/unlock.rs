@@ -6,15 +6,36 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::control::protocol::{Answer, Answers};
-use crate::zone::{Zone, ZoneState};
+use crate::zone::Zone;
+use crate::zone_link::{ZoneLink, ZoneState};
 
 /// How long a zone may take to ask something, or to come up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Begins, or goes on with `answers`. Gives what is to be answered next, `Done` once the zone is up, or why it is not.
 pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
-    let mut state = zone.state();
-    let unlocking = &zone.questions.unlocking;
+    let mut links = zone.links();
+    let is_meant = |link: &ZoneLink| match &answers {
+        Some(Answers { id, .. }) => link.questions.unlocking.asks(*id),
+        None => link.questions.unlocking.locked().is_some(),
+    };
+    let meant = links.iter().position(|(_, link)| is_meant(link));
+    if links.is_empty() {
+        return Answer::Error("no flow goes to any host of the zone: nothing is locked".to_owned());
+    }
+    let (_, link) = links.swap_remove(meant.unwrap_or_default());
+    let answer = unlock_link(&link, answers).await;
+    if let Answer::Done = answer {
+        for (_, other) in links {
+            other.questions.another_is_unlocked();
+        }
+    }
+    answer
+}
+
+async fn unlock_link(link: &ZoneLink, answers: Option<Answers>) -> Answer {
+    let mut state = link.state();
+    let unlocking = &link.questions.unlocking;
     let begins = answers.is_none();
     let is_up = matches!(&*state.borrow_and_update(), ZoneState::Up { .. });
     match answers {
@@ -22,7 +43,7 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
         None => {
             unlocking.attend();
             if !unlocking.is_open() {
-                zone.questions.try_again();
+                link.questions.try_again();
             }
         }
         Some(Answers { id, answers }) => {
@@ -34,7 +55,7 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
     let next = async {
         tokio::select! {
             form = unlocking.form() => Answer::Form(Box::new(form)),
-            ended = ended(zone, state, begins) => ended,
+            ended = ended(link, state, begins) => ended,
         }
     };
     match timeout(PATIENCE, next).await {
@@ -46,7 +67,7 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
 /// How the attempt ends. One that may have been under way before, with nobody there, is followed by the next, as is one that only
 /// broke off.
 async fn ended(
-    zone: &Zone,
+    link: &ZoneLink,
     mut state: watch::Receiver<ZoneState>,
     mut may_be_older: bool,
 ) -> Answer {
@@ -55,8 +76,8 @@ async fn ended(
             ZoneState::Up { .. } => return Answer::Done,
             ZoneState::Down { locked: true, .. } if may_be_older => {
                 may_be_older = false;
-                zone.questions.unlocking.attend();
-                zone.questions.try_again();
+                link.questions.unlocking.attend();
+                link.questions.try_again();
             }
             ZoneState::Down {
                 reason,

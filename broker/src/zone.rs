@@ -1,162 +1,87 @@
-//! A zone's link, kept up: the next gateway when one is down, again and again, with patience that grows.
+//! A zone and its links: one for all of it, or where its gateways are taken from the destination one for each host that flows go to.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use adit_link::Link;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use adit_rules::{Destination, OnDown};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
+use crate::behind::Behind;
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{Askpass, Connection, Questions, Target, Way, connect};
+use crate::gateway::{Askpass, NotTrusted, Questions};
+use crate::zone_link::{OpenLink, ZoneDown, ZoneLink};
+use crate::zone_targets::ZoneTargets;
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A link that lived so long was a good one: the next failure is a first one again.
-const STABLE: Duration = Duration::from_secs(10);
-/// A flow that finds the zone down makes it try at once, but not more often than this.
-const NUDGE_SPACING: Duration = Duration::from_millis(500);
-/// How long a flow waits for an attempt that is under way.
-const ATTEMPT_PATIENCE: Duration = Duration::from_secs(20);
-/// Why a link is given up that works.
-const OTHER_GATEWAYS: &str = "the zone has other gateways now";
 /// How long a flow of a zone with `on_down: hold` waits for a gateway.
 pub(crate) const HOLD_PATIENCE: Duration = Duration::from_secs(60);
+/// Links of one zone to hosts.
+const MOST_HOSTS: usize = 256;
+/// How long a link to a host is kept for the next flow.
+const KEPT: Duration = Duration::from_secs(300);
+/// How long it is tried to reach a host that does not answer and that no flow wants to go to any more.
+const KEPT_DOWN: Duration = Duration::from_secs(60);
 
-/// Where a zone's link stands.
-#[derive(Clone)]
-pub enum ZoneState {
-    /// An attempt is under way.
-    Connecting {
-        /// What was wrong with the last one.
-        last: Option<String>,
-    },
-    /// Streams can be opened.
-    Up {
-        /// Opens them.
-        link: Link,
-        /// Through which gateway.
-        target: Arc<Target>,
-        /// How that is reached.
-        way: Way,
-    },
-    /// No gateway answered.
-    Down {
-        /// Why, each gateway.
-        reason: String,
-        /// Some gateway showed a host key that is not to be trusted: nothing may go around it.
-        untrusted: bool,
-        /// Some gateway waits for a word of the user.
-        locked: bool,
-        /// Trying again can't help before someone changes something.
-        lasting: bool,
-        /// The next attempt; `None`: once the user has said that word.
-        retry_at: Option<Instant>,
-    },
-}
-
-impl ZoneState {
-    /// The link, as long as it takes new streams.
-    fn open_link(&self) -> Option<OpenLink> {
-        match self {
-            Self::Up { link, target, .. } if !link.is_closing() => Some(OpenLink {
-                link: link.clone(),
-                target: target.clone(),
-            }),
-            Self::Up { .. } | Self::Connecting { .. } | Self::Down { .. } => None,
-        }
-    }
-}
-
-impl std::fmt::Debug for ZoneState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Connecting { last } => write!(f, "Connecting({last:?})"),
-            Self::Up { target, .. } => write!(f, "Up({})", target.gateway),
-            Self::Down { reason, .. } => write!(f, "Down({reason})"),
-        }
-    }
-}
-
-/// A link that takes new streams, and where it leads through.
-#[derive(Clone)]
-pub struct OpenLink {
-    /// Opens them.
-    pub link: Link,
-    /// The gateway at its end.
-    pub target: Arc<Target>,
-}
-
-/// What a gateway said of its own accord, for people.
-#[derive(Debug, Clone)]
-pub struct Heard {
-    /// Which one.
-    pub gateway: String,
-    /// At most [`adit_link::MAX_DETAIL`] bytes without control characters.
-    pub words: Arc<str>,
-    /// When.
-    pub at: Instant,
-}
-
-/// No gateway of the zone answers.
+/// Why there is no link for a flow.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("no gateway of zone {zone} answers: {reason}")]
-pub struct ZoneDown {
-    /// The zone.
-    pub zone: String,
-    /// Why, each gateway.
-    pub reason: String,
-    /// Whether a flow may go direct if its rule says so: no gateway answered, rather than one that can't be trusted.
-    pub may_pass: bool,
-    /// Whether one showed a host key that is not to be trusted: waiting does not help.
-    pub untrusted: bool,
+pub enum NoLink {
+    /// No gateway answers.
+    #[error(transparent)]
+    Down(#[from] ZoneDown),
+    /// There are too many.
+    #[error("the zone {zone} has links to {MOST_HOSTS} hosts, and all are in use")]
+    TooMany {
+        /// Which zone.
+        zone: String,
+    },
 }
 
-/// A zone and the task that keeps its link.
+/// A zone of the rules, as long as they name it.
 #[derive(Debug)]
 pub struct Zone {
     /// Its name in the rules.
     pub name: String,
-    state: watch::Receiver<ZoneState>,
-    nudge: Arc<Notify>,
-    ending: watch::Sender<bool>,
-    targets: watch::Sender<Arc<[Arc<Target>]>>,
-    /// What its gateways want to know from the user.
-    pub questions: Questions,
-    heard: watch::Receiver<Option<Heard>>,
+    sockets: MarkedSockets,
+    links: Arc<Mutex<Links>>,
     hold_patience: Duration,
 }
 
+#[derive(Debug)]
+struct Links {
+    targets: ZoneTargets,
+    /// What is common to what each of them asks the user.
+    questions: Questions,
+    kept: BTreeMap<Behind, Kept>,
+    closed: bool,
+}
+
+/// A link, which whoever waits for it holds as well.
+#[derive(Debug)]
+struct Kept {
+    link: Arc<ZoneLink>,
+    used: Instant,
+    /// Ends with this.
+    _retiring: JoinSet<()>,
+}
+
 impl Zone {
-    /// Starts connecting. `targets` are the gateways in the order to try them.
-    pub fn start(name: String, targets: Vec<Target>, sockets: MarkedSockets) -> Self {
-        let (sender, state) = watch::channel(ZoneState::Connecting { last: None });
-        let nudge = Arc::new(Notify::new());
-        let (ending, ends) = watch::channel(false);
-        let (targets, wanted) = watch::channel(shared(targets));
-        let (hears, heard) = watch::channel(None);
-        let questions = Questions::asked_by(Askpass::from_environment());
-        let keeper = Keeper {
-            zone: name.clone(),
-            targets: wanted,
-            sockets,
-            questions: questions.clone(),
-            state: sender,
-            hears,
-            nudge: nudge.clone(),
-            ends,
-        };
-        tokio::spawn(keeper.keep());
-        Self {
-            name,
-            state,
-            nudge,
-            ending,
+    /// Starts connecting, where it is known whereto.
+    pub fn start(name: String, targets: ZoneTargets, sockets: MarkedSockets) -> Self {
+        let links = Links {
             targets,
-            questions,
-            heard,
+            questions: Questions::asked_by(Askpass::from_environment()),
+            kept: BTreeMap::new(),
+            closed: false,
+        };
+        let zone = Self {
+            name,
+            sockets,
+            links: Arc::new(Mutex::new(links)),
             hold_patience: HOLD_PATIENCE,
-        }
+        };
+        zone.start_for_all(&mut zone.lock());
+        zone
     }
 
     /// The same for tests, which have less.
@@ -168,325 +93,313 @@ impl Zone {
         }
     }
 
+    /// The link that carries flows to `destination`. While no gateway answers it is waited for as `on_down` says.
+    pub async fn link(
+        &self,
+        destination: &Destination,
+        on_down: OnDown,
+    ) -> Result<OpenLink, NoLink> {
+        let link = self.link_to(destination)?;
+        let open = match on_down {
+            OnDown::Hold => link.link_held(self.hold_patience).await,
+            OnDown::Reject | OnDown::Pass => link.link().await,
+        };
+        Ok(open?)
+    }
+
     /// From now on these are its gateways. A link through one that still is goes on; any other takes no new streams, and the next
     /// one is made at once. Who waits for a link waits for that.
-    pub fn lead_to(&self, targets: Vec<Target>) {
-        self.questions.forget();
-        self.targets.send_replace(shared(targets));
+    pub fn lead_to(&self, targets: ZoneTargets) {
+        let mut links = self.lock();
+        links.targets = targets;
+        let Links { targets, kept, .. } = &mut *links;
+        kept.retain(|behind, kept| match targets.before(behind) {
+            Ok(targets) => {
+                kept.link.lead_to(targets);
+                true
+            }
+            Err(_) => {
+                close_beside(kept.link.clone());
+                false
+            }
+        });
+        self.start_for_all(&mut links);
     }
 
     /// Its gateways.
-    pub fn targets(&self) -> Arc<[Arc<Target>]> {
-        self.targets.borrow().clone()
+    pub fn targets(&self) -> ZoneTargets {
+        self.lock().targets.clone()
     }
 
-    /// Says goodbye to the gateway once the zone's flows are gone. Resolves when that is done.
+    /// Its links, and what is behind each.
+    pub fn links(&self) -> Vec<(Behind, Arc<ZoneLink>)> {
+        let links = self.lock();
+        let kept = links.kept.iter();
+        kept.map(|(behind, kept)| (behind.clone(), kept.link.clone()))
+            .collect()
+    }
+
+    /// Notes the host key with this fingerprint, of every gateway that showed it, and lets its links try again.
+    ///
+    /// # Errors
+    /// When no gateway waits for a word on it, or the first that did cannot have it.
+    pub fn trust(&self, fingerprint: &str) -> Result<(), NotTrusted> {
+        let mut outcome = Err(NotTrusted::NotAsked(fingerprint.to_owned()));
+        for (_, link) in self.links() {
+            match link.questions.trust(fingerprint) {
+                Err(NotTrusted::NotAsked(_)) => {}
+                Ok(()) => outcome = Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Says goodbye to its gateways once its flows are gone. Resolves when that is done.
     pub async fn close(&self) {
-        self.ending.send_replace(true);
-        let mut state = self.state.clone();
-        while state.changed().await.is_ok() {}
-    }
-
-    /// Where the link stands.
-    pub fn state(&self) -> watch::Receiver<ZoneState> {
-        self.state.clone()
-    }
-
-    /// What one of its gateways said last and did not take back.
-    pub fn heard(&self) -> Option<Heard> {
-        self.heard.borrow().clone()
-    }
-
-    /// The link; waits for an attempt that is under way, and fails at once when the last one failed.
-    pub async fn link(&self) -> Result<OpenLink, ZoneDown> {
-        self.settled(ATTEMPT_PATIENCE, |state| {
-            matches!(state, ZoneState::Down { .. })
-        })
-        .await
-    }
-
-    /// The link; waits for a gateway to come back (`on_down: hold`), unless one can't be trusted.
-    pub async fn link_held(&self) -> Result<OpenLink, ZoneDown> {
-        self.settled(self.hold_patience, |state| {
-            matches!(
-                state,
-                ZoneState::Down {
-                    untrusted: true,
-                    ..
-                }
-            )
-        })
-        .await
-    }
-
-    async fn settled(
-        &self,
-        patience: Duration,
-        gives_up: impl Fn(&ZoneState) -> bool,
-    ) -> Result<OpenLink, ZoneDown> {
-        let mut state = self.state.clone();
-        // The common case takes no timer.
-        if let Some(link) = state.borrow().open_link() {
-            return Ok(link);
-        }
-        self.nudge.notify_one();
-        let settled = state.wait_for(|state| state.open_link().is_some() || gives_up(state));
-        let settled = timeout(patience, settled).await;
-        let (reason, may_pass, untrusted) = match settled {
-            Ok(Ok(state)) => match (state.open_link(), &*state) {
-                (Some(link), _) => return Ok(link),
-                (
-                    None,
-                    ZoneState::Down {
-                        reason, untrusted, ..
-                    },
-                ) => (reason.clone(), !untrusted, *untrusted),
-                (None, ZoneState::Up { .. } | ZoneState::Connecting { .. }) => {
-                    ("the link was lost at once".to_owned(), false, false)
-                }
-            },
-            Ok(Err(_)) => ("the broker is ending".to_owned(), false, false),
-            Err(_) => {
-                let reason = format!("not within {} s", patience.as_secs());
-                (reason, self.may_pass(), false)
-            }
+        let mut closing: JoinSet<()> = {
+            let mut links = self.lock();
+            links.closed = true;
+            let kept = std::mem::take(&mut links.kept).into_values();
+            kept.map(|kept| async move { kept.link.close().await })
+                .collect()
         };
-        Err(ZoneDown {
+        while closing.join_next().await.is_some() {}
+    }
+
+    fn link_to(&self, destination: &Destination) -> Result<Arc<ZoneLink>, NoLink> {
+        let mut links = self.lock();
+        let behind = links.targets.behind(destination);
+        let behind = behind.ok_or_else(|| self.without_gateway("there is no host to go to"))?;
+        if let Some(kept) = links.kept.get_mut(&behind) {
+            kept.used = Instant::now();
+            return Ok(kept.link.clone());
+        }
+        if links.closed {
+            return Err(self.without_gateway("the zone is ending").into());
+        }
+        links.make_room().ok_or_else(|| NoLink::TooMany {
             zone: self.name.clone(),
-            reason,
-            may_pass,
-            untrusted,
-        })
+        })?;
+        let link = self.start_link(&mut links, behind);
+        Ok(link.map_err(|why| self.without_gateway(&why))?)
     }
 
-    fn may_pass(&self) -> bool {
-        match &*self.state.borrow() {
-            ZoneState::Connecting { .. } => true,
-            ZoneState::Up { .. } => false,
-            ZoneState::Down { untrusted, .. } => !untrusted,
-        }
-    }
-}
-
-fn shared(targets: Vec<Target>) -> Arc<[Arc<Target>]> {
-    targets.into_iter().map(Arc::new).collect()
-}
-
-type Targets = watch::Receiver<Arc<[Arc<Target>]>>;
-
-struct Keeper {
-    zone: String,
-    targets: Targets,
-    sockets: MarkedSockets,
-    questions: Questions,
-    state: watch::Sender<ZoneState>,
-    hears: watch::Sender<Option<Heard>>,
-    nudge: Arc<Notify>,
-    ends: watch::Receiver<bool>,
-}
-
-/// Why no gateway could be reached.
-struct Unreached {
-    reason: String,
-    /// Trying again can't help before someone changes something.
-    lasting: bool,
-    untrusted: bool,
-    /// It is not tried again before the user has said something: a gateway counts those who come and say nothing.
-    locked: bool,
-}
-
-impl Keeper {
-    async fn keep(self) {
-        tokio::select! {
-            () = self.keep_up() => {}
-            () = self.ended() => {}
+    /// A zone whose gateways are known has its link before a flow asks for it.
+    fn start_for_all(&self, links: &mut Links) {
+        if !links.kept.contains_key(&Behind::Zone) {
+            // The others wait for a flow that says whereto.
+            let _ = self.start_link(links, Behind::Zone);
         }
     }
 
-    async fn keep_up(&self) {
-        let mut backoff = FIRST_BACKOFF;
-        let mut targets = self.targets.clone();
-        loop {
-            let now = targets.borrow_and_update().clone();
-            let attempted = tokio::select! {
-                attempted = self.attempt(&now) => Some(attempted),
-                () = changed(&mut targets) => None,
-            };
-            let last = match attempted {
-                Some(Ok((connection, target))) => {
-                    let since = Instant::now();
-                    let reason = self.carry(connection, target, &mut targets).await;
-                    if since.elapsed() > STABLE {
-                        backoff = FIRST_BACKOFF;
-                    }
-                    self.connecting(Some(reason.clone()));
-                    // A gateway that lets us in and then hangs up must not make us spin.
-                    self.rest(backoff, &mut targets).await;
-                    reason
-                }
-                Some(Err(unreached)) => {
-                    tracing::warn!(zone = self.zone, "no gateway answers: {}", unreached.reason);
-                    self.wait(&unreached, backoff, &mut targets).await;
-                    unreached.reason
-                }
-                None => {
-                    targets.mark_changed();
-                    OTHER_GATEWAYS.to_owned()
-                }
-            };
-            if targets.has_changed().unwrap_or(false) {
-                backoff = FIRST_BACKOFF;
-                self.connecting(Some(last));
-                continue;
-            }
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
-            self.connecting(Some(last));
+    fn start_link(&self, links: &mut Links, behind: Behind) -> Result<Arc<ZoneLink>, String> {
+        let link = Arc::new(ZoneLink::start(
+            self.name.clone(),
+            links.targets.before(&behind)?,
+            self.sockets.clone(),
+            links.questions.beside(),
+        ));
+        let mut retiring = JoinSet::new();
+        if behind.host().is_some() {
+            retiring.spawn(retire(Arc::downgrade(&self.links), behind.clone()));
         }
-    }
-
-    fn connecting(&self, last: Option<String>) {
-        self.state.send_replace(ZoneState::Connecting { last });
-    }
-
-    /// Resolves when nobody needs the zone any more, once its gateway has been told.
-    async fn ended(&self) {
-        let mut ends = self.ends.clone();
-        // An error says that the zone itself is gone.
-        let _ = ends.wait_for(|ends| *ends).await;
-        let open = self.state.borrow().open_link();
-        if let Some(OpenLink { link, .. }) = open {
-            link.close();
-            link.ended().await;
-        }
-    }
-
-    /// Tries each gateway once, in order.
-    async fn attempt(
-        &self,
-        targets: &[Arc<Target>],
-    ) -> Result<(Connection, Arc<Target>), Unreached> {
-        let mut reasons = Vec::new();
-        let (mut lasting, mut untrusted, mut locked) = (true, false, false);
-        for target in targets {
-            let error = match connect(target, &self.sockets, &self.questions).await {
-                Ok(connection) => return Ok((connection, target.clone())),
-                Err(error) => error,
-            };
-            lasting &= error.is_lasting();
-            locked |= error.is_locked();
-            if error.is_untrusted() {
-                untrusted = true;
-                tracing::error!(zone = self.zone, gateway = %target.gateway, "{error}");
-            }
-            reasons.push(format!("{}: {error}", target.gateway));
-        }
-        Err(Unreached {
-            reason: reasons.join("; "),
-            lasting,
-            untrusted,
-            locked,
-        })
-    }
-
-    /// Carries a link until it ends, or takes no new streams; says why.
-    async fn carry(
-        &self,
-        connection: Connection,
-        target: Arc<Target>,
-        targets: &mut Targets,
-    ) -> String {
-        let gateway = &target.gateway;
-        tracing::info!(zone = self.zone, %gateway, "link up");
-        let link = connection.link.clone();
-        self.state.send_replace(ZoneState::Up {
+        let kept = Kept {
             link: link.clone(),
-            target: target.clone(),
-            way: connection.way.clone(),
-        });
-        // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
-        let mut running = tokio::spawn(connection.run());
-        let mut notices = 0;
-        loop {
-            tokio::select! {
-                notice = link.notice_after(notices) => {
-                    notices = notice.number;
-                    self.hear(&target, notice.words);
-                }
-                end = &mut running => {
-                    let end = end.map_or_else(|_| "its task ended".to_owned(), |end| end.to_string());
-                    tracing::warn!(zone = self.zone, %gateway, "link lost: {end}");
-                    return end;
-                }
-                () = self.nudge.notified() => {
-                    if link.is_closing() {
-                        let end = "the gateway takes no new flows";
-                        tracing::info!(zone = self.zone, %gateway, "{end}");
-                        return end.to_owned();
-                    }
-                }
-                () = changed(targets) => {
-                    if !targets.borrow_and_update().contains(&target) {
-                        tracing::info!(zone = self.zone, %gateway, "{OTHER_GATEWAYS}");
-                        targets.mark_changed();
-                        link.close();
-                        return OTHER_GATEWAYS.to_owned();
-                    }
-                }
-            }
-        }
-    }
-
-    fn hear(&self, target: &Target, words: Arc<str>) {
-        let heard = (!words.is_empty()).then(|| Heard {
-            gateway: target.gateway.to_string(),
-            words,
-            at: Instant::now(),
-        });
-        self.hears.send_replace(heard);
-    }
-
-    async fn rest(&self, backoff: Duration, targets: &mut Targets) {
-        tokio::select! {
-            () = sleep(backoff) => {}
-            () = changed(targets) => targets.mark_changed(),
-        }
-    }
-
-    /// Waits until it is time to try again: a while, or until a flow asks. What lasts is not asked again for flows.
-    async fn wait(&self, unreached: &Unreached, backoff: Duration, targets: &mut Targets) {
-        let failed_at = Instant::now();
-        let retry_at = failed_at
-            + if unreached.lasting {
-                LONGEST_BACKOFF
-            } else {
-                backoff
-            };
-        // Flows that waited for the attempt that just failed asked before it did.
-        let _ = timeout(Duration::ZERO, self.nudge.notified()).await;
-        self.state.send_replace(ZoneState::Down {
-            reason: unreached.reason.clone(),
-            untrusted: unreached.untrusted,
-            locked: unreached.locked,
-            lasting: unreached.lasting,
-            retry_at: (!unreached.locked).then_some(retry_at),
-        });
-        let nudged = async {
-            self.nudge.notified().await;
-            sleep_until(failed_at + NUDGE_SPACING.min(backoff)).await;
+            used: Instant::now(),
+            _retiring: retiring,
         };
-        tokio::select! {
-            () = sleep_until(retry_at), if !unreached.locked => {}
-            () = nudged, if !unreached.lasting && !unreached.locked => {}
-            () = self.questions.answered() => {}
-            () = changed(targets) => targets.mark_changed(),
+        links.kept.insert(behind, kept);
+        Ok(link)
+    }
+
+    fn without_gateway(&self, why: &str) -> ZoneDown {
+        ZoneDown {
+            zone: self.name.clone(),
+            reason: why.to_owned(),
+            may_pass: false,
+            untrusted: false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Links> {
+        lock(&self.links)
+    }
+}
+
+impl Links {
+    /// Gives up the link that was not used for longest, if there are as many as there may be. `None`: all are in use.
+    fn make_room(&mut self) -> Option<()> {
+        if self.kept.len() < MOST_HOSTS {
+            return Some(());
+        }
+        let idle = self.kept.iter().filter(|(_, kept)| !kept.is_in_use());
+        let (behind, _) = idle.min_by_key(|(_, kept)| kept.used)?;
+        let behind = behind.clone();
+        self.give_up(&behind);
+        Some(())
+    }
+
+    /// Gives a link up that was not used for a while; whether it is gone.
+    fn is_given_up(&mut self, behind: &Behind, now: Instant) -> bool {
+        let Some(kept) = self.kept.get_mut(behind) else {
+            return true;
+        };
+        if kept.is_in_use() {
+            kept.used = now;
+        }
+        let is_over = kept.until() <= now;
+        if is_over {
+            tracing::debug!(host = behind.host(), "no flow goes there any more");
+            self.give_up(behind);
+        }
+        is_over
+    }
+
+    fn give_up(&mut self, behind: &Behind) {
+        if let Some(kept) = self.kept.remove(behind) {
+            close_beside(kept.link);
         }
     }
 }
 
-/// Resolves when there are other gateways. They are seen then.
-async fn changed(targets: &mut Targets) {
-    if targets.changed().await.is_err() {
-        // The zone is ending, which is heard of elsewhere.
-        std::future::pending().await
+impl Kept {
+    /// A flow goes through it, or waits for it.
+    fn is_in_use(&self) -> bool {
+        self.link.streams() > 0 || Arc::strong_count(&self.link) > 1
+    }
+
+    /// Until when it is kept if nobody uses it.
+    fn until(&self) -> Instant {
+        self.used
+            + match self.link.is_worth_keeping() {
+                true => KEPT,
+                false => KEPT_DOWN,
+            }
+    }
+}
+
+/// Gives the link to a host up once it was not used for a while.
+async fn retire(links: Weak<Mutex<Links>>, behind: Behind) {
+    loop {
+        sleep(KEPT_DOWN).await;
+        let Some(links) = links.upgrade() else {
+            return;
+        };
+        if lock(&links).is_given_up(&behind, Instant::now()) {
+            return;
+        }
+    }
+}
+
+fn close_beside(link: Arc<ZoneLink>) {
+    tokio::spawn(async move { link.close().await });
+}
+
+fn lock(links: &Mutex<Links>) -> MutexGuard<'_, Links> {
+    links.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use adit_rules::{Date, Policy};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::capture_session::CaptureSession;
+    use crate::listeners::Listeners;
+    use crate::user::User;
+
+    /// A zone that is entered at the destination; there is no helper, so no link ever stands.
+    fn zone(gateway: &str) -> Zone {
+        let (questioning, _asked) = mpsc::channel(1);
+        let listeners = Arc::new(Listeners::bind().unwrap());
+        let nowhere = PathBuf::from("/dev/null/capture.sock");
+        let session = CaptureSession::start(nowhere, listeners, questioning);
+        Zone::start("far".to_owned(), targets(gateway), session.sockets.clone())
+    }
+
+    fn targets(gateway: &str) -> ZoneTargets {
+        let text = format!(
+            "version: 1\nzones: {{far: {{gateways: \"{gateway}\", ssh_config: false}}}}\n\
+             rules: [{{to: 10.0.0.0/8, action: tunnel}}]\ndefault: pass\n"
+        );
+        let file = Path::new("rules.yaml");
+        let today = Date::new(2026, 7, 1).unwrap();
+        let mut no_file = |_: &Path, _: usize| Err("there is none".to_owned());
+        let checked = Policy::parse(file, &text, today, &mut no_file).unwrap();
+        ZoneTargets::of(&checked.policy.zones()[0], &User::current().unwrap())
+    }
+
+    fn host(number: usize) -> Destination {
+        Destination::parse(&format!("h{number}.corp:443")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_host_that_nobody_goes_to_any_more_is_given_up() {
+        let zone = zone("%h");
+        assert!(zone.links().is_empty());
+        assert!(matches!(
+            zone.link(&host(1), OnDown::Reject).await,
+            Err(NoLink::Down(_))
+        ));
+        let began = Instant::now();
+        let behind = Behind::Host("h1.corp".to_owned());
+        assert!(!zone.lock().is_given_up(&behind, began + KEPT_DOWN / 2));
+        assert_eq!(zone.links().len(), 1);
+        assert!(zone.lock().is_given_up(&behind, began + KEPT_DOWN));
+        assert!(zone.links().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_waited_for_is_kept() {
+        let zone = zone("%h");
+        let waiting = zone.link_to(&host(1)).unwrap();
+        let later = Instant::now() + KEPT * 5;
+        let behind = Behind::Host("h1.corp".to_owned());
+        assert!(!zone.lock().is_given_up(&behind, later));
+        drop(waiting);
+        assert!(!zone.lock().is_given_up(&behind, later + KEPT_DOWN / 2));
+        assert!(zone.lock().is_given_up(&behind, later + KEPT_DOWN));
+    }
+
+    #[tokio::test]
+    async fn hosts_are_bounded_and_the_longest_idle_makes_room() {
+        let zone = zone("%h");
+        let mut used: Vec<_> = (0..MOST_HOSTS)
+            .map(|number| zone.link_to(&host(number)).unwrap())
+            .collect();
+        assert!(matches!(
+            zone.link_to(&host(MOST_HOSTS)),
+            Err(NoLink::TooMany { .. })
+        ));
+        drop(used.remove(7));
+        zone.link_to(&host(MOST_HOSTS)).unwrap();
+        let behind = |number: usize| Behind::Host(format!("h{number}.corp"));
+        let kept: Vec<_> = zone.links().into_iter().map(|(it, _)| it).collect();
+        assert_eq!(kept.len(), MOST_HOSTS);
+        assert!(!kept.contains(&behind(7)) && kept.contains(&behind(MOST_HOSTS)));
+    }
+
+    #[tokio::test]
+    async fn gateways_of_another_kind_end_the_links() {
+        let zone = zone("%h");
+        let _used = zone.link_to(&host(1)).unwrap();
+        zone.lead_to(targets("gw.example"));
+        let links: Vec<_> = zone.links().into_iter().map(|(it, _)| it).collect();
+        assert_eq!(links, [Behind::Zone]);
+        zone.lead_to(targets("%h:443"));
+        assert!(zone.links().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_is_closed_makes_no_links() {
+        let zone = zone("%h");
+        zone.link_to(&host(1)).unwrap();
+        zone.close().await;
+        assert!(zone.links().is_empty());
+        assert!(zone.link_to(&host(2)).is_err());
     }
 }

@@ -1,25 +1,30 @@
 //! How a zone stands, as it is told over the control socket.
 
+use crate::behind::Behind;
 use crate::control::protocol::{ZoneNotice, ZoneQuestion, ZoneStatus};
-use crate::zone::{Zone, ZoneState};
+use crate::zone::Zone;
+use crate::zone_link::{ZoneLink, ZoneState};
 
-/// As `adit status` shows it.
-pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
+/// As `adit status` shows it, each of its links.
+pub(crate) fn status_of(zone: &Zone) -> Vec<ZoneStatus> {
+    let links = zone.links().into_iter();
+    let links: Vec<_> = links
+        .map(|(behind, link)| link_status(&zone.name, &behind, &link))
+        .collect();
+    match links.is_empty() {
+        true => vec![ZoneStatus::new(&zone.name, "idle")],
+        false => links,
+    }
+}
+
+fn link_status(zone: &str, behind: &Behind, link: &ZoneLink) -> ZoneStatus {
     let mut status = ZoneStatus {
-        name: zone.name.clone(),
-        state: "connecting".to_owned(),
-        gateway: None,
-        via: Vec::new(),
-        proxy: None,
-        engine: None,
-        engine_because: None,
-        reason: None,
-        retry_in_ms: None,
-        streams: 0,
-        questions: questions(zone),
-        notice: notice(zone),
+        host: behind.host().map(str::to_owned),
+        questions: questions(link),
+        notice: notice(link),
+        ..ZoneStatus::new(zone, "connecting")
     };
-    match &*zone.state().borrow() {
+    match &*link.state().borrow() {
         ZoneState::Connecting { last } => status.reason.clone_from(last),
         ZoneState::Up { link, target, way } => {
             status.state = "up".to_owned();
@@ -43,8 +48,8 @@ pub(crate) fn zone_status(zone: &Zone) -> ZoneStatus {
     status
 }
 
-fn notice(zone: &Zone) -> Option<ZoneNotice> {
-    let heard = zone.heard()?;
+fn notice(link: &ZoneLink) -> Option<ZoneNotice> {
+    let heard = link.heard()?;
     Some(ZoneNotice {
         gateway: heard.gateway,
         words: heard.words.to_string(),
@@ -52,9 +57,9 @@ fn notice(zone: &Zone) -> Option<ZoneNotice> {
     })
 }
 
-fn questions(zone: &Zone) -> Vec<ZoneQuestion> {
-    let unlocking = &zone.questions.unlocking;
-    let keys = zone.questions.unknown_keys().into_iter();
+fn questions(link: &ZoneLink) -> Vec<ZoneQuestion> {
+    let unlocking = &link.questions.unlocking;
+    let keys = link.questions.unknown_keys().into_iter();
     let keys = keys.map(|key| ZoneQuestion::HostKey {
         host: key.host(),
         kind: key.kind(),

@@ -1,53 +1,141 @@
-//! From a zone as written to gateways that can be dialled: paths made absolute, defaults filled in.
+//! From a zone as written to gateways that can be dialled: paths made absolute, defaults filled in, `%h` replaced.
 
 use std::path::{Path, PathBuf};
 
-use adit_rules::{Gateway, Identity, Zone};
+use adit_rules::{
+    Destination, Engine, Gateway, GatewayPattern, HostKeys, Identity, Method, Proxy, Zone,
+};
 
+use crate::behind::Behind;
 use crate::gateway::{Target, Unsaid};
 use crate::user::User;
 
-/// The gateways of `zone` in order, as `user` reaches them.
-pub fn targets_of(zone: &Zone, user: &User) -> Vec<Target> {
-    let absolute = |path: &Path| expand_home(path, &user.home);
-    let known_hosts = match &zone.known_hosts[..] {
-        [] => default_known_hosts(&user.home),
-        files => files.iter().map(|file| absolute(file)).collect(),
-    };
-    let identity = zone.identity.as_ref().map(|identity| match identity {
-        Identity::Agent => Identity::Agent,
-        Identity::File(file) => Identity::File(absolute(file)),
-    });
-    let unsaid = Unsaid {
-        identity: zone.identity.is_none(),
-        known_hosts: zone.known_hosts.is_empty(),
-        via: zone.reach.via.is_empty(),
-    };
-    let alone = |gateway: &Gateway| Target {
-        gateway: gateway.clone(),
-        via: Vec::new(),
-        proxy: None,
-        login: user.name.clone(),
-        identity: identity.clone(),
-        certificate: zone.certificate.as_deref().map(absolute),
-        methods: zone.methods.clone(),
-        known_hosts: known_hosts.clone(),
-        host_keys: zone.host_keys,
-        home: user.home.clone(),
-        engine: zone.engine,
-        unsaid: zone.reach.ssh_config.then_some(unsaid),
-    };
-    let reached = |gateway| {
-        let mut target = alone(gateway);
-        target.via = zone.reach.via.iter().map(alone).collect();
-        let proxy = zone.reach.proxy.clone();
+/// The gateways of a zone, as a user reaches them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneTargets {
+    gateways: Vec<GatewayPattern>,
+    via: Vec<Gateway>,
+    proxy: Option<Proxy>,
+    login: Login,
+}
+
+/// How to get into a gateway or a jump host of the zone, whichever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Login {
+    user: String,
+    identity: Option<Identity>,
+    certificate: Option<PathBuf>,
+    methods: Vec<Method>,
+    known_hosts: Vec<PathBuf>,
+    host_keys: HostKeys,
+    home: PathBuf,
+    engine: Engine,
+    unsaid: Option<Unsaid>,
+}
+
+impl ZoneTargets {
+    /// Those of `zone`, in order, as `user` reaches them.
+    pub fn of(zone: &Zone, user: &User) -> Self {
+        Self {
+            gateways: zone.gateways.clone(),
+            via: zone.reach.via.clone(),
+            proxy: zone.reach.proxy.clone(),
+            login: Login::of(zone, user),
+        }
+    }
+
+    /// What lies behind the link that carries flows to `destination`. `None`: that is no host.
+    pub fn behind(&self, destination: &Destination) -> Option<Behind> {
+        match self.are_from_destination() {
+            false => Some(Behind::Zone),
+            true => destination.host().map(Behind::Host),
+        }
+    }
+
+    /// The gateways before what is behind them, in order; those that cannot be there are left out.
+    ///
+    /// # Errors
+    /// Why the first one cannot be there, where none can.
+    pub fn before(&self, behind: &Behind) -> Result<Vec<Target>, String> {
+        if self.are_from_destination() != behind.host().is_some() {
+            return Err("the zone's gateways are of another kind".to_owned());
+        }
+        let host = behind.host().unwrap_or_default();
+        let all = self.gateways.iter().map(|gateway| gateway.for_host(host));
+        let (there, not_there): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
+        match not_there.into_iter().next() {
+            Some(Err(why)) if there.is_empty() => Err(why),
+            Some(_) | None => {
+                let there = there.into_iter().flatten();
+                Ok(there.map(|gateway| self.target(gateway, behind)).collect())
+            }
+        }
+    }
+
+    fn are_from_destination(&self) -> bool {
+        let mut gateways = self.gateways.iter();
+        gateways.any(GatewayPattern::is_from_destination)
+    }
+
+    fn target(&self, gateway: Gateway, behind: &Behind) -> Target {
+        let alone = |gateway: &Gateway| self.login.at(gateway, behind);
+        let mut target = alone(&gateway);
+        target.via = self.via.iter().map(alone).collect();
+        let proxy = self.proxy.clone();
         match target.via.first_mut() {
             Some(first) => first.proxy = proxy,
             None => target.proxy = proxy,
         }
         target
-    };
-    zone.gateways.iter().map(reached).collect()
+    }
+}
+
+impl Login {
+    fn of(zone: &Zone, user: &User) -> Self {
+        let absolute = |path: &Path| expand_home(path, &user.home);
+        let known_hosts = match &zone.known_hosts[..] {
+            [] => default_known_hosts(&user.home),
+            files => files.iter().map(|file| absolute(file)).collect(),
+        };
+        let identity = zone.identity.as_ref().map(|identity| match identity {
+            Identity::Agent => Identity::Agent,
+            Identity::File(file) => Identity::File(absolute(file)),
+        });
+        let unsaid = Unsaid {
+            identity: zone.identity.is_none(),
+            known_hosts: zone.known_hosts.is_empty(),
+            via: zone.reach.via.is_empty(),
+        };
+        Self {
+            user: user.name.clone(),
+            identity,
+            certificate: zone.certificate.as_deref().map(absolute),
+            methods: zone.methods.clone(),
+            known_hosts,
+            host_keys: zone.host_keys,
+            home: user.home.clone(),
+            engine: zone.engine,
+            unsaid: zone.reach.ssh_config.then_some(unsaid),
+        }
+    }
+
+    fn at(&self, gateway: &Gateway, behind: &Behind) -> Target {
+        Target {
+            gateway: gateway.clone(),
+            via: Vec::new(),
+            proxy: None,
+            login: self.user.clone(),
+            identity: self.identity.clone(),
+            certificate: self.certificate.clone(),
+            methods: self.methods.clone(),
+            known_hosts: self.known_hosts.clone(),
+            host_keys: self.host_keys,
+            home: self.home.clone(),
+            engine: self.engine,
+            unsaid: self.unsaid,
+            behind: behind.clone(),
+        }
+    }
 }
 
 /// Where OpenSSH looks (ssh_config(5), UserKnownHostsFile and GlobalKnownHostsFile).

@@ -468,7 +468,9 @@ impl<'a> Compiler<'a> {
                     place: *place,
                     value: zone.to_owned(),
                 });
-                self.tunnel(*place, zone.as_ref(), OwnWords::default())?
+                let action = self.tunnel(*place, zone.as_ref(), OwnWords::default())?;
+                self.warn_of_logging_in_everywhere(*place, &action);
+                action
             }
             ("pass", None) => Action::Pass,
             ("block", None) => Action::Block(Refusal::Reset),
@@ -484,6 +486,27 @@ impl<'a> Compiler<'a> {
         };
         let at = Some((*place).into());
         Some(Rule::for_everything(DEFAULT, at, action))
+    }
+
+    /// Whatever a program connects to would have to be a Secure Shell server that lets the user in.
+    fn warn_of_logging_in_everywhere(&mut self, place: Place, default: &Action) {
+        let Action::Tunnel { zone: name, .. } = default else {
+            return;
+        };
+        let mut zones = self.zones.iter();
+        let is_meant = |zone: &&Zone| zone.name == **name;
+        let Some(gateway) = zones
+            .find(is_meant)
+            .and_then(|zone| zone.gateways.first())
+            .filter(|gateway| gateway.is_from_destination())
+        else {
+            return;
+        };
+        let fault = Fault::new(format!(
+            "whatever no rule matches is taken to be a Secure Shell server ({gateway} of the zone {name:?})"
+        ));
+        let hint = "write a rule for the hosts that are, and `default: pass` or `default: block`";
+        self.findings.warning(place, fault.hint(hint));
     }
 
     fn warn_of_what_is_unused(&mut self) {

@@ -18,20 +18,22 @@ use crate::rule::{Answer, Circumstances, Matcher, Rule, Validity};
 use crate::telling::Telling;
 use crate::truth::OneOf;
 use crate::uncaptured;
-use crate::zone::{Connect, OnDown};
+use crate::zone::{Connect, OnDown, Zone};
 
 /// More patterns of one list than this are only counted.
 const MOST_PATTERNS: usize = 5;
 
 /// Why a flow gets what it gets.
 ///
-/// `Display` is for people. `Serialize` gives `{"action", "zone", "destination", "connect", "on_down", "with",
-/// "not_captured", "rule", "file", "line", "log", "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `destination` is where a tunnel goes instead of where was
+/// `Display` is for people. `Serialize` gives `{"action", "zone", "gateways", "destination", "connect", "on_down", "with",
+/// "not_captured", "rule", "file", "line", "log", "notify", "steps"}`; `zone` is null unless the action is `tunnel`, `gateways` are those that `%h` makes of the destination, else null, `destination` is where a tunnel goes instead of where was
 /// asked, else null, `connect`, `on_down`, `with` and `not_captured` are as the functions of these names, `file` and `line` are null for a policy without a file, `log` and
 /// `notify` are [`Telling`]. Each step is `{"rule", "file", "line", "matched", "because"}`; the last one is the rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     decision: Decision,
+    /// Where it is logged in, if that is the destination itself.
+    gateways: Option<Vec<String>>,
     file: Option<String>,
     line: Option<u32>,
     has_several_files: bool,
@@ -207,10 +209,32 @@ impl Explanation {
             made_early_by: first.map(|first| Arc::clone(&first.label)),
             not_captured: uncaptured::why(&at(asked.default)),
             decision,
+            gateways: None,
             file: asked.file_of(decisive),
             line: decisive.at.map(|at| at.line),
             has_several_files: asked.files.len() > 1,
             steps,
+        }
+    }
+
+    /// With the gateways that the zone takes from the destination.
+    pub(crate) fn with_gateways(self, zones: &[Zone]) -> Self {
+        let Decision::Tunnel(permit) = &self.decision else {
+            return self;
+        };
+        let zone = zones.iter().find(|zone| zone.name == permit.zone());
+        let gateways = zone.map_or(&[][..], |zone| &zone.gateways);
+        let host = permit.destination().host().unwrap_or_default();
+        let taken = gateways.iter().filter(|it| it.is_from_destination());
+        let taken: Vec<String> = taken
+            .map(|gateway| match gateway.for_host(&host) {
+                Ok(gateway) => gateway.to_string(),
+                Err(why) => why,
+            })
+            .collect();
+        Self {
+            gateways: (!taken.is_empty()).then_some(taken),
+            ..self
         }
     }
 
@@ -434,9 +458,10 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Explanation", 13)?;
+        let mut object = serializer.serialize_struct("Explanation", 14)?;
         object.serialize_field("action", self.decision.action())?;
         object.serialize_field("zone", &self.decision.zone())?;
+        object.serialize_field("gateways", &self.gateways)?;
         let elsewhere = self.elsewhere().map(Destination::to_string);
         object.serialize_field("destination", &elsewhere)?;
         object.serialize_field("connect", &self.connect().map(Connect::as_str))?;
@@ -491,6 +516,13 @@ impl fmt::Display for Explanation {
             write!(
                 f,
                 "\n  early because of {rule:?}: what it could match by address and port is accepted before more is known"
+            )?;
+        }
+        if let Some(gateways) = &self.gateways {
+            let gateways = gateways.join(", then ");
+            write!(
+                f,
+                "\n  by a login at {gateways}, and from there to its loopback"
             )?;
         }
         let Telling { log, notify } = self.decision.telling();

@@ -136,7 +136,7 @@ pub(crate) const SET_FILE: &[Key] = &[required(
 pub(crate) const ZONE: &[Key] = &[
     required(
         "gateways",
-        "USER@HOST:PORT, tried in this order.",
+        "USER@HOST:PORT, tried in this order; with `%h` for HOST the host itself that a connection is for.",
         Shape::OneOrMore(&Shape::Text),
     ),
     key(

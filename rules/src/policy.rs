@@ -357,7 +357,7 @@ impl Policy {
     /// Why: of each rule in order the first matcher that said no, up to the rule that decided. Facts of the application
     /// that were not asked for count as not known.
     pub fn explain(&self, destination: &Destination, application: &Application) -> Explanation {
-        Explanation::new(self.asked(), destination, application)
+        Explanation::new(self.asked(), destination, application).with_gateways(self.zones())
     }
 
     /// The same for every port of a host.
@@ -370,7 +370,8 @@ impl Policy {
         host: &Host,
         application: &Application,
     ) -> Result<Explanation, PortMatters> {
-        Explanation::of_host(self.asked(), host, application)
+        let explanation = Explanation::of_host(self.asked(), host, application)?;
+        Ok(explanation.with_gateways(self.zones()))
     }
 
     fn asked(&self) -> Asked<'_> {

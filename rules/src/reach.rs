@@ -57,7 +57,7 @@ impl Compiler<'_> {
     pub(crate) fn reach(&mut self, written: &WrittenReach) -> Option<Reach> {
         let hops = written.via.iter().flatten();
         let via = hops
-            .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
+            .filter_map(|at| self.noted(at.place, jump_host(&at.value)))
             .collect();
         if let Some(over) = written.via.iter().flatten().nth(MOST_JUMPS) {
             let fault = Fault::new(format!("there are at most {MOST_JUMPS} jump hosts"));
@@ -77,6 +77,17 @@ impl Compiler<'_> {
             proxy,
             ssh_config: ssh_config.unwrap_or(true),
         })
+    }
+}
+
+/// `%h` would make a way to each host of its own.
+fn jump_host(text: &str) -> Result<Gateway, Fault> {
+    match text.contains("%h") {
+        true => Err(Fault::new(format!(
+            "`%h` in {text:?}: a jump host is the same one for every connection"
+        ))
+        .hint("it stands for the host of a connection in `gateways` only")),
+        false => gateway::parse(text),
     }
 }
 

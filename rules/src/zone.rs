@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::gateway::Gateway;
+use crate::gateway_pattern::GatewayPattern;
 use crate::reach::Reach;
 
 /// A secured network area, reached through its gateways.
@@ -10,8 +10,8 @@ use crate::reach::Reach;
 pub struct Zone {
     /// Its name in the rule file.
     pub name: String,
-    /// In the order in which they are tried; at least one.
-    pub gateways: Vec<Gateway>,
+    /// In the order in which they are tried; at least one. With `%h` in one, it is in all.
+    pub gateways: Vec<GatewayPattern>,
     /// The way to them.
     pub reach: Reach,
     /// How to prove who we are; `None` is the agent, then the default key files.

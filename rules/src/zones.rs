@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::compile::Compiler;
 use crate::diagnostics::Fault;
-use crate::gateway::{self, Gateway};
+use crate::gateway_pattern::{self, GatewayPattern};
 use crate::words;
 use crate::written::{At, WrittenZone};
 use crate::zone::{Connect, Engine, HostKeys, Identity, Method, OnDown, Zone};
@@ -14,10 +14,11 @@ impl Compiler<'_> {
     pub(crate) fn zone(&mut self, written: &WrittenZone) -> Option<Zone> {
         let name = self.noted(written.name.place, words::zone_name(&written.name.value));
         let gateways = written.gateways.iter();
-        let gateways: Vec<Gateway> = gateways
-            .filter_map(|at| self.noted(at.place, gateway::parse(&at.value)))
+        let gateways: Vec<GatewayPattern> = gateways
+            .filter_map(|at| self.noted(at.place, gateway_pattern::parse(&at.value)))
             .collect();
         self.warn_of_gateways_twice(&written.gateways, &gateways);
+        self.refuse_gateways_of_two_kinds(&written.gateways, &gateways);
         let reach = self.reach(&written.reach);
         let identity = self.optional(written.identity.as_ref(), |text| match text {
             "agent" => Ok(Identity::Agent),
@@ -49,7 +50,7 @@ impl Compiler<'_> {
     }
 
     /// A gateway that did not answer is not tried again at once because it is there twice.
-    fn warn_of_gateways_twice(&mut self, written: &[At<String>], gateways: &[Gateway]) {
+    fn warn_of_gateways_twice(&mut self, written: &[At<String>], gateways: &[GatewayPattern]) {
         let mut before = HashSet::new();
         // Where one is wrong, it is not known which is which.
         if written.len() != gateways.len() {
@@ -61,6 +62,27 @@ impl Compiler<'_> {
                 self.findings.warning(at.place, fault.hint("leave one out"));
             }
         }
+    }
+
+    /// Of a gateway that is the destination itself a flow goes to its loopback, of any other onwards.
+    fn refuse_gateways_of_two_kinds(
+        &mut self,
+        written: &[At<String>],
+        gateways: &[GatewayPattern],
+    ) {
+        let is_first = gateways.first().map(GatewayPattern::is_from_destination);
+        let is_other = |gateway: &GatewayPattern| Some(gateway.is_from_destination()) != is_first;
+        let other = gateways.iter().position(is_other);
+        // Where one is wrong, it is not known which is which.
+        let Some(other) = other.filter(|_| written.len() == gateways.len()) else {
+            return;
+        };
+        let fault = Fault::new(format!(
+            "{} and {} are gateways of two kinds: one is the host that a connection is for, the other leads there",
+            gateways[0], gateways[other]
+        ));
+        let hint = "make two zones of them";
+        self.findings.error(written[other].place, fault.hint(hint));
     }
 
     /// By key alone, unless others are written.

@@ -488,6 +488,7 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "tunnel",
             "zone": "finance",
+            "gateways": null,
             "destination": null,
             "connect": "early",
             "on_down": "hold",
@@ -514,6 +515,7 @@ fn an_explanation_is_data_for_programs() {
         serde_json::json!({
             "action": "pass",
             "zone": null,
+            "gateways": null,
             "destination": null,
             "connect": null,
             "on_down": null,

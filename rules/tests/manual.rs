@@ -99,7 +99,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 26);
+    assert_eq!(examples, 27);
 }
 
 /// All keys of mappings below `schema`.

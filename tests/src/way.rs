@@ -26,8 +26,16 @@ pub fn gateway_behind() -> String {
 /// # Errors
 /// When it is not ready in time.
 pub fn start_gateway_behind(lab: &Lab) -> Result<Process> {
+    start_gateway_behind_allowing(lab, &[&format!("{}:*", address::ZONE)])
+}
+
+/// The same that allows `allow` and nothing else.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_gateway_behind_allowing(lab: &Lab, allow: &[&str]) -> Result<Process> {
     make_keys(lab)?;
-    let allow = [format!("{}:*", address::ZONE)];
+    let allow: Vec<String> = allow.iter().map(|entry| (*entry).to_owned()).collect();
     let process = start_adit_server(lab, Host::Server, &allow, "")?;
     lab.wait_listening(Host::Server, 443)?;
     let key = lab.read("/run/lab/gateway/host_ed25519.pub")?;
@@ -42,7 +50,12 @@ pub fn start_gateway_behind(lab: &Lab) -> Result<Process> {
 pub fn start_jump(lab: &Lab, host: Host, address: &str, port: u16, more: &str) -> Result<Process> {
     make_keys(lab)?;
     let root = User::Root.home();
-    let key = format!("{root}/jump_{port}_ed25519");
+    // The lab's hosts share their files.
+    let own = match host == Host::Gateway {
+        true => format!("{root}/jump_{port}"),
+        false => format!("{root}/jump_{}_{port}", host.namespace()),
+    };
+    let key = format!("{own}_ed25519");
     keygen(&lab.on(host), &key)?;
     // As ssh writes it (sshd(8), known hosts).
     let name = match port {
@@ -50,7 +63,7 @@ pub fn start_jump(lab: &Lab, host: Host, address: &str, port: u16, more: &str) -
         other => format!("[{address}]:{other}"),
     };
     trust(lab, &name, &lab.read(&format!("{key}.pub"))?)?;
-    let file = format!("{root}/jump_{port}_config");
+    let file = format!("{own}_config");
     let config = format!(
         "Port {port}
 HostKey {key}

@@ -132,7 +132,8 @@ fn asked(zone: &ZoneStatus, question: &ZoneQuestion) -> String {
 }
 
 fn describe(zone: &ZoneStatus) -> String {
-    let mut text = format!("{}: {}", zone.name, zone.state);
+    let host = zone.host.as_ref().map(|host| format!(" ({host})"));
+    let mut text = format!("{}{}: {}", zone.name, host.unwrap_or_default(), zone.state);
     if let Some(gateway) = &zone.gateway {
         text.push_str(&format!(" through {gateway}"));
         let proxy = zone.proxy.iter().cloned();

@@ -169,12 +169,15 @@ pub struct Listening {
     pub tunnel: Option<String>,
 }
 
-/// How a zone stands.
+/// How a zone stands; with gateways that are taken from the destination, how one of its links does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ZoneStatus {
     /// Its name in the rules.
     pub name: String,
-    /// `up`, `connecting` or `down`.
+    /// The one host that the link leads to, where the zone's gateways are taken from the destination.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// `up`, `connecting` or `down`; `idle` where there is no link until a flow says whereto.
     pub state: String,
     /// The gateway in use.
     pub gateway: Option<String>,
@@ -202,6 +205,26 @@ pub struct ZoneStatus {
     /// What one of its gateways said last.
     #[serde(default)]
     pub notice: Option<ZoneNotice>,
+}
+
+impl ZoneStatus {
+    pub(crate) fn new(name: &str, state: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            host: None,
+            state: state.to_owned(),
+            gateway: None,
+            via: Vec::new(),
+            proxy: None,
+            engine: None,
+            engine_because: None,
+            reason: None,
+            retry_in_ms: None,
+            streams: 0,
+            questions: Vec::new(),
+            notice: None,
+        }
+    }
 }
 
 /// What a gateway said of its own accord: that a session ends, that it is about to stop.

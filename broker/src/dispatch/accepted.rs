@@ -12,7 +12,7 @@ use super::{Dispatcher, foreign};
 use crate::accepted::{Accepted, Asked, Ends};
 use crate::attribution::Attributed;
 use crate::flow_table::{Action, Flow};
-use crate::zone::ZoneDown;
+use crate::zone_link::ZoneDown;
 
 impl Dispatcher {
     pub(super) async fn accepted_way(

@@ -21,6 +21,7 @@ use crate::names::Names;
 use crate::rules_in_force::{InForce, RulesInForce};
 use crate::user::User;
 use crate::zone::{HOLD_PATIENCE, Zone};
+use crate::zone_targets::ZoneTargets;
 
 /// How long it is held here.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -40,12 +41,13 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         on_down,
         connect: Connect::Honest,
     };
+    let targets = ZoneTargets::of(&zone, &User::current().unwrap());
     let policy = Policy::for_networks(zone, vec!["198.51.100.0/24".parse().unwrap()]);
     let (questioning, _asked) = mpsc::channel(1);
     let listeners = Arc::new(Listeners::bind().unwrap());
     let nowhere = PathBuf::from("/dev/null/capture.sock");
     let session = CaptureSession::start(nowhere, listeners, questioning);
-    let zone = Zone::start("far".to_owned(), Vec::new(), session.sockets.clone())
+    let zone = Zone::start("far".to_owned(), targets, session.sockets.clone())
         .with_hold_patience(PATIENCE);
     let zones = [("far".to_owned(), Arc::new(zone))].into();
     Dispatcher {

@@ -8,7 +8,7 @@ use adit_rules::{Block, OnDown, Refusal as Blocks, TunnelPermit};
 
 use crate::flow_table::{Action, Flow, Outcome, State};
 use crate::stage::Stage;
-use crate::zone::ZoneDown;
+use crate::zone_link::ZoneDown;
 
 /// How a flow ended.
 #[derive(Debug)]

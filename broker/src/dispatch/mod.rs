@@ -33,7 +33,7 @@ use crate::names::Names;
 use crate::original_destination::{ClientAddress, OriginalDestination};
 use crate::rules_in_force::RulesInForce;
 use crate::stage::{Saw, Stage};
-use crate::zone::ZoneDown;
+use crate::zone_link::ZoneDown;
 
 /// What every flow's way needs.
 #[derive(Debug)]

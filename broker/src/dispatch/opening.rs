@@ -1,14 +1,18 @@
 //! From a permit to a stream on the zone's link.
 
 use adit_link::{Host, OpenError, OpenHeader, Stream, StreamError};
-use adit_rules::{Destination, OnDown, TunnelPermit};
+use adit_rules::{Destination, TunnelPermit};
 
 use super::Dispatcher;
 use super::ending::{Cause, Ending};
+use crate::behind::Behind;
 use crate::flow_table::{Action, Flow};
 use crate::stage::Stage;
-use crate::zone::{OpenLink, ZoneDown};
+use crate::zone::NoLink;
+use crate::zone_link::{OpenLink, ZoneDown};
 
+/// RFC 6761, section 6.3.
+const LOOPBACK: &str = "localhost";
 /// How many links a flow is tried on.
 const LINKS_TRIED: usize = 3;
 
@@ -39,12 +43,9 @@ impl Dispatcher {
         };
         // A link may end between being handed out and being used; the next one is waited for.
         for _ in 0..LINKS_TRIED {
-            let open = match permit.on_down() {
-                OnDown::Hold => zone.link_held().await,
-                OnDown::Reject | OnDown::Pass => zone.link().await,
-            };
-            let OpenLink { link, target } = open.map_err(NotOpened::Down)?;
-            match link.open(&header_of(permit, flow)) {
+            let open = zone.link(permit.destination(), permit.on_down()).await;
+            let OpenLink { link, target } = open?;
+            match link.open(&header_of(permit, &target.behind, flow)) {
                 Ok(stream) => {
                     flow.leads_through(target);
                     return Ok(stream);
@@ -88,17 +89,29 @@ fn link_lost() -> Ending {
     Ending::failed(Cause::Broken, "the zone's link is lost again and again").at(Stage::LinkLost)
 }
 
-fn header_of(permit: &TunnelPermit, flow: &Flow) -> OpenHeader {
+impl From<NoLink> for NotOpened {
+    fn from(error: NoLink) -> Self {
+        match error {
+            NoLink::Down(down) => Self::Down(down),
+            // There may be room when its SYN is sent again.
+            NoLink::TooMany { .. } => Self::Ended(Ending::failed(Cause::Busy, error.to_string())),
+        }
+    }
+}
+
+fn header_of(permit: &TunnelPermit, behind: &Behind, flow: &Flow) -> OpenHeader {
     let Destination {
         address,
         name,
         port,
     } = permit.destination();
     // An address that is known here is what the rules have judged: the gateway must not look for another.
-    let host = match (address, name) {
-        (Some(ip), _) => Host::Address(*ip),
-        (None, Some(name)) => Host::Name(name.clone()),
-        (None, None) => Host::Name(String::new()),
+    let host = match (behind, address, name) {
+        // Either of its loopback addresses, whichever the service listens at.
+        (Behind::Host(_), _, _) => Host::Name(LOOPBACK.to_owned()),
+        (Behind::Zone, Some(ip), _) => Host::Address(*ip),
+        (Behind::Zone, None, Some(name)) => Host::Name(name.clone()),
+        (Behind::Zone, None, None) => Host::Name(String::new()),
     };
     let application = flow
         .application()

@@ -24,6 +24,7 @@ use super::questions::Questions;
 use super::session::{Session, pass_back, pass_jumps};
 use super::ssh_config::{Completed, SshConfigError, Unsaid, completed};
 use super::way::{EngineInUse, Way};
+use crate::behind::Behind;
 use crate::capture_session::{MarkedSockets, NoSocket};
 
 /// For each of the steps on a connection that stands.
@@ -56,6 +57,8 @@ pub struct Target {
     pub engine: Engine,
     /// What is left to the configuration of the system's `ssh`; `None`: nothing.
     pub unsaid: Option<Unsaid>,
+    /// What it leads to.
+    pub behind: Behind,
 }
 
 /// Why there is no link to a gateway. What happened is in the variant; the source says more.

@@ -12,7 +12,7 @@ use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
 use super::new_host_key::{self, NotNoted};
 use super::unlocking::Unlocking;
 
-/// Host keys of one zone that wait for a word; its gateways are fewer.
+/// Host keys of one link that wait for a word; its gateways are fewer.
 const MOST_KEYS: usize = 64;
 
 /// A host key that no file knows, shown by a gateway of a zone with `host_keys: ask`.
@@ -65,7 +65,7 @@ pub enum NotTrusted {
     Note(#[from] NotNoted),
 }
 
-/// The open questions of one zone. Clones are the same.
+/// The open questions of one link. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Questions {
     keys: Arc<Mutex<Vec<UnknownKey>>>,
@@ -81,6 +81,15 @@ impl Questions {
         Self {
             unlocking: Unlocking::asked_by(askpass.clone()),
             askpass,
+            ..Self::default()
+        }
+    }
+
+    /// Those of another link of the same zone.
+    pub fn beside(&self) -> Self {
+        Self {
+            unlocking: self.unlocking.beside(),
+            askpass: self.askpass.clone(),
             ..Self::default()
         }
     }
@@ -145,6 +154,14 @@ impl Questions {
         }
         self.try_again();
         Ok(())
+    }
+
+    /// Another link of the zone was unlocked, perhaps by what this one waits for.
+    pub fn another_is_unlocked(&self) {
+        if self.unlocking.locked().is_some() {
+            self.unlocking.forget();
+            self.try_again();
+        }
     }
 
     /// Lets the zone try again.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(110);
 pub(super) const MOST_PROMPTS: usize = 16;
 /// Characters of what a server wants to be shown.
 const LONGEST_TEXT: usize = 1000;
+
+/// The number of the next form: no two of a broker have the same.
+static FORMS: AtomicU64 = AtomicU64::new(1);
 
 /// What is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +109,11 @@ pub enum NotTaken {
     },
 }
 
-/// What one zone waits for. Clones are the same.
+/// What one link waits for. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Unlocking {
     shared: Arc<Shared>,
+    keys: Arc<Mutex<HashMap<PathBuf, Unlocked>>>,
     askpass: Option<Askpass>,
 }
 
@@ -124,10 +129,8 @@ struct State {
     /// The program on the screen was given no answer: it is not started again by itself.
     declined: bool,
     answer: Option<oneshot::Sender<Vec<Secret>>>,
-    asked: u64,
     locked: Option<Form>,
     touch: Vec<String>,
-    keys: HashMap<PathBuf, Unlocked>,
 }
 
 /// A key that its passphrase has opened.
@@ -144,6 +147,15 @@ impl Unlocking {
         Self {
             askpass,
             ..Self::default()
+        }
+    }
+
+    /// That of another link of the same zone: a key that was unlocked for one is for all.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            keys: self.keys.clone(),
+            askpass: self.askpass.clone(),
+            shared: Arc::default(),
         }
     }
 
@@ -186,6 +198,15 @@ impl Unlocking {
     /// Whether something is to be answered right now.
     pub fn is_open(&self) -> bool {
         self.shared.open.borrow().is_some()
+    }
+
+    /// Whether the form with this id is to be answered.
+    pub fn asks(&self, id: u64) -> bool {
+        self.shared
+            .open
+            .borrow()
+            .as_ref()
+            .is_some_and(|form| form.id == id)
     }
 
     /// Answers the form with this id.
@@ -241,12 +262,8 @@ impl Unlocking {
 
     async fn ask_who_attends(&self, mut form: Form) -> Result<Vec<Secret>, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        {
-            let mut state = self.state();
-            state.asked += 1;
-            form.id = state.asked;
-            state.answer = Some(answer);
-        }
+        form.id = FORMS.fetch_add(1, Ordering::Relaxed);
+        self.state().answer = Some(answer);
         self.shared.open.send_replace(Some(form));
         let closing = Closing(self);
         let answers = timeout(PATIENCE, answered).await;
@@ -262,16 +279,16 @@ impl Unlocking {
 
     /// The key in this file, if it was unlocked before and the file has not changed.
     pub(super) fn unlocked(&self, file: &Path, text: &str) -> Option<Arc<PrivateKey>> {
-        let state = self.state();
-        let unlocked = state.keys.get(file).filter(|it| it.text == text)?;
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlocked = keys.get(file).filter(|it| it.text == text)?;
         Some(unlocked.key.clone())
     }
 
     /// Keeps an unlocked key, for the next connection.
     pub(super) fn keep(&self, file: &Path, text: &str, key: Arc<PrivateKey>) {
         let text = text.to_owned();
-        let unlocked = Unlocked { text, key };
-        self.state().keys.insert(file.to_owned(), unlocked);
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(file.to_owned(), Unlocked { text, key });
     }
 
     fn is_attended(&self) -> bool {

@@ -9,9 +9,10 @@ use crate::control::reload::{ChangedFlow, Given, Outcome, ZoneChanges};
 use crate::flow_table::{Flow, FlowTable, Judged};
 use crate::gateway::Target;
 use crate::zone::Zone;
+use crate::zone_targets::ZoneTargets;
 
 /// The gateways of each zone that rules name.
-pub(super) type WantedZones = BTreeMap<String, Vec<Target>>;
+pub(super) type WantedZones = BTreeMap<String, ZoneTargets>;
 
 /// What becomes of zones that are there when others are wanted.
 pub(super) fn of_zones(now: &HashMap<String, Arc<Zone>>, wanted: &WantedZones) -> ZoneChanges {
@@ -19,7 +20,7 @@ pub(super) fn of_zones(now: &HashMap<String, Arc<Zone>>, wanted: &WantedZones) -
     for (name, targets) in wanted {
         match now.get(name) {
             None => changes.added.push(name.clone()),
-            Some(zone) if !are_same(&zone.targets(), targets) => changes.changed.push(name.clone()),
+            Some(zone) if zone.targets() != *targets => changes.changed.push(name.clone()),
             Some(_) => {}
         }
     }
@@ -65,7 +66,7 @@ fn change(
     if is_same(&judged.decision, &decision, flow.is_passed_when_down()) {
         // A gateway that is none of the zone's any more carries nothing of it.
         let through = flow.through()?;
-        let gateways = wanted.get(to.zone.as_deref()?)?;
+        let gateways = gateways_of(&decision, wanted)?;
         if gateways.contains(&through) {
             return None;
         }
@@ -119,6 +120,16 @@ fn is_same(had: &Decision, gets: &Decision, passed_when_down: bool) -> bool {
     }
 }
 
+/// Those that lead to what is dialled of a flow that is tunnelled.
+fn gateways_of(decision: &Decision, wanted: &WantedZones) -> Option<Vec<Target>> {
+    let Decision::Tunnel(permit) = decision else {
+        return None;
+    };
+    let targets = wanted.get(permit.zone())?;
+    let behind = targets.behind(permit.destination())?;
+    Some(targets.before(&behind).unwrap_or_default())
+}
+
 fn given(decision: &Decision) -> Given {
     Given {
         action: decision.action().to_owned(),
@@ -126,8 +137,4 @@ fn given(decision: &Decision) -> Given {
         gateway: None,
         rule: decision.rule().to_owned(),
     }
-}
-
-fn are_same(now: &[Arc<Target>], wanted: &[Target]) -> bool {
-    now.len() == wanted.len() && now.iter().zip(wanted).all(|(now, wanted)| **now == *wanted)
 }

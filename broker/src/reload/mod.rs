@@ -33,7 +33,7 @@ use crate::rules_in_force::InForce;
 use crate::today::today;
 use crate::user::{User, UserError};
 use crate::zone::Zone;
-use crate::zone_targets::targets_of;
+use crate::zone_targets::ZoneTargets;
 
 /// What makes a broker read its rules anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -403,7 +403,10 @@ impl Plan {
         let now = surroundings.dispatcher.rules.now();
         let zones = rules.policy.zones().iter();
         let zones: WantedZones = zones
-            .map(|zone| (zone.name.clone(), targets_of(zone, &surroundings.user)))
+            .map(|zone| {
+                let targets = ZoneTargets::of(zone, &surroundings.user);
+                (zone.name.clone(), targets)
+            })
             .collect();
         Self {
             changes: changes::of_zones(&now.zones, &zones),
