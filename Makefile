@@ -21,7 +21,8 @@ ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
 ONE_ORDER := honest_% early rules_for_users bench identity lab why host_keys jumps logins notices openssh proxies ssh_config
 BOTH_ORDERS := $(filter-out $(ONE_ORDER),$(END_TO_END))
-# The other tests.
+# The other tests, most of which wait as well: so many at once.
+WAITING := 6
 BESIDE_CODE := $(patsubst %,--test %,$(notdir $(patsubst %.rs,%,$(wildcard [!t]*/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard [!t]*/tests/*/main.rs))))
 end_to_end = sh tests/side-by-side.sh $(filter-out $(ALONE),$(1)) -- $(filter $(ALONE),$(1))
 # An error tells what failed; where it was made is no news.
@@ -47,7 +48,7 @@ test: deps ## Everything that must hold before a change goes in; .ci/run is the 
 	@sh tests/advisories.sh
 	$(MAKE) --no-print-directory programs
 	@red=0; \
-	cargo test --workspace --locked --no-fail-fast --lib --bins $(BESIDE_CODE) || red=1; \
+	RUST_TEST_THREADS=$(WAITING) cargo test --workspace --locked --no-fail-fast --lib --bins $(BESIDE_CODE) || red=1; \
 	cargo test --workspace --locked --doc || red=1; \
 	$(call end_to_end,$(END_TO_END)) || red=1; \
 	ADIT_TEST_CONNECT=early $(call end_to_end,$(BOTH_ORDERS)) || red=1; \
