@@ -40,7 +40,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "stdio")]
     config: Option<PathBuf>,
     /// Only check the file and say what is wrong with it
-    #[arg(long, requires = "config", conflicts_with = "stdio")]
+    #[arg(long, requires = "config")]
     check: bool,
     /// Relay on stdin and stdout, as a subsystem or command of another Secure Shell server
     #[arg(long)]
@@ -174,8 +174,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Use(error.to_string()))?
         .clone();
     if arguments.check {
-        writeln!(std::io::stdout(), "{}: no errors", file.display())?;
-        return Ok(());
+        return nothing_wrong_with(file);
     }
     let flush = logging::start(config.log, config.audit.as_deref(), Stderr::Ours)?;
     service::raise_descriptor_limit();
@@ -198,6 +197,11 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
             other.into()
         }
     })
+}
+
+fn nothing_wrong_with(file: &Path) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{}: no errors", file.display())?;
+    Ok(())
 }
 
 fn load(file: &Path, arguments: &Arguments) -> Result<Config, Failure> {
@@ -228,6 +232,10 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
     let who = stdio::who()?;
     let config = match &arguments.config {
+        Some(file) if arguments.check => {
+            load(file, arguments)?;
+            return nothing_wrong_with(file);
+        }
         Some(file) => load(file, arguments)?,
         None => {
             let mut config = Config::without_file(policy_of(&who.user, &arguments.allow)?);

@@ -61,6 +61,13 @@ fn a_bad_file_and_wrong_use_are_exit_code_two() {
         2,
         "gateway.yaml:5:",
     );
+    let alone = site.path("stdio.yaml");
+    let alone = alone.to_str().expect("path");
+    let checked = ["--stdio", "--config", alone, "--check"];
+    std::fs::write(alone, "version: 1\npolicy: []\n").expect("a file");
+    check(adit_server(&checked), 0, "no errors");
+    std::fs::write(alone, "version: 1\npolicy: 7\n").expect("a file");
+    check(adit_server(&checked), 2, "stdio.yaml:2:");
 }
 
 #[test]
