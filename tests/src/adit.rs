@@ -35,6 +35,13 @@ pub enum GatewayKind {
         /// How many.
         rekey_mib: u32,
     },
+    /// The same with new keys as often as this says (sshd_config(5), RekeyLimit).
+    RenewingSshd(&'static str),
+    /// The same with `adit-server --stdio` as what its users run whatever they ask for (`ForceCommand`).
+    ForcingSshd {
+        /// How many.
+        rekey_mib: u32,
+    },
 }
 
 /// The Secure Shell server at the zone's edge.
@@ -434,7 +441,13 @@ fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Proce
             let more = format!("rekey_bytes: {}\n", mib << 20);
             start_adit_server(lab, Host::Gateway, allow, &more)?
         }
-        GatewayKind::Sshd { rekey_mib } => start_sshd(lab, allow, rekey_mib)?,
+        GatewayKind::Sshd { rekey_mib } => {
+            start_sshd(lab, allow, &format!("{rekey_mib}M"), subsystem)?
+        }
+        GatewayKind::RenewingSshd(often) => start_sshd(lab, allow, often, subsystem)?,
+        GatewayKind::ForcingSshd { rekey_mib } => {
+            start_sshd(lab, allow, &format!("{rekey_mib}M"), only_command)?
+        }
     };
     process.ready_when("the gateway to listen", SETTLE, || {
         lab.listening(Host::Gateway, 443)
@@ -472,7 +485,27 @@ authorized_keys: {GATEWAY_HOME}/keys/%u
     command.start(host.namespace(), &["adit-server", "--config", &config])
 }
 
-fn start_sshd(lab: &Lab, allow: &[String], rekey_mib: u32) -> Result<Process> {
+fn subsystem(relay: &str) -> String {
+    format!("Subsystem adit-link {relay}")
+}
+
+/// A subsystem that is asked for has to be there, whatever is run instead.
+fn only_command(relay: &str) -> String {
+    format!(
+        "Subsystem adit-link /bin/false
+ForceCommand {relay}
+DisableForwarding yes
+PermitTTY no"
+    )
+}
+
+/// `runs`: the lines that make it run the relay.
+fn start_sshd(
+    lab: &Lab,
+    allow: &[String],
+    rekey: &str,
+    runs: impl Fn(&str) -> String,
+) -> Result<Process> {
     let root = User::Root.home();
     // sshd accepts a host key only if it belongs to the user it runs as.
     let key = lab.read(&format!("{GATEWAY_HOME}/host_ed25519"))?;
@@ -481,6 +514,9 @@ fn start_sshd(lab: &Lab, allow: &[String], rekey_mib: u32) -> Result<Process> {
         .iter()
         .map(|entry| format!(" --allow {entry}"))
         .collect();
+    let lines = runs(&format!(
+        "/run/lab/bin/adit-server --stdio --log-to stderr{allow}"
+    ));
     let config = format!(
         "Port 443
 HostKey {root}/gateway_ed25519
@@ -489,8 +525,8 @@ UsePAM no
 PasswordAuthentication no
 StrictModes no
 LogLevel DEBUG1
-RekeyLimit {rekey_mib}M
-Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr{allow}
+RekeyLimit {rekey}
+{lines}
 "
     );
     let file = format!("{root}/gateway_sshd_config");

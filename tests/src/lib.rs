@@ -8,6 +8,7 @@
 mod accounts;
 pub mod actor;
 mod adit;
+mod as_direct;
 pub mod connect;
 mod content;
 mod control_group;
@@ -34,6 +35,7 @@ pub use adit::{
     Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
     rules_for_networks, rules_with,
 };
+pub use as_direct::AsDirect;
 pub use content::Content;
 pub use control_group::ControlGroup;
 pub use conversation::{Conversation, Exchange, sights};
