@@ -71,8 +71,8 @@ PidFile none
 UsePAM no
 PasswordAuthentication no
 StrictModes no
-LogLevel VERBOSE
 {more}
+LogLevel VERBOSE
 "
     );
     lab.write(User::Root, &file, config)?;
