@@ -20,7 +20,7 @@ pub(crate) struct Adit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Tunnel networks through a gateway at once, without a rule file or a service
-    Up(Up),
+    Up(Box<Up>),
     /// Run the session daemon with a rule file
     Broker(Broker),
     /// How the broker stands: helper, zones, flows
@@ -53,7 +53,7 @@ pub(crate) enum Command {
     else. As an ordinary user it needs a running helper.\n\nExample: sudo adit up alice@gw.example 198.51.100.0/24"
 )]
 pub(crate) struct Up {
-    /// The gateway: `USER@HOST[:PORT]`
+    /// The gateway: `USER@HOST[:PORT]`; with `%h` for HOST each destination is its own
     pub(crate) gateway: adit_rules::GatewayPattern,
     /// Networks or addresses behind it
     #[arg(required = true, value_parser = network)]
@@ -67,11 +67,43 @@ pub(crate) struct Up {
     /// Known hosts file [default: ~/.ssh/known_hosts, /etc/ssh/ssh_known_hosts]
     #[arg(long, value_name = "FILE")]
     pub(crate) known_hosts: Option<PathBuf>,
+    /// A jump host on the way to the gateway; once for each, in their order [default: as ssh's configuration has it]
+    #[arg(long, value_name = "USER@HOST[:PORT]")]
+    pub(crate) via: Vec<adit_rules::Gateway>,
+    /// What connects to the first host: `http://[USER@]HOST:PORT` or `socks5://[USER@]HOST:PORT`
+    #[arg(long, value_name = "PROXY")]
+    pub(crate) proxy: Option<adit_rules::Proxy>,
+    /// The file whose first line is the password of the proxy's user
+    #[arg(long, value_name = "FILE", requires = "proxy")]
+    pub(crate) proxy_password_file: Option<PathBuf>,
+    /// What speaks SSH to the gateway
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    pub(crate) engine: Engine,
     /// What a program's connect() gives
     #[arg(long, value_enum, default_value_t = Connect::Honest)]
     pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) session: Session,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// Adit's own, or ssh where only that can get there
+    Auto,
+    /// Adit's own
+    Embedded,
+    /// The system's ssh
+    Openssh,
+}
+
+impl From<Engine> for adit_rules::Engine {
+    fn from(word: Engine) -> Self {
+        match word {
+            Engine::Auto => Self::Auto,
+            Engine::Embedded => Self::Embedded,
+            Engine::Openssh => Self::OpenSsh,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

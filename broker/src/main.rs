@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), commands::Failure> {
     match command {
-        Command::Up(options) => commands::up::run(options),
+        Command::Up(options) => commands::up::run(*options),
         Command::Broker(options) => commands::broker::run(options),
         Command::Status(options) => commands::status::run(options),
         Command::Flows(options) => commands::flows::run(options),

@@ -90,7 +90,7 @@ pub use layer::{Author, Layer};
 pub use policy::{Checked, Policy};
 pub use programs::AtPath;
 pub use proxy::{Proxy, ProxyPassword, ProxyProtocol, Secret};
-pub use reach::Reach;
+pub use reach::{MOST_JUMPS, Reach};
 pub use schema::schema;
 pub use sets::Files;
 pub use telling::Telling;

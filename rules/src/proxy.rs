@@ -1,6 +1,7 @@
 //! A proxy in front of a zone: `http://[USER[:PASSWORD]@]HOST:PORT` or `socks5://…`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
@@ -64,6 +65,14 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+impl FromStr for Proxy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse(text).map_err(|fault| fault.to_string())
     }
 }
 

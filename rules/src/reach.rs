@@ -9,7 +9,7 @@ use crate::words;
 use crate::written::At;
 
 /// More jump hosts on one way than anybody has.
-const MOST_JUMPS: usize = 8;
+pub const MOST_JUMPS: usize = 8;
 
 /// The way to the gateways of a zone.
 #[derive(Debug, Clone, PartialEq, Eq)]

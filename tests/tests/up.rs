@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use adit_tests::connect::{CONNECTED, told};
 use adit_tests::{Conversation, Gateway, Host, Lab, Order, Process, Routing, User, Witness};
-use adit_tests::{address, as_before, control_socket, kernel_state, until};
+use adit_tests::{address, adit, as_before, control_socket, kernel_state, until, way};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -14,16 +15,19 @@ fn up(lab: &Lab) -> Result<Process> {
     up_in(lab, Order::of_this_run())
 }
 
-/// What a person types behind `sudo`; the environment is what sudo makes of it.
 fn up_in(lab: &Lab, order: Order) -> Result<Process> {
+    up_with(lab, &Gateway::for_user(User::Alice), order, &[])
+}
+
+/// What a person types behind `sudo`, and `more`; the environment is what sudo makes of it.
+fn up_with(lab: &Lab, gateway: &str, order: Order, more: &[&str]) -> Result<Process> {
     let alice = User::Alice;
     let (home, control) = (alice.home(), control_socket(alice));
     let (identity, known) = (
         format!("{home}/.ssh/id_ed25519"),
         format!("{home}/.ssh/known_hosts"),
     );
-    let gateway = Gateway::for_user(alice);
-    let words = ["adit", "up", &gateway, address::ZONE, address::ZONE6];
+    let words = ["adit", "up", gateway, address::ZONE, address::ZONE6];
     let keys = [
         "--identity",
         &identity,
@@ -42,7 +46,7 @@ fn up_in(lab: &Lab, order: Order) -> Result<Process> {
         .env("SUDO_GID", alice.uid());
     let mut up = sudo
         .env("SUDO_USER", alice.name())
-        .start("up", &[&words[..], &keys[..], order].concat())?;
+        .start("up", &[&words[..], &keys[..], order, more].concat())?;
     let line = up.line_with("now go through", PATIENCE)?;
     ensure!(
         line.contains(address::ZONE) && line.contains(alice.name()),
@@ -156,6 +160,125 @@ fn early_accepts_what_is_refused_later() -> Result<()> {
         ends_cleanly(&lab, up, &before)?;
     }
     Ok(())
+}
+
+/// How the zone is reached, as `adit status` has it.
+fn zone(lab: &Lab) -> Result<Value> {
+    let told = adit(lab, User::Alice, &["status", "--json"])?.ok()?;
+    let mut status: Value = serde_json::from_str(&told)?;
+    Ok(status["zones"][0].take())
+}
+
+#[test]
+fn over_a_jump_host() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = kernel_state(&lab)?;
+    let _jump = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, "")?;
+    let _gateway = way::start_gateway_behind(&lab)?;
+    let jump = format!("{}@{}", User::Alice.name(), address::GATEWAY);
+    let up = up_with(
+        &lab,
+        &way::gateway_behind(),
+        Order::of_this_run(),
+        &["--via", &jump],
+    )?;
+    let zone = zone(&lab)?;
+    ensure!(
+        zone["state"] == "up" && zone["via"] == json!([jump]),
+        "{zone}"
+    );
+    let talk = Conversation::new("both 1M; finish; end", "both 1M; end");
+    let seen = talk.hold(&lab, &lab.client())?.client.remove(0).steps;
+    ensure!(seen.last().is_some_and(|last| last == "end"), "{seen:?}");
+    ends_cleanly(&lab, up, &before)
+}
+
+#[test]
+fn through_a_proxy_that_asks_for_a_password() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let _proxy = way::start_microsocks(&lab, &["-u", "alice", "-P", "sesame"])?;
+    let file = format!("{}/word", User::Alice.home());
+    lab.write(User::Alice, &file, "sesame\n")?;
+    let place = format!("{}:1080", address::GATEWAY);
+    let proxy = format!("socks5://alice@{place}");
+    let more = ["--proxy", &proxy, "--proxy-password-file", &file];
+    let gateway = Gateway::for_user(User::Alice);
+    let up = up_with(&lab, &gateway, Order::of_this_run(), &more)?;
+    let zone = zone(&lab)?;
+    ensure!(zone["proxy"] == format!("socks5://{place}"), "{zone}");
+    works(&lab)?;
+    ends_cleanly(&lab, up, &before)
+}
+
+#[test]
+fn by_the_systems_ssh() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = kernel_state(&lab)?;
+    let _gateway = Gateway::start(&lab)?;
+    let gateway = Gateway::for_user(User::Alice);
+    let up = up_with(
+        &lab,
+        &gateway,
+        Order::of_this_run(),
+        &["--engine", "openssh"],
+    )?;
+    let zone = zone(&lab)?;
+    ensure!(zone["engine"] == "openssh", "{zone}");
+    works(&lab)?;
+    ends_cleanly(&lab, up, &before)
+}
+
+#[test]
+fn a_way_that_makes_no_sense_is_wrong_use() -> Result<()> {
+    let lab = Lab::new()?;
+    let gateway = Gateway::for_user(User::Alice);
+    for (more, words) in [
+        (
+            &["--proxy", "http://alice:sesame@192.0.2.1:3128"][..],
+            "everybody can read a command line",
+        ),
+        (
+            &[
+                "--proxy",
+                "http://192.0.2.1:3128",
+                "--proxy-password-file",
+                "/word",
+            ],
+            "--proxy-password-file is for a user",
+        ),
+        (&["--proxy", "192.0.2.1:3128"], "this is not a proxy"),
+        (&["--proxy-password-file", "/word"], "--proxy <PROXY>"),
+        (&["--via", "jump.%h"], "is not the name of a host"),
+        (&["--via=a"; 9], "at most 8 jump hosts"),
+    ] {
+        let up = ["adit", "up", &gateway, address::ZONE];
+        let ended = lab.client().argv(&[&up, more].concat())?;
+        let is_wrong_use = ended.code == Some(2) && ended.stderr.contains(words);
+        ensure!(is_wrong_use, "{more:?}: {ended}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_destination_is_its_own_gateway() -> Result<()> {
+    let lab = Lab::with(Routing::Open)?;
+    let before = kernel_state(&lab)?;
+    let _host = way::start_gateway_behind_allowing(&lab, &["127.0.0.0/8:*"])?;
+    let gateway = format!("{}@%h:443", User::Alice.name());
+    let up = up_with(&lab, &gateway, Order::of_this_run(), &[])?;
+    let service = ["adit-peer", "serve", "127.0.0.1", "echo", "--port", "7000"];
+    let mut service = lab.server().start("service", &service)?;
+    service.line_with("port", PATIENCE)?;
+    let to = format!("{}:7000", address::SERVER);
+    let dial = ["adit-peer", "dial", &to, "ping 3; finish; end"];
+    let seen = lab.client().argv(&dial)?.ok()?;
+    let steps = adit_tests::sights(&seen)?.remove(0).steps;
+    ensure!(steps.last().is_some_and(|last| last == "end"), "{steps:?}");
+    let zone = zone(&lab)?;
+    ensure!(zone["host"] == address::SERVER, "{zone}");
+    ends_cleanly(&lab, up, &before)
 }
 
 #[test]

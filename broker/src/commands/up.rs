@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use adit_broker::daemon::{self, Attended, Settings};
 use adit_broker::rule_sources;
 use adit_broker::user::User;
-use adit_rules::{Engine, HostKeys, Identity, Method, OnDown, Policy, Reach, Zone};
+use adit_rules::{
+    HostKeys, Identity, MOST_JUMPS, Method, OnDown, Policy, ProxyPassword, Reach, Zone,
+};
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
 
@@ -27,6 +29,7 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
         std::path::absolute(options.session.capture).context("the helper's socket")?;
     let user = captured_user(&options).map_err(Failure::usage)?;
     keep_to_the_administrators_rules().map_err(Failure::usage)?;
+    let reach = reach(&options).map_err(Failure::usage)?;
     if geteuid().is_root() {
         start_helper(&options, &user)?;
         if !user.uid.is_root() {
@@ -44,7 +47,7 @@ pub(crate) fn run(mut options: Up) -> Result<(), Failure> {
     }
     let _log = log::start("warn");
     let line = announcement(&options, &user);
-    let settings = settings(options, user).context("the directory of decisions")?;
+    let settings = settings(options, reach, user).context("the directory of decisions")?;
     Ok(runtime()?.block_on(daemon::run(settings, || {
         output::line(format_args!("{line}"))
     }))?)
@@ -93,18 +96,42 @@ fn announcement(options: &Up, user: &User) -> String {
     )
 }
 
-fn settings(options: Up, user: User) -> std::io::Result<Settings> {
+/// The way to the gateway, as the same keys of a rule file would have it.
+fn reach(options: &Up) -> anyhow::Result<Reach> {
+    if options.via.len() > MOST_JUMPS {
+        bail!("there are at most {MOST_JUMPS} jump hosts");
+    }
+    let mut proxy = options.proxy.clone();
+    if let Some(proxy) = &mut proxy {
+        if proxy.password.is_some() {
+            bail!(
+                "everybody can read a command line: leave the password out of --proxy, and name a file with --proxy-password-file"
+            );
+        }
+        if options.proxy_password_file.is_some() && proxy.user.is_none() {
+            bail!("--proxy-password-file is for a user: write `USER@` before the proxy's host");
+        }
+        proxy.password = options.proxy_password_file.clone().map(ProxyPassword::File);
+    }
+    Ok(Reach {
+        via: options.via.clone(),
+        proxy,
+        ..Reach::default()
+    })
+}
+
+fn settings(options: Up, reach: Reach, user: User) -> std::io::Result<Settings> {
     let decisions = options.session.decisions(&user)?;
     let zone = Zone {
         name: ZONE.to_owned(),
         gateways: vec![options.gateway],
-        reach: Reach::default(),
+        reach,
         identity: options.identity.map(Identity::File),
         certificate: None,
         methods: vec![Method::PublicKey],
         known_hosts: options.known_hosts.into_iter().collect(),
         host_keys: HostKeys::Strict,
-        engine: Engine::Auto,
+        engine: options.engine.into(),
         on_down: OnDown::Reject,
         connect: options.connect.into(),
     };
