@@ -133,6 +133,7 @@ impl Login {
             home: self.home.clone(),
             engine: self.engine,
             unsaid: self.unsaid,
+            host_key_alias: None,
             behind: behind.clone(),
         }
     }

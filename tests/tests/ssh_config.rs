@@ -67,6 +67,31 @@ fn started_behind(config: &str, rules: &str, before: &[&str]) -> Result<Started>
     })
 }
 
+/// The same with these known hosts; KEY is the gateway's host key, and OTHER another one.
+fn started_knowing(config: &str, rules: &str, known: &str) -> Result<Started> {
+    let lab = Lab::new()?;
+    let gateway = Gateway::start(&lab)?.process;
+    let other = format!("{HOME}/.ssh/id_ed25519.pub");
+    let (key, other) = (
+        lab.read("/run/lab/gateway/host_ed25519.pub")?,
+        lab.read(&other)?,
+    );
+    let known = known.replace("KEY", key.trim_end());
+    let known = known.replace("OTHER", other.trim_end());
+    let line = format!("mkdir {HOME}/keys && mv {HOME}/.ssh/id_ed25519* {HOME}/keys");
+    lab.client().sh(&line)?.ok()?;
+    lab.write(User::Alice, &format!("{HOME}/keys/known_hosts"), known)?;
+    configure(&lab, config)?;
+    let capture = Capture::start(&lab)?;
+    let broker = Broker::start(&lab, User::Alice, &connecting("honest", rules))?;
+    Ok(Started {
+        lab,
+        broker,
+        _gateways: vec![gateway],
+        _capture: capture,
+    })
+}
+
 impl Started {
     /// The zone, once it is up; and that programs get through.
     fn works(&self) -> Result<Value> {
@@ -128,7 +153,7 @@ fn a_jump_host_behind_a_jump_host_is_followed() -> Result<()> {
     // The second hop is the gateway's own host, seen from inside.
     let config = format!(
         "Host corp\nHostName 198.51.100.10\nPort 443\nProxyJump inner\nHost inner\nHostName 198.51.100.1\n\
-         HostKeyAlias none\nProxyJump hop\nHost hop\nHostName 192.0.2.1\nHost *\n{KEYS}"
+         ProxyJump hop\nHost hop\nHostName 192.0.2.1\nHost *\n{KEYS}"
     );
     let started = started(&config, &rules("corp", &[]))?;
     let known = started.lab.read(&format!("{HOME}/keys/known_hosts"))?;
@@ -161,6 +186,72 @@ fn what_the_rules_say_goes_before() -> Result<()> {
         zone["via"] == serde_json::json!(["adit-alice@192.0.2.1:22"]),
         "{zone}"
     );
+    Ok(())
+}
+
+/// Whether the system's own ssh trusts the host key of `corp`, and whether a broker does.
+fn both_trust(started: &Started) -> Result<(bool, bool)> {
+    let lab = &started.lab;
+    let ssh = ["ssh", "-o", "BatchMode=yes", "-s", "corp", "adit-link"];
+    let by_ssh = lab.client().argv(&ssh)?;
+    let broker = &started.broker;
+    let mut trusted = false;
+    until("the zone to be up or down", PATIENCE, || {
+        let zone = broker.status(lab)?["zones"][0].clone();
+        trusted = zone["state"] == "up";
+        Ok(trusted || zone["state"] == "down")
+    })?;
+    let is_refused = by_ssh.stderr.contains("Host key verification failed");
+    // The link's greeting.
+    ensure!(is_refused == by_ssh.stdout.is_empty(), "{by_ssh}");
+    Ok((!is_refused, trusted))
+}
+
+#[test]
+fn a_host_key_alias_is_the_only_name_that_is_looked_for() -> Result<()> {
+    for (alias, known, is_trusted) in [
+        ("gate", "gate KEY", true),
+        ("Gate", "gate KEY", true),
+        ("none", "none KEY", true),
+        ("gate", "[gate]:443 KEY", false),
+        ("gate", "[192.0.2.1]:443 KEY", false),
+        ("gate", "192.0.2.1 KEY", false),
+        ("gate", "gate OTHER\n[192.0.2.1]:443 KEY", false),
+        ("gate", "[192.0.2.1]:443 OTHER\ngate KEY", true),
+        ("gate", "* KEY", true),
+    ] {
+        let config =
+            format!("Host corp\nHostName 192.0.2.1\nPort 443\nHostKeyAlias {alias}\n{KEYS}");
+        let started = started_knowing(&config, &rules("corp", &[]), known)?;
+        let trusted = both_trust(&started)?;
+        let expected = (is_trusted, is_trusted);
+        ensure!(trusted == expected, "{alias}, {known}: {trusted:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_host_key_is_noted_under_its_alias() -> Result<()> {
+    let config = format!("Host corp\nHostName 192.0.2.1\nPort 443\nHostKeyAlias gate\n{KEYS}");
+    let started = started_knowing(&config, &rules("corp", &["host_keys: accept-new"]), "")?;
+    started.works()?;
+    let known = started.lab.read(&format!("{HOME}/keys/known_hosts"))?;
+    ensure!(known.starts_with("gate ssh-ed25519 "), "{known}");
+    ensure!(both_trust(&started)? == (true, true));
+    Ok(())
+}
+
+#[test]
+fn a_jump_host_has_no_part_in_the_alias_of_what_is_behind_it() -> Result<()> {
+    let config = format!(
+        "Host corp\nHostName 198.51.100.10\nPort 443\nHostKeyAlias behind\nProxyJump hop\nHost hop\nHostName 192.0.2.1\nHost *\n{KEYS}"
+    );
+    let started = started(&config, &rules("corp", &[]))?;
+    let file = format!("{HOME}/keys/known_hosts");
+    let known = started.lab.read(&file)?;
+    let known = known.replace("[198.51.100.10]:443 ", "behind ");
+    started.lab.write(User::Alice, &file, known)?;
+    started.works()?;
     Ok(())
 }
 

@@ -57,8 +57,25 @@ pub struct Target {
     pub engine: Engine,
     /// What is left to the configuration of the system's `ssh`; `None`: nothing.
     pub unsaid: Option<Unsaid>,
+    /// What its host keys are known by instead of its name (ssh_config(5), HostKeyAlias).
+    pub host_key_alias: Option<String>,
     /// What it leads to.
     pub behind: Behind,
+}
+
+impl Target {
+    /// The gateway as files of known hosts name it: an alias stands without a port (sshconnect.c, `check_host_key`).
+    pub(super) fn as_known(&self) -> Gateway {
+        match &self.host_key_alias {
+            None => self.gateway.clone(),
+            Some(alias) => Gateway {
+                user: None,
+                host: alias.clone(),
+                port: 22,
+                has_port: false,
+            },
+        }
+    }
 }
 
 /// Why there is no link to a gateway. What happened is in the variant; the source says more.

@@ -101,6 +101,7 @@ const LONGEST_REFUSAL: usize = 200;
 /// The callbacks of one SSH connection.
 #[derive(Debug)]
 pub(super) struct HostKeyCheck {
+    /// As files of known hosts name it.
     pub(super) gateway: Gateway,
     pub(super) files: Vec<PathBuf>,
     pub(super) known: KnownHost,

@@ -25,6 +25,7 @@ pub(super) type Announced = mpsc::Sender<Vec<PublicKey>>;
 #[derive(Debug)]
 pub(super) struct MoreHostKeys {
     announced: mpsc::Receiver<Vec<PublicKey>>,
+    /// As files of known hosts name it.
     gateway: Gateway,
     files: Vec<PathBuf>,
 }
@@ -38,7 +39,7 @@ impl MoreHostKeys {
         let (announcing, announced) = mpsc::channel(1);
         let own = Self {
             announced,
-            gateway: target.gateway.clone(),
+            gateway: target.as_known(),
             files: target.known_hosts.clone(),
         };
         Some((announcing, own))

@@ -18,7 +18,7 @@ const MOST_KEYS: usize = 64;
 /// A host key that no file knows, shown by a gateway of a zone with `host_keys: ask`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownKey {
-    /// Which gateway showed it.
+    /// Which gateway showed it, as files of known hosts name it.
     pub gateway: Gateway,
     /// The files that do not know it.
     pub files: Vec<PathBuf>,

@@ -138,11 +138,11 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     questions: &Questions,
     heard: Heard,
 ) -> Result<Handle<HostKeyCheck>, ConnectError> {
-    let gateway = &target.gateway;
+    let gateway = target.as_known();
     let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
     let config = Arc::new(client_config(&known));
     let check = HostKeyCheck {
-        gateway: gateway.clone(),
+        gateway,
         files: target.known_hosts.clone(),
         known,
         unknown_is: target.host_keys,

@@ -195,6 +195,7 @@ struct Answer {
     /// Those that a configuration names.
     identities: Vec<PathBuf>,
     known_hosts: Vec<PathBuf>,
+    host_key_alias: Option<String>,
     jumps: Vec<Gateway>,
     has_command: bool,
 }
@@ -222,6 +223,7 @@ impl Answer {
                 }
                 "userknownhostsfile" => answer.known_hosts.splice(0..0, files).for_each(drop),
                 "globalknownhostsfile" => answer.known_hosts.extend(files),
+                "hostkeyalias" => answer.host_key_alias = Some(alias(value)?),
                 "proxyjump" if value != "none" => answer.jumps = jumps(value)?,
                 "proxycommand" => answer.has_command = value != "none",
                 _ => {}
@@ -238,6 +240,7 @@ impl Answer {
             return;
         };
         target.gateway.host.clone_from(&self.host);
+        target.host_key_alias.clone_from(&self.host_key_alias);
         if !target.gateway.has_port {
             target.gateway.port = self.port;
             target.gateway.has_port = self.port != 22;
@@ -268,6 +271,15 @@ fn host(text: &str) -> Result<String, String> {
         false => text.to_owned(),
     };
     bracketed.parse().map(|gateway: Gateway| gateway.host)
+}
+
+/// One word, as it is one of a line of known hosts.
+fn alias(text: &str) -> Result<String, String> {
+    let is_word = |it: char| !it.is_whitespace() && !it.is_control() && it != ',';
+    match !text.is_empty() && text.chars().all(is_word) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("HostKeyAlias {text:?} is no name in known_hosts")),
+    }
 }
 
 fn jumps(text: &str) -> Result<Vec<Gateway>, String> {
@@ -307,7 +319,7 @@ mod tests {
     fn reads_what_ssh_prints() {
         let text = "user eve\nhostname 2001:DB8::1\nport 2222\nidentityfile ~/.ssh/id_rsa\nidentityfile ~/keys/gw\n\
             globalknownhostsfile /etc/ssh/ssh_known_hosts\nuserknownhostsfile /home/eve/.ssh/a ~/b\n\
-            proxyjump eve@one:22,ssh://two\nproxycommand none\nlogverbose none\n";
+            hostkeyalias gate\nproxyjump eve@one:22,ssh://two\nproxycommand none\nlogverbose none\n";
         let answer = Answer::of(text, Path::new("/home/eve")).unwrap();
         let expected = Answer {
             host: "2001:db8::1".to_owned(),
@@ -321,6 +333,7 @@ mod tests {
             ]
             .map(PathBuf::from)
             .to_vec(),
+            host_key_alias: Some("gate".to_owned()),
             jumps: vec!["eve@one:22".parse().unwrap(), "two".parse().unwrap()],
             has_command: false,
         };
