@@ -34,6 +34,14 @@ impl Compiler<'_> {
         let engine = self.optional(written.engine.as_ref(), words::engine_of);
         let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
         let connect = self.optional(written.connect.as_ref(), words::connect_of);
+        let accepts_new = host_keys == Some(Some(HostKeys::AcceptNew));
+        let asks = |method: &Method| *method != Method::PublicKey;
+        if accepts_new
+            && gateways.iter().any(GatewayPattern::is_from_destination)
+            && methods.iter().any(asks)
+        {
+            self.warn_of_passwords_for_anybody(written);
+        }
         Some(Zone {
             name: name?,
             gateways,
@@ -83,6 +91,17 @@ impl Compiler<'_> {
         ));
         let hint = "make two zones of them";
         self.findings.error(written[other].place, fault.hint(hint));
+    }
+
+    /// Whoever answers at an address first is a gateway, and hears what the user says.
+    fn warn_of_passwords_for_anybody(&mut self, written: &WrittenZone) {
+        if let Some(at) = &written.host_keys {
+            let fault = Fault::new(
+                "whichever host answers first at an address is given the user's passwords and answers",
+            );
+            let hint = "write `host_keys: ask`, or let an authority sign the hosts' keys (`@cert-authority` in known_hosts)";
+            self.findings.warning(at.place, fault.hint(hint));
+        }
     }
 
     /// By key alone, unless others are written.

@@ -236,6 +236,31 @@ fn a_host_that_is_down_stops_no_other() -> Result<()> {
 }
 
 #[test]
+fn a_program_waits_for_its_own_host() -> Result<()> {
+    let mut hosts = hosts(|_| Ok(()))?;
+    let rules = rules("adit-alice@%h:443").replace("\nrules:", "\n    on_down: hold\nrules:");
+    hosts.lab.write(User::Alice, RULES, rules)?;
+    hosts.broker.adit(&hosts.lab, &["reload"])?.ok()?;
+    hosts.serves_first(7000)?;
+    hosts.first.process.kill()?;
+    hosts.is(address::GATEWAY, "down")?;
+    let mut service = service(&hosts.lab, Host::Gateway, "127.0.0.1", 7001)?;
+    let to = format!("{}:7001", address::GATEWAY);
+    let dial = ["adit-peer", "dial", &to, "ping 3; finish; end"];
+    let mut waits = hosts.lab.client().start("waits", &dial)?;
+    hosts.broker.flow(&hosts.lab, "a flow that waits", |flow| {
+        flow.destination == to && flow.state == "opening"
+    })?;
+    hosts.serves_second(7001)?;
+    hosts.first.restart(&hosts.lab)?;
+    waits.end(PATIENCE)?;
+    service.end(PATIENCE)?;
+    let steps = sights(&waits.stdout())?.remove(0).steps;
+    ensure!(steps.last().is_some_and(|last| last == "end"), "{steps:?}");
+    Ok(())
+}
+
+#[test]
 fn a_host_key_that_changed_stops_that_host_alone() -> Result<()> {
     let hosts = hosts(|lab| {
         let line = "ssh-keygen -q -t ed25519 -N '' -f /run/lab/home/another";
