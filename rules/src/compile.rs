@@ -143,7 +143,7 @@ pub(crate) struct Compiler<'a> {
     labels: Labels,
     matchers: Matchers,
     today: Date,
-    zones: Vec<Zone>,
+    pub(crate) zones: Vec<Zone>,
     pub(crate) entrances: Entrances,
     /// What is listened at already, and where that is said.
     pub(crate) taken: HashMap<SocketAddr, Place>,
@@ -486,27 +486,6 @@ impl<'a> Compiler<'a> {
         };
         let at = Some((*place).into());
         Some(Rule::for_everything(DEFAULT, at, action))
-    }
-
-    /// Whatever a program connects to would have to be a Secure Shell server that lets the user in.
-    fn warn_of_logging_in_everywhere(&mut self, place: Place, default: &Action) {
-        let Action::Tunnel { zone: name, .. } = default else {
-            return;
-        };
-        let mut zones = self.zones.iter();
-        let is_meant = |zone: &&Zone| zone.name == **name;
-        let Some(gateway) = zones
-            .find(is_meant)
-            .and_then(|zone| zone.gateways.first())
-            .filter(|gateway| gateway.is_from_destination())
-        else {
-            return;
-        };
-        let fault = Fault::new(format!(
-            "whatever no rule matches is taken to be a Secure Shell server ({gateway} of the zone {name:?})"
-        ));
-        let hint = "write a rule for the hosts that are, and `default: pass` or `default: block`";
-        self.findings.warning(place, fault.hint(hint));
     }
 
     fn warn_of_what_is_unused(&mut self) {

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use crate::compile::Compiler;
-use crate::diagnostics::Fault;
+use crate::diagnostics::{Fault, Place};
 use crate::gateway_pattern::{self, GatewayPattern};
+use crate::rule::Action;
 use crate::words;
 use crate::written::{At, WrittenZone};
 use crate::zone::{Connect, Engine, HostKeys, Identity, Method, OnDown, Zone};
@@ -102,6 +103,27 @@ impl Compiler<'_> {
             let hint = "write `host_keys: ask`, or let an authority sign the hosts' keys (`@cert-authority` in known_hosts)";
             self.findings.warning(at.place, fault.hint(hint));
         }
+    }
+
+    /// Whatever a program connects to would have to be a Secure Shell server that lets the user in.
+    pub(crate) fn warn_of_logging_in_everywhere(&mut self, place: Place, default: &Action) {
+        let Action::Tunnel { zone: name, .. } = default else {
+            return;
+        };
+        let mut zones = self.zones.iter();
+        let is_meant = |zone: &&Zone| zone.name == **name;
+        let Some(gateway) = zones
+            .find(is_meant)
+            .and_then(|zone| zone.gateways.first())
+            .filter(|gateway| gateway.is_from_destination())
+        else {
+            return;
+        };
+        let fault = Fault::new(format!(
+            "whatever no rule matches is taken to be a Secure Shell server ({gateway} of the zone {name:?})"
+        ));
+        let hint = "write a rule for the hosts that are, and `default: pass` or `default: block`";
+        self.findings.warning(place, fault.hint(hint));
     }
 
     /// By key alone, unless others are written.

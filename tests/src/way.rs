@@ -26,17 +26,17 @@ pub fn gateway_behind() -> String {
 /// # Errors
 /// When it is not ready in time.
 pub fn start_gateway_behind(lab: &Lab) -> Result<Process> {
-    start_gateway_behind_allowing(lab, &[&format!("{}:*", address::ZONE)])
+    start_gateway_behind_allowing(lab, &[&format!("{}:*", address::ZONE)], "")
 }
 
-/// The same that allows `allow` and nothing else.
+/// The same that allows `allow` and nothing else, with these lines more in its file.
 ///
 /// # Errors
 /// When it is not ready in time.
-pub fn start_gateway_behind_allowing(lab: &Lab, allow: &[&str]) -> Result<Process> {
+pub fn start_gateway_behind_allowing(lab: &Lab, allow: &[&str], more: &str) -> Result<Process> {
     make_keys(lab)?;
     let allow: Vec<String> = allow.iter().map(|entry| (*entry).to_owned()).collect();
-    let process = start_adit_server(lab, Host::Server, &allow, "")?;
+    let process = start_adit_server(lab, Host::Server, &allow, more)?;
     lab.wait_listening(Host::Server, 443)?;
     let key = lab.read("/run/lab/gateway/host_ed25519.pub")?;
     trust(lab, &format!("[{}]:443", address::SERVER), &key)?;

@@ -36,7 +36,7 @@ struct Hosts {
 fn hosts(change: impl Fn(&Lab) -> Result<()>) -> Result<Hosts> {
     let lab = Lab::with(Routing::Open)?;
     let first = Gateway::allowing(&lab, GatewayKind::AditServer, LOOPBACK)?;
-    let second = way::start_gateway_behind_allowing(&lab, LOOPBACK)?;
+    let second = way::start_gateway_behind_allowing(&lab, LOOPBACK, "")?;
     change(&lab)?;
     let capture = Capture::start(&lab)?;
     let broker = Broker::start(&lab, User::Alice, &rules("adit-alice@%h:443"))?;
@@ -361,7 +361,7 @@ fn the_systems_ssh_logs_in_at_each_host() -> Result<()> {
 fn a_host_behind_a_jump_host_is_logged_in_at() -> Result<()> {
     let lab = Lab::new()?;
     let _jump = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, "")?;
-    let _host = way::start_gateway_behind_allowing(&lab, LOOPBACK)?;
+    let _host = way::start_gateway_behind_allowing(&lab, LOOPBACK, "")?;
     let _capture = Capture::start(&lab)?;
     let via = format!("\n    via: adit-alice@{}\nrules:", address::GATEWAY);
     let rules = rules("adit-alice@%h:443").replace("\nrules:", &via);

@@ -265,7 +265,7 @@ fn a_way_that_makes_no_sense_is_wrong_use() -> Result<()> {
 fn each_destination_is_its_own_gateway() -> Result<()> {
     let lab = Lab::with(Routing::Open)?;
     let before = kernel_state(&lab)?;
-    let _host = way::start_gateway_behind_allowing(&lab, &["127.0.0.0/8:*"])?;
+    let _host = way::start_gateway_behind_allowing(&lab, &["127.0.0.0/8:*"], "")?;
     let gateway = format!("{}@%h:443", User::Alice.name());
     let up = up_with(&lab, &gateway, Order::of_this_run(), &[])?;
     let service = ["adit-peer", "serve", "127.0.0.1", "echo", "--port", "7000"];

@@ -10,6 +10,7 @@ use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::connection::Target;
@@ -17,6 +18,9 @@ use crate::zone_targets::expand_home;
 
 /// `Match exec` may run programs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A zone may lead to hundreds of hosts, whose links are made at once.
+const MOST_AT_ONCE: usize = 8;
+static AT_ONCE: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
 /// What `ssh -G` prints has about 6 KiB.
 const LONGEST_ANSWER: u64 = 64 << 10;
 const LONGEST_COMPLAINT: usize = 400;
@@ -136,6 +140,8 @@ async fn asked(target: &Target) -> Result<Option<Answer>, SshConfigError> {
     if target.unsaid.is_none() {
         return Ok(None);
     }
+    // Nobody closes it.
+    let _turn = AT_ONCE.acquire().await;
     let gateway = &target.gateway;
     let failed = |reason: String| SshConfigError {
         host: gateway.to_string(),
