@@ -62,9 +62,10 @@ e2e: deps programs ## Only the end-to-end tests, with the programs built first; 
 	exit $$red
 
 .PHONY: fuzz
-fuzz: ## Rule files, keys, certificates and revocation lists that nobody would write, for a minute each or SECONDS=…
+fuzz: ## Rule files, keys, certificates and revocation lists that nobody would write, for a minute each or SECONDS=…; bad files' time
 	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-rules --test fuzz -- --nocapture
 	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-server --test fuzz -- --nocapture
+	cargo bench --locked -p adit-rules --bench bad_files
 
 .PHONY: probe
 probe: deps ## What connect() tells a program through Adit, redsocks + ssh -D and sshuttle (installs them when missing)

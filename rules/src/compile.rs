@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::date::Date;
 use crate::decision::Refusal;
 use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
@@ -76,19 +78,24 @@ fn compile_into(
         entrances,
         ..
     } = compiler;
-    let index = Index::new(&rules);
     overlap::note(&rules, &places, findings);
     uncaptured::warn(&rules, &places, findings);
-    let counts: Vec<usize> = ends.iter().map(|(rules, _)| *rules).collect();
-    unreachable::check(&rules, &index, &counts, &places, read.bytes, findings);
     let mut tests = Vec::new();
     for (number, layer) in read.layers.iter().enumerate() {
+        if layer.files.iter().all(|file| file.tests.is_empty()) {
+            continue;
+        }
         let known = known_zones.iter().filter(|zone| zone.layer <= number);
         let names: HashSet<&str> = known.map(|zone| &*zone.name).collect();
         for file in &layer.files {
             let own = expectation::read(&file.tests, &names, findings);
             tests.push((number + 1, own));
         }
+    }
+    let counts: Vec<usize> = ends.iter().map(|(rules, _)| *rules).collect();
+    let index = unreachable::are_found(&rules, &places, findings).then(|| Index::new(&rules));
+    if let Some(index) = &index {
+        unreachable::check(&rules, index, &counts, &places, read.bytes, findings);
     }
     let ends: Option<Vec<LayerEnd>> = ends
         .into_iter()
@@ -101,7 +108,7 @@ fn compile_into(
         entrances,
         rules,
         layers,
-        index,
+        index: index?,
     };
     let policy = Policy::new(compiled, Some(today));
     for (layers, tests) in &tests {
@@ -214,6 +221,9 @@ impl<'a> Compiler<'a> {
 
     /// Zones that are wrong in themselves still count as defined: one mistake is one error.
     fn add_zones(&mut self, written: &[WrittenZone]) {
+        self.known_zones.reserve(written.len());
+        self.by_name.reserve(written.len());
+        self.zones.reserve(written.len());
         for zone in written {
             let At { place, value } = &zone.name;
             if let Some(before) = self.by_name.get(value.as_str()) {
@@ -223,8 +233,8 @@ impl<'a> Compiler<'a> {
                 self.findings.error(*place, fault.hint(hint));
                 continue;
             }
-            let on_down = zone.on_down.as_ref();
-            let connect = zone.connect.as_ref();
+            let on_down = zone.settings().on_down.as_ref();
+            let connect = zone.settings().connect.as_ref();
             let name: Arc<str> = value.as_str().into();
             self.by_name
                 .insert(Arc::clone(&name), self.known_zones.len());
@@ -296,14 +306,14 @@ impl<'a> Compiler<'a> {
         let action = self.action(written);
         let validity = self.validity(written);
         let telling = self.telling(written);
-        self.optional(written.protocol.as_ref(), words::protocol);
+        self.optional(written.seldom().protocol.as_ref(), words::protocol);
         let people = self.matchers.people(written, self.findings);
         let app = written.app.as_deref();
         let applications = self.matchers.applications(app, self.findings);
         let targets = self.matchers.targets(written.to.as_deref(), self.findings);
         let ports = self.matchers.ports(written.ports.as_deref(), self.findings);
         Some(Rule {
-            label: self.labels.of(written).into(),
+            label: self.labels.of(written),
             at: Some(written.place.into()),
             validity: validity?,
             people: people?,
@@ -317,8 +327,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn validity(&mut self, written: &WrittenRule) -> Option<Validity> {
-        let enabled = self.optional(written.enabled.as_ref(), words::switch);
-        let expires = self.optional(written.expires.as_ref(), Date::parse);
+        let enabled = self.optional(written.seldom().enabled.as_ref(), words::switch);
+        let expires = self.optional(written.seldom().expires.as_ref(), Date::parse);
         let (enabled, expires) = (enabled?, expires?);
         if enabled == Some(false) {
             return Some(Validity::Off);
@@ -326,7 +336,12 @@ impl<'a> Compiler<'a> {
         let Some(last) = expires else {
             return Some(Validity::Always);
         };
-        if let Some(At { place, .. }) = written.expires.as_ref().filter(|_| last < self.today) {
+        if let Some(At { place, .. }) = written
+            .seldom()
+            .expires
+            .as_ref()
+            .filter(|_| last < self.today)
+        {
             let label = self.labels.of(written);
             let fault = Fault::new(format!("{label:?} expired: it matches nothing any more"));
             let hint = format!("{last} was its last day, and today is {}", self.today);
@@ -336,8 +351,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn telling(&mut self, written: &WrittenRule) -> Option<Telling> {
-        let log = self.optional(written.log.as_ref(), words::switch);
-        let notify = self.optional(written.notify.as_ref(), words::switch);
+        let log = self.optional(written.seldom().log.as_ref(), words::switch);
+        let notify = self.optional(written.seldom().notify.as_ref(), words::switch);
         Some(Telling {
             log: log?.unwrap_or_default(),
             notify: notify?.unwrap_or_default(),
@@ -346,17 +361,18 @@ impl<'a> Compiler<'a> {
 
     fn action(&mut self, written: &WrittenRule) -> Option<Action> {
         let action = &written.action;
-        let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
-        let connect = self.optional(written.connect.as_ref(), words::connect_of);
+        let on_down = self.optional(written.seldom().on_down.as_ref(), words::on_down_of);
+        let connect = self.optional(written.seldom().connect.as_ref(), words::connect_of);
         let elsewhere = self.elsewhere(written);
-        let place = written.on_down.as_ref().map(|at| at.place);
+        let place = written.seldom().on_down.as_ref().map(|at| at.place);
         let own = OwnWords {
             on_down: place.zip(on_down?),
             connect: connect?,
             elsewhere: elsewhere?,
         };
-        let refusal = self.optional(written.with.as_ref(), words::refusal_of)?;
-        if let (Some(At { place, .. }), "tunnel" | "pass") = (&written.with, action.value.as_str())
+        let refusal = self.optional(written.seldom().with.as_ref(), words::refusal_of)?;
+        if let (Some(At { place, .. }), "tunnel" | "pass") =
+            (&written.seldom().with, action.value.as_str())
         {
             let fault = Fault::new("`with` says nothing without `action: block`");
             let hint = format!("this rule's action is {}", action.value);
@@ -374,10 +390,10 @@ impl<'a> Compiler<'a> {
         };
         let only_tunnels = [
             ("zone", &written.zone),
-            ("destination", &written.destination),
-            ("port", &written.port),
-            ("on_down", &written.on_down),
-            ("connect", &written.connect),
+            ("destination", &written.seldom().destination),
+            ("port", &written.seldom().port),
+            ("on_down", &written.seldom().on_down),
+            ("connect", &written.seldom().connect),
         ];
         for (key, value) in only_tunnels {
             if let Some(At { place, .. }) = value {
@@ -394,10 +410,15 @@ impl<'a> Compiler<'a> {
 
     /// `destination:` and `port:`.
     fn elsewhere(&mut self, written: &WrittenRule) -> Option<Option<(Place, Elsewhere)>> {
-        let host = self.optional(written.destination.as_ref(), elsewhere::host);
-        let port = self.optional(written.port.as_ref(), port::single);
+        let host = self.optional(written.seldom().destination.as_ref(), elsewhere::host);
+        let port = self.optional(written.seldom().port.as_ref(), port::single);
         let (host, port) = (host?, port?);
-        let Some(At { place, .. }) = written.destination.as_ref().or(written.port.as_ref()) else {
+        let Some(At { place, .. }) = written
+            .seldom()
+            .destination
+            .as_ref()
+            .or(written.seldom().port.as_ref())
+        else {
             return Some(None);
         };
         if let (None, Some(port), None) = (&host, port, &written.ports) {
@@ -414,7 +435,7 @@ impl<'a> Compiler<'a> {
     pub(crate) fn tunnel(
         &mut self,
         place: Place,
-        zone: Option<&At<String>>,
+        zone: Option<&At<SmolStr>>,
         own: OwnWords,
     ) -> Option<Action> {
         let place = zone.map_or(place, |zone| zone.place);
@@ -425,8 +446,9 @@ impl<'a> Compiler<'a> {
             None => None,
         };
         let Some(zone) = found.and_then(|found| self.known_zones.get_mut(found)) else {
-            let fault = no_zone(&self.known_zones, name, self.findings);
-            self.findings.error(place, fault);
+            let zones = &self.known_zones;
+            self.findings
+                .error_of(place, |findings| no_zone(zones, name, findings));
             return None;
         };
         zone.is_used = true;
@@ -456,7 +478,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn default(&mut self, written: &At<String>) -> Option<Rule> {
+    fn default(&mut self, written: &At<SmolStr>) -> Option<Rule> {
         let At { place, value } = written;
         let (word, zone) = match value.split_once(char::is_whitespace) {
             Some((word, zone)) => (word, Some(zone.trim())),
@@ -466,7 +488,7 @@ impl<'a> Compiler<'a> {
             ("tunnel", zone) => {
                 let zone = zone.map(|zone| At {
                     place: *place,
-                    value: zone.to_owned(),
+                    value: zone.into(),
                 });
                 let action = self.tunnel(*place, zone.as_ref(), OwnWords::default())?;
                 self.warn_of_logging_in_everywhere(*place, &action);
@@ -491,16 +513,17 @@ impl<'a> Compiler<'a> {
     fn warn_of_what_is_unused(&mut self) {
         self.matchers.warn_of_unused_sets(self.findings);
         for zone in self.known_zones.iter().filter(|zone| !zone.is_used) {
-            let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name));
-            let hint = "name it in a rule or in the default";
-            self.findings.warning(zone.place, fault.hint(hint));
+            self.findings.warning_of(zone.place, |_| {
+                let fault = Fault::new(format!("nothing uses the zone {:?}", zone.name));
+                fault.hint("name it in a rule or in the default")
+            });
         }
     }
 
     /// The outer `None`: it was wrong, and noted.
     pub(crate) fn optional<T>(
         &mut self,
-        written: Option<&At<String>>,
+        written: Option<&At<SmolStr>>,
         read: impl FnOnce(&str) -> Result<T, Fault>,
     ) -> Option<Option<T>> {
         match written {

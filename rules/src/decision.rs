@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::application::Fact;
 use crate::destination::Destination;
 use crate::telling::Telling;
@@ -58,7 +60,7 @@ impl Decision {
 /// The rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct By {
-    pub(crate) label: Arc<str>,
+    pub(crate) label: SmolStr,
     pub(crate) telling: Telling,
 }
 

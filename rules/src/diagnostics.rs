@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 
-use crate::excerpt::excerpt;
+use crate::excerpt::Line;
 use crate::suggestion;
 
 /// More findings than this say nothing new to a person and are only counted.
 const MOST_SHOWN: usize = 100;
 
-/// More findings than this are not even looked at again.
-const MOST_KEPT: usize = 10_000;
+/// More findings than this are not even put into words.
+const MOST_KEPT: usize = 2_000;
 
-/// Words with which slips are compared, over all slips: about 20 ms.
-const MOST_COMPARED: usize = 10_000;
+/// Words with which slips are compared, over all slips: about 8 ms.
+const MOST_COMPARED: usize = 4_000;
 
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,11 +239,15 @@ struct Found {
 }
 
 impl Found {
+    fn is_full(&self) -> bool {
+        self.kept.len() >= MOST_KEPT
+    }
+
     fn add(&mut self, severity: Severity, place: Place, fault: Fault) {
-        if self.kept.len() < MOST_KEPT {
-            self.kept.push((severity, place, fault));
-        } else {
+        if self.is_full() {
             self.more += 1;
+        } else {
+            self.kept.push((severity, place, fault));
         }
     }
 }
@@ -298,6 +302,36 @@ impl Findings {
     /// Notes an error.
     pub(crate) fn error(&mut self, place: Place, fault: Fault) {
         self.errors.add(Severity::Error, place, fault);
+    }
+
+    /// Notes an error which may come in such numbers that it is only counted, and then not put into words.
+    pub(crate) fn error_of(&mut self, place: Place, fault: impl FnOnce(&mut Self) -> Fault) {
+        if self.errors.is_full() {
+            self.errors.more += 1;
+        } else {
+            let fault = fault(self);
+            self.error(place, fault);
+        }
+    }
+
+    /// As `error_of`, a warning.
+    pub(crate) fn warning_of(&mut self, place: Place, fault: impl FnOnce(&mut Self) -> Fault) {
+        if self.warnings.is_full() {
+            self.warnings.more += 1;
+        } else {
+            let fault = fault(self);
+            self.warning(place, fault);
+        }
+    }
+
+    /// As `error_of`, what is good to know.
+    pub(crate) fn note_of(&mut self, place: Place, fault: impl FnOnce(&mut Self) -> Fault) {
+        if self.warnings.is_full() {
+            self.warnings.more += 1;
+        } else {
+            let fault = fault(self);
+            self.note(place, fault);
+        }
     }
 
     /// Notes a warning.
@@ -374,14 +408,15 @@ fn render_one<'a>(
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n");
     let mut lines = text.split(['\n', '\r']);
-    let mut current = (0, "");
+    let mut current = (0, Line::default());
     found
         .map(|(severity, place, fault)| {
             while current.0 < place.line {
-                current = (current.0 + 1, lines.next().unwrap_or_default());
+                current = (current.0 + 1, Line::new(lines.next().unwrap_or_default()));
             }
-            let (excerpt, caret, width) =
-                excerpt(current.1, number(place.column), number(place.length));
+            let (excerpt, caret, width) = current
+                .1
+                .excerpt(number(place.column), number(place.length));
             Diagnostic {
                 severity: *severity,
                 file: file.to_path_buf(),

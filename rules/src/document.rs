@@ -5,12 +5,17 @@
 use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
+use smol_str::SmolStr;
 
 use crate::diagnostics::{Fault, Place};
 
-/// Nodes of all documents together, those that aliases repeat included.
+/// Nodes of all documents together, those that aliases repeat included; a list or a mapping counts twice, as it begins and ends.
 const MOST_NODES: usize = 2_000_000;
-/// Nodes that aliases repeat.
+/// So many a document may have however short it is, …
+const ALWAYS_ALLOWED: usize = 20_000;
+/// … and one more for so many bytes. Rules that say something need five; what is denser takes longer to read than its length promises.
+const BYTES_PER_NODE: usize = 4;
+/// Nodes that aliases repeat, and those that they could.
 const MOST_REPEATED: usize = 100_000;
 /// Lists and mappings inside one another; a rule file needs nine.
 const DEEPEST: usize = 16;
@@ -22,7 +27,10 @@ const MERGE: &str = "<<";
 /// How much documents may still hold together.
 #[derive(Debug)]
 pub(crate) struct Allowance {
+    /// Of all of them.
     nodes: usize,
+    /// Of those so far, for their length.
+    for_length: usize,
     repeated: usize,
 }
 
@@ -30,8 +38,30 @@ impl Default for Allowance {
     fn default() -> Self {
         Self {
             nodes: MOST_NODES,
+            for_length: 0,
             repeated: MOST_REPEATED,
         }
+    }
+}
+
+impl Allowance {
+    fn for_document(&mut self, text: &str) {
+        let nodes = ALWAYS_ALLOWED + text.len() / BYTES_PER_NODE;
+        self.for_length = self.for_length.saturating_add(nodes);
+    }
+
+    /// `None`: there is no room for so many more.
+    fn spend(&mut self, nodes: usize) -> Option<()> {
+        self.nodes = self.nodes.checked_sub(nodes)?;
+        self.for_length = self.for_length.checked_sub(nodes)?;
+        Some(())
+    }
+
+    /// As `spend`, of what an alias repeats, or could.
+    fn spend_on_aliases(&mut self, nodes: usize) -> Option<()> {
+        self.repeated = self.repeated.checked_sub(nodes)?;
+        self.nodes = self.nodes.checked_sub(nodes)?;
+        Some(())
     }
 }
 
@@ -49,12 +79,19 @@ pub(crate) struct Node {
 pub(crate) enum Content {
     /// No value, `~` or `null`.
     Nothing,
-    /// Text as it stands in the file: `1.50` stays `1.50`, and `no` stays `no`.
-    Scalar(String),
+    /// Text as it stands in the file: `1.50` stays `1.50`, and `no` stays `no`. Most are short, and need no memory of their own.
+    Scalar(SmolStr),
     /// A sequence.
     List(Vec<Node>),
     /// A mapping, in the order of the file; no two keys are alike.
     Map(Vec<(Node, Node)>),
+}
+
+impl Node {
+    /// Whether it is this text.
+    pub(crate) fn is(&self, meant: &str) -> bool {
+        text(self) == Some(meant)
+    }
 }
 
 /// Why a document cannot be read, and where.
@@ -63,6 +100,7 @@ type Wrong = (Place, Fault);
 /// Reads a document, which is this `file`. An error ends the reading: behind it nothing is certain.
 pub(crate) fn read(text: &str, file: u16, allowance: &mut Allowance) -> Result<Node, Wrong> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    allowance.for_document(text);
     let mut parser = Parser::<StrInput<'_>>::new_from_str_with_options(text, options());
     let mut builder = Builder::new(file, allowance);
     while let Some(event) = parser.next_event() {
@@ -77,7 +115,6 @@ pub(crate) fn read(text: &str, file: u16, allowance: &mut Allowance) -> Result<N
 
 fn options() -> Options {
     let mut options = Options::default();
-    options.set_emit_comments(false);
     options.emit_unresolved_aliases = true;
     options
 }
@@ -86,10 +123,13 @@ fn options() -> Options {
 struct Open {
     place: Place,
     anchor: usize,
-    /// `None`: a list.
-    is_map: bool,
-    /// Keys and values alternate in a mapping.
-    nodes: Vec<Node>,
+    content: OpenContent,
+}
+
+enum OpenContent {
+    List(Vec<Node>),
+    /// Entries, and the key whose value comes next.
+    Map(Vec<(Node, Node)>, Option<Node>),
 }
 
 struct Builder<'a> {
@@ -134,23 +174,23 @@ impl<'a> Builder<'a> {
                     && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let content = match is_nothing {
                     true => Content::Nothing,
-                    false => Content::Scalar(text.into_owned()),
+                    false => Content::Scalar(text.into()),
                 };
                 self.add(Node { place, content }, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse_tag(tag.as_deref(), place)?;
-                self.begin(place, anchor, false)?;
+                self.begin(place, anchor, OpenContent::List(Vec::new()))?;
             }
             Event::MappingStart(_, anchor, tag) => {
                 refuse_tag(tag.as_deref(), place)?;
-                self.begin(place, anchor, true)?;
+                self.begin(place, anchor, OpenContent::Map(Vec::new(), None))?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.open.pop() {
-                    let content = match open.is_map {
-                        false => Content::List(open.nodes),
-                        true => Content::Map(entries(open.nodes)?),
+                    let content = match open.content {
+                        OpenContent::List(nodes) => Content::List(nodes),
+                        OpenContent::Map(written, _) => Content::Map(entries(written)?),
                     };
                     let node = Node {
                         place: open.place,
@@ -167,8 +207,8 @@ impl<'a> Builder<'a> {
             }
             // These say nothing about what is in the document.
             Event::StreamStart | Event::DocumentEnd | Event::Anchor(..) => {}
-            // Comments, which were not asked for, and what a later parser may know.
-            Event::Comment(..) | _ => {
+            // What a later parser may know.
+            _ => {
                 return Err((
                     place,
                     Fault::new("this is YAML of a kind that is not known"),
@@ -178,27 +218,32 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn begin(&mut self, place: Place, anchor: usize, is_map: bool) -> Result<(), Wrong> {
-        if self.open.len() == DEEPEST {
+    fn begin(&mut self, place: Place, anchor: usize, content: OpenContent) -> Result<(), Wrong> {
+        if self.open.len() == DEEPEST || self.allowance.spend(1).is_none() {
             return Err((place, too_much()));
         }
         self.open.push(Open {
             place,
             anchor,
-            is_map,
-            nodes: Vec::new(),
+            content,
         });
         Ok(())
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Wrong> {
-        let left = self.allowance.nodes.checked_sub(1);
-        self.allowance.nodes = left.ok_or_else(|| (node.place, too_much()))?;
+        let left = self.allowance.spend(1);
+        left.ok_or_else(|| (node.place, too_much()))?;
         if anchor > 0 {
+            let left = self.allowance.spend_on_aliases(size(&node).0);
+            left.ok_or_else(|| (node.place, too_much()))?;
             self.anchors.insert(anchor, node.clone());
         }
-        match self.open.last_mut() {
-            Some(open) => open.nodes.push(node),
+        match self.open.last_mut().map(|open| &mut open.content) {
+            Some(OpenContent::List(nodes)) => nodes.push(node),
+            Some(OpenContent::Map(entries, key)) => match key.take() {
+                Some(key) => entries.push((key, node)),
+                None => *key = Some(node),
+            },
             None => self.root = Some(node),
         }
         Ok(())
@@ -210,35 +255,27 @@ impl<'a> Builder<'a> {
             return Err((place, fault));
         };
         let (nodes, depth) = size(node);
-        let left = self.allowance.nodes.checked_sub(nodes);
-        let left = left.zip(self.allowance.repeated.checked_sub(nodes));
+        let left = self.allowance.spend_on_aliases(nodes);
         let is_flat = self.open.len() + depth <= DEEPEST;
-        let Some((nodes, repeated)) = left.filter(|_| is_flat) else {
+        if left.is_none() || !is_flat {
             return Err((place, too_much()));
-        };
-        *self.allowance = Allowance { nodes, repeated };
+        }
         let content = node.content.clone();
         self.add(Node { place, content }, 0)
     }
 }
 
-/// The entries of a mapping, of alternating keys and values; those that are merged last.
-fn entries(nodes: Vec<Node>) -> Result<Vec<(Node, Node)>, Wrong> {
-    let mut entries = Vec::with_capacity(nodes.len() / 2);
-    let mut merged = Vec::new();
-    let mut nodes = nodes.into_iter();
-    while let (Some(key), Some(value)) = (nodes.next(), nodes.next()) {
-        if key.content == Content::Scalar(MERGE.to_owned()) {
-            merged.push(value);
-        } else {
-            entries.push((key, value));
-        }
-    }
-    refuse_twins(&entries)?;
+/// The entries of a mapping, of those that were written; those that are merged last.
+fn entries(mut written: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, Wrong> {
+    let merged: Vec<Node> = written
+        .extract_if(.., |(key, _)| key.is(MERGE))
+        .map(|(_, value)| value)
+        .collect();
+    refuse_twins(&written)?;
     for value in merged {
-        merge(&mut entries, value)?;
+        merge(&mut written, value)?;
     }
-    Ok(entries)
+    Ok(written)
 }
 
 /// Takes over entries of other mappings whose keys are not there yet (<https://yaml.org/type/merge.html>).
@@ -250,18 +287,17 @@ fn merge(entries: &mut Vec<(Node, Node)>, value: Node) -> Result<(), Wrong> {
             vec![Node { place, content }]
         }
     };
-    let mut keys: HashSet<String> = entries
+    let mut keys: HashSet<SmolStr> = entries
         .iter()
         .filter_map(|(key, _)| text(key))
-        .map(str::to_owned)
+        .map(SmolStr::from)
         .collect();
     for map in maps {
         let Content::Map(others) = map.content else {
             let fault = Fault::new(format!("what `{MERGE}` takes over is not a mapping"));
             return Err((map.place, fault));
         };
-        let is_new =
-            |(key, _): &(Node, Node)| text(key).is_none_or(|key| keys.insert(key.to_owned()));
+        let is_new = |(key, _): &(Node, Node)| text(key).is_none_or(|key| keys.insert(key.into()));
         entries.extend(others.into_iter().filter(is_new));
     }
     Ok(())
@@ -327,7 +363,9 @@ fn refuse_tag(tag: Option<&Tag>, place: Place) -> Result<(), Wrong> {
 
 fn too_much() -> Fault {
     Fault::new("the file is too deep, or has too many values")
-        .hint(format!("the limits: {DEEPEST} levels, {MOST_NODES} values"))
+        .hint(format!(
+            "the limits: {DEEPEST} levels; {MOST_NODES} values, and {ALWAYS_ALLOWED} beside one for every {BYTES_PER_NODE} bytes"
+        ))
 }
 
 fn place(span: Span, file: u16) -> Place {
@@ -374,7 +412,7 @@ mod tests {
         } = node.place;
         let content = match &node.content {
             Content::Nothing => "~".to_owned(),
-            Content::Scalar(text) => text.clone(),
+            Content::Scalar(text) => text.to_string(),
             Content::List(items) => {
                 let items: Vec<String> = items.iter().map(show).collect();
                 format!("[{}]", items.join(" "))
@@ -431,11 +469,11 @@ mod tests {
         );
         check(
             &"[".repeat(999),
-            "1:256+1 the file is too deep, or has too many values; the limits: 16 levels, 2000000 values",
+            "1:256+1 the file is too deep, or has too many values; the limits: 16 levels; 2000000 values, and 20000 beside one for every 4 bytes",
         );
         check(
             &("[".repeat(40) + &"]".repeat(40)),
-            "1:17+1 the file is too deep, or has too many values; the limits: 16 levels, 2000000 values",
+            "1:17+1 the file is too deep, or has too many values; the limits: 16 levels; 2000000 values, and 20000 beside one for every 4 bytes",
         );
     }
 
@@ -488,5 +526,25 @@ mod tests {
             fault.message,
             "the file is too deep, or has too many values"
         );
+        // A copy is kept of whatever has an anchor.
+        let items = "x, ".repeat(10_000);
+        let anchored = format!("a: &a [&b [&c [&d [&e [{items}]]]]]\n");
+        assert!(read(&anchored).is_ok());
+        assert!(read(&(anchored.clone() + &anchored.replace("a:", "b:"))).is_err());
+    }
+
+    #[test]
+    fn what_is_denser_than_any_rule_file_is_refused() {
+        let read_many = |text: &str, times: usize| {
+            let text = format!("x: [{}]\n", text.repeat(times));
+            read(&text).map_err(|(_, fault)| fault.message)
+        };
+        for (text, few, many) in [("1,", 30_000, 50_000), ("[],", 10_000, 20_000)] {
+            assert!(read_many(text, few).is_ok(), "{text}");
+            let refused = read_many(text, many).unwrap_err();
+            assert_eq!(refused, "the file is too deep, or has too many values");
+        }
+        assert!(read_many("1234,", 200_000).is_ok());
+        assert!(read_many("{to: 192.0.2.1, action: pass}, ", 100_000).is_ok());
     }
 }

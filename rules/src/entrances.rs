@@ -1,5 +1,7 @@
 //! The second stage of `entries:` and `tunnels:`.
 
+use smol_str::SmolStr;
+
 use crate::compile::{Compiler, OwnWords, no_way_around};
 use crate::decision::{Decision, Judgement};
 use crate::destination;
@@ -105,7 +107,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn listen(&mut self, written: &At<String>) -> Option<Listen> {
+    fn listen(&mut self, written: &At<SmolStr>) -> Option<Listen> {
         let listen = self.noted(written.place, Listen::parse(&written.value))?;
         for address in listen.addresses() {
             if let Some(first) = self.taken.insert(address, written.place) {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
+
+use smol_str::SmolStr;
 
 use crate::application::Application;
 use crate::decision::{Decision, Refusal};
@@ -38,7 +39,7 @@ pub struct Explanation {
     line: Option<u32>,
     has_several_files: bool,
     /// Label of an earlier rule because of which the program hears of success at once.
-    made_early_by: Option<Arc<str>>,
+    made_early_by: Option<SmolStr>,
     /// Why there is no captured connection of which this could be said.
     not_captured: Option<&'static str>,
     steps: Vec<Step>,
@@ -113,7 +114,7 @@ impl<'a> Asked<'a> {
 
     fn step(&self, rule: &Rule, answer: Answer, because: String) -> Step {
         Step {
-            rule: rule.label.as_ref().to_owned(),
+            rule: rule.label.to_string(),
             file: self.file_of(rule),
             line: rule.at.map(|at| at.line),
             matched: !matches!(answer, Answer::No(_)),
@@ -126,7 +127,7 @@ impl<'a> Asked<'a> {
 impl PortMatters {
     fn of(rule: &Rule, host: &Host) -> Self {
         Self {
-            rule: rule.label.as_ref().to_owned(),
+            rule: rule.label.to_string(),
             ports: match rule.ports.ranges() {
                 [(low, high)] if low == high => format!("port {low}"),
                 _ => format!("ports {}", list(port::show(&rule.ports))),
@@ -206,7 +207,7 @@ impl Explanation {
             matches!(&decision, Decision::Tunnel(permit) if permit.connect() == Connect::Early);
         let first = first.filter(|first| first.is_handed_over() && !is_early);
         Self {
-            made_early_by: first.map(|first| Arc::clone(&first.label)),
+            made_early_by: first.map(|first| first.label.clone()),
             not_captured: uncaptured::why(&at(asked.default)),
             decision,
             gateways: None,

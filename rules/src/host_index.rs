@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use smol_str::SmolStr;
 
 use crate::destination::Destination;
 use crate::index::{Positions, push};
@@ -16,8 +17,8 @@ use crate::targets::Hosts;
 pub(crate) struct HostIndex {
     v4: Networks<u32>,
     v6: Networks<u128>,
-    names: HashMap<String, Positions>,
-    suffixes: HashMap<String, Positions>,
+    names: HashMap<SmolStr, Positions>,
+    suffixes: HashMap<SmolStr, Positions>,
     expressions: Positions,
 }
 
@@ -44,10 +45,10 @@ impl HostIndex {
             }
         }
         for name in hosts.names.exact() {
-            push(self.names.entry(name.clone()).or_default(), entry);
+            push(self.names.entry(name.into()).or_default(), entry);
         }
         for suffix in hosts.names.below() {
-            push(self.suffixes.entry(suffix.clone()).or_default(), entry);
+            push(self.suffixes.entry(suffix.into()).or_default(), entry);
         }
         if hosts.names.expressions() > 0 {
             push(&mut self.expressions, entry);
@@ -73,7 +74,7 @@ impl HostIndex {
         if !self.expressions.is_empty() {
             found(&self.expressions);
         }
-        if let Some(entries) = self.names.get(name) {
+        if let Some(entries) = self.names.get(name.as_str()) {
             found(entries);
         }
         if !self.suffixes.is_empty() {

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+use smol_str::SmolStr;
+
 use crate::application::Application;
 use crate::clause::{Applications, Clause};
 use crate::destination::Destination;
@@ -14,8 +17,8 @@ use crate::port::PortSet;
 use crate::rule::Rule;
 use crate::targets::Targets;
 
-/// Positions of rules, ascending.
-pub(crate) type Positions = Vec<u32>;
+/// Positions of rules, ascending. Most lists are short, and need no memory of their own.
+pub(crate) type Positions = SmallVec<[u32; 4]>;
 
 /// A rule with more ports is not found by its port.
 const MOST_PORTS: usize = 16;
@@ -29,9 +32,9 @@ pub(crate) struct Index {
     common_hosts: HostIndex,
     groups: Vec<Positions>,
     /// By the binary's path.
-    paths: HashMap<Vec<u8>, Positions>,
+    paths: HashMap<SmolStr, Positions>,
     /// By what is behind the last slash of it.
-    names: HashMap<Vec<u8>, Positions>,
+    names: HashMap<SmolStr, Positions>,
     unknown: Positions,
     /// All of these.
     by_application: Positions,
@@ -57,7 +60,7 @@ impl Index {
             let group = *groups.entry(Arc::as_ptr(targets)).or_insert(next);
             if group == next {
                 index.common_hosts.add(group, &targets.any);
-                index.groups.push(Vec::new());
+                index.groups.push(Positions::new());
             }
             if let Some(members) = index.groups.get_mut(group as usize) {
                 members.push(position);
@@ -95,16 +98,21 @@ impl Index {
         destination: &Destination,
         application: Option<&Application>,
     ) -> Candidates<'a> {
-        let mut lists: Vec<&[u32]> = Vec::with_capacity(16);
+        let mut lists = SmallVec::<[&[u32]; 16]>::new();
         lists.push(&self.any);
-        lists.extend(self.ports.get(&destination.port).map(Vec::as_slice));
+        lists.extend(self.ports.get(&destination.port).map(SmallVec::as_slice));
         match application {
             None => lists.push(&self.by_application),
             Some(Application::Unknown) => lists.push(&self.unknown),
             Some(Application::Known(facts)) => {
                 let path = facts.path.as_os_str().as_bytes();
-                lists.extend(self.paths.get(path).map(Vec::as_slice));
-                lists.extend(self.names.get(base_name(path)).map(Vec::as_slice));
+                // Rules name what can be written in a text.
+                let found = |by: &'a HashMap<SmolStr, Positions>, key: &[u8]| {
+                    let positions = by.get(str::from_utf8(key).ok()?)?;
+                    Some(positions.as_slice())
+                };
+                lists.extend(found(&self.paths, path));
+                lists.extend(found(&self.names, base_name(path)));
             }
         }
         self.hosts.find(destination, |found| lists.push(found));
@@ -112,7 +120,7 @@ impl Index {
             let groups = groups
                 .iter()
                 .filter_map(|&group| self.groups.get(group as usize));
-            lists.extend(groups.map(Vec::as_slice));
+            lists.extend(groups.map(SmallVec::as_slice));
         });
         lists.retain(|list| !list.is_empty());
         Candidates { lists }
@@ -128,8 +136,8 @@ fn by_host(rule: &Rule) -> Option<&Arc<Targets>> {
 
 /// A binary by which rules can be found.
 enum Binary {
-    Path(Vec<u8>),
-    Name(Vec<u8>),
+    Path(SmolStr),
+    Name(SmolStr),
     Unknown,
 }
 
@@ -155,8 +163,8 @@ fn by_application(applications: &Applications) -> Option<Vec<Binary>> {
 
 fn binary(pattern: &PathPattern) -> Option<Binary> {
     match pattern {
-        PathPattern::Name(name) => Some(Binary::Name(name.as_bytes().to_vec())),
-        PathPattern::Path(path) => Some(Binary::Path(path.as_bytes().to_vec())),
+        PathPattern::Name(name) => Some(Binary::Name(name.into())),
+        PathPattern::Path(path) => Some(Binary::Path(path.into())),
         PathPattern::NameGlob(_) | PathPattern::PathGlob(_) | PathPattern::Regex(_) => None,
     }
 }
@@ -179,7 +187,7 @@ pub(crate) fn push(positions: &mut Positions, position: u32) {
 
 /// Merges ascending lists.
 pub(crate) struct Candidates<'a> {
-    lists: Vec<&'a [u32]>,
+    lists: SmallVec<[&'a [u32]; 16]>,
 }
 
 impl Candidates<'_> {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use smol_str::{SmolStr, format_smolstr};
+
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::policy::DEFAULT;
 use crate::written::WrittenRule;
@@ -11,8 +13,10 @@ use crate::written_entrances::WrittenTunnel;
 /// The labels of rules.
 #[derive(Debug)]
 pub(crate) struct Labels {
-    /// Where each is; what decides when no rule matches stands nowhere.
-    places: HashMap<String, Option<(&'static str, Place)>>,
+    /// Where each name is; what decides when no rule matches stands nowhere.
+    places: HashMap<SmolStr, Option<(&'static str, Place)>>,
+    /// Rules without a name, in the order of their files and positions.
+    unnamed: Vec<(u16, usize, Place)>,
     /// What rules without a name are called after, of each file; empty where there is but one.
     files: Vec<String>,
 }
@@ -21,7 +25,8 @@ impl Labels {
     /// Of rules in these files.
     pub(crate) fn new(rule_files: &[PathBuf]) -> Self {
         Self {
-            places: HashMap::from([(DEFAULT.to_owned(), None)]),
+            places: HashMap::from([(DEFAULT.into(), None)]),
+            unnamed: Vec::new(),
             files: file_labels(rule_files),
         }
     }
@@ -33,15 +38,19 @@ impl Labels {
         tunnels: impl Iterator<Item = &'w WrittenTunnel>,
         findings: &mut Findings,
     ) {
-        for rule in written().filter(|rule| rule.name.is_none()) {
-            let label = self.of(rule);
-            self.places.insert(label, Some(("rule", rule.place)));
-        }
+        let unnamed = written().filter(|rule| rule.name.is_none());
+        self.unnamed
+            .extend(unnamed.map(|rule| (rule.place.file, rule.position, rule.place)));
+        self.unnamed
+            .sort_by_key(|(file, position, _)| (*file, *position));
         let of_rules = written().filter_map(|rule| rule.name.as_ref());
         let names = of_rules.map(|name| ("rule", name));
         for (what, name) in names.chain(tunnels.map(|tunnel| ("tunnel", &tunnel.name))) {
             let here = Some((what, name.place));
-            let Some(first) = self.places.insert(name.value.clone(), here) else {
+            let before = self.places.insert(name.value.clone(), here);
+            let unnamed = || self.called_by_position(&name.value);
+            let Some(first) = before.or_else(|| unnamed().map(|place| Some(("rule", place))))
+            else {
                 continue;
             };
             let fault = Fault::new(format!("the name {:?} is taken", name.value));
@@ -57,13 +66,39 @@ impl Labels {
     }
 
     /// Its name, or its position.
-    pub(crate) fn of(&self, rule: &WrittenRule) -> String {
-        let file = self.files.get(usize::from(rule.place.file));
-        match (&rule.name, file) {
-            (Some(name), _) => name.value.clone(),
-            (None, None) => format!("rule {}", rule.position),
-            (None, Some(file)) => format!("rule {} of {file}", rule.position),
+    pub(crate) fn of(&self, rule: &WrittenRule) -> SmolStr {
+        match &rule.name {
+            Some(name) => name.value.clone(),
+            None => self.by_position(rule.place.file, rule.position),
         }
+    }
+
+    fn by_position(&self, file: u16, position: usize) -> SmolStr {
+        match self.files.get(usize::from(file)) {
+            None => format_smolstr!("rule {position}"),
+            Some(file) => format_smolstr!("rule {position} of {file}"),
+        }
+    }
+
+    /// Where the rule without a name is that is called so.
+    fn called_by_position(&self, label: &str) -> Option<Place> {
+        let rest = label.strip_prefix("rule ")?;
+        let digits = rest.find(|it: char| !it.is_ascii_digit());
+        let position = rest[..digits.unwrap_or(rest.len())].parse().ok()?;
+        let file = match rest.split_once(" of ") {
+            None => 0,
+            Some((_, file)) => self.files.iter().position(|it| it == file)?,
+        };
+        let file = u16::try_from(file).ok()?;
+        let found = self
+            .unnamed
+            .binary_search_by_key(&(file, position), |(file, position, _)| (*file, *position))
+            .ok()?;
+        let is_called_so = self.by_position(file, position) == label;
+        self.unnamed
+            .get(found)
+            .filter(|_| is_called_so)
+            .map(|(.., place)| *place)
     }
 }
 

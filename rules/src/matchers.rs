@@ -215,10 +215,10 @@ impl Matchers {
                 fault.hint("write `any` alone, or the others alone"),
             );
         }
-        let written = written.iter().filter(|at| !is_any(&at.value));
         let is_not = |at: &&Written| matches!(at.value, WrittenPattern::Not(_));
-        let (nots, any): (Vec<&Written>, Vec<&Written>) = written.partition(is_not);
-        let any = self.each(any.into_iter(), findings, read);
+        let nots: Vec<&Written> = written.iter().filter(is_not).collect();
+        let others = |at: &&Written| !is_any(&at.value) && !is_not(at);
+        let any = self.each(written.iter().filter(others), findings, read);
         let none_of = match nots.as_slice() {
             [] => Some(None),
             [not, rest @ ..] => {

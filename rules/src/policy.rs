@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use smol_str::SmolStr;
+
 use crate::address::AddressRange;
 use crate::application::{Application, Fact};
 use crate::compile;
@@ -72,7 +74,7 @@ enum First<'a> {
     Default,
 }
 
-fn closed_by(label: Arc<str>) -> Block {
+fn closed_by(label: SmolStr) -> Block {
     let by = By {
         label,
         telling: Telling::default(),

@@ -1,5 +1,7 @@
 //! How a zone's gateways are reached, as the administrator describes it.
 
+use smol_str::SmolStr;
+
 use crate::compile::Compiler;
 use crate::diagnostics::{Fault, Findings};
 use crate::gateway::{self, Gateway};
@@ -33,15 +35,23 @@ impl Default for Reach {
 }
 
 /// The same, as written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WrittenReach {
-    via: Option<Vec<At<String>>>,
-    proxy: Option<At<String>>,
-    proxy_password_file: Option<At<String>>,
-    ssh_config: Option<At<String>>,
+    via: Option<Vec<At<SmolStr>>>,
+    proxy: Option<At<SmolStr>>,
+    proxy_password_file: Option<At<SmolStr>>,
+    ssh_config: Option<At<SmolStr>>,
 }
 
 impl WrittenReach {
+    /// As it is where nothing is said of it.
+    pub(crate) const NOTHING: Self = Self {
+        via: None,
+        proxy: None,
+        proxy_password_file: None,
+        ssh_config: None,
+    };
+
     /// Takes its keys; a list that is wrong is noted, and left out.
     pub(crate) fn take(keys: &mut Keys, findings: &mut Findings) -> Self {
         Self {

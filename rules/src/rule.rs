@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::application::{Application, Fact};
 use crate::clause::{Applications, Clause};
 use crate::date::Date;
@@ -20,7 +22,7 @@ use crate::zone::{Connect, OnDown};
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     /// Its name, or its position ("rule 3"), or "default".
-    pub(crate) label: Arc<str>,
+    pub(crate) label: SmolStr,
     /// Where it stands; `None` when it has no file.
     pub(crate) at: Option<At>,
     /// When it is asked at all.
@@ -360,7 +362,7 @@ impl Rule {
     /// As what decided.
     pub(crate) fn as_decider(&self) -> By {
         By {
-            label: Arc::clone(&self.label),
+            label: self.label.clone(),
             telling: self.telling,
         }
     }

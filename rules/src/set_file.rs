@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+use smol_str::SmolStr;
+
 use crate::address;
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::published_entry::PublishedEntry;
@@ -14,7 +16,7 @@ use crate::written_pattern::WrittenPattern;
 
 /// Reads the file of a set. `None`: it was wrong, and noted.
 pub(crate) fn read(
-    file: &At<String>,
+    file: &At<SmolStr>,
     files: &mut dyn Files,
     findings: &mut Findings,
 ) -> Option<Vec<At<WrittenPattern>>> {
@@ -101,7 +103,7 @@ fn lines(text: &str, source: u16) -> Vec<At<WrittenPattern>> {
                 column: count(&text[..indent]) + 1,
                 length: count(entry),
             };
-            let value = WrittenPattern::Text(entry.to_owned());
+            let value = WrittenPattern::Text(entry.into());
             (!entry.is_empty()).then_some(At { place, value })
         })
         .collect()
@@ -155,7 +157,7 @@ fn json(
             PublishedEntry::Other => {}
             PublishedEntry::LeftOut(fault) => findings.warning(place, fault),
             PublishedEntry::Host => {
-                let value = WrittenPattern::Text(text.to_owned());
+                let value = WrittenPattern::Text(text.into());
                 entries.push(At { place, value });
             }
         }

@@ -1,9 +1,11 @@
 //! Named lists: `sets:`.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::explanation;
@@ -54,7 +56,7 @@ impl<F: FnMut(&Path, usize) -> Result<String, String>> Files for F {
 /// A set as it was written.
 #[derive(Debug)]
 pub(crate) struct WrittenSet {
-    pub(crate) name: At<String>,
+    pub(crate) name: At<SmolStr>,
     pub(crate) content: SetContent,
 }
 
@@ -64,7 +66,7 @@ pub(crate) enum SetContent {
     /// Its entries.
     Inline(Vec<At<WrittenPattern>>),
     /// The name of a file.
-    File(At<String>),
+    File(At<SmolStr>),
     /// It was wrong, and noted.
     Wrong,
 }
@@ -72,7 +74,7 @@ pub(crate) enum SetContent {
 /// The sets that rules can name.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
-    by_name: HashMap<String, Set>,
+    by_name: BTreeMap<SmolStr, Set>,
     again: usize,
     opened: usize,
 }
@@ -202,7 +204,7 @@ impl Sets {
 
     /// Remembers what the set is as the whole of a `to:`.
     pub(crate) fn keep_targets(&mut self, name: String, targets: &Arc<Targets>) {
-        if let Some(set) = self.by_name.get_mut(&name) {
+        if let Some(set) = self.by_name.get_mut(name.as_str()) {
             set.targets = Some(Arc::clone(targets));
         }
     }
@@ -211,26 +213,24 @@ impl Sets {
     pub(crate) fn warn_of_unused(&self, findings: &mut Findings) {
         for (name, set) in &self.by_name {
             if !set.is_used.get() {
-                let fault = Fault::new(format!("nothing uses the set {name:?}"));
-                findings.warning(
-                    set.place,
-                    fault.hint(format!("name it in a rule: \"@{name}\"")),
-                );
+                findings.warning_of(set.place, |_| {
+                    let fault = Fault::new(format!("nothing uses the set {name:?}"));
+                    fault.hint(format!("name it in a rule: \"@{name}\""))
+                });
             }
         }
     }
 
     fn unknown(&self, name: &str, findings: &mut Findings) -> Fault {
         let fault = Fault::new(format!("no set is called {name:?}"));
-        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        match findings.suggest(name, names.iter().copied()) {
+        let names = self.by_name.keys().map(SmolStr::as_str);
+        match findings.suggest(name, names.clone()) {
             Some(meant) => fault.hint(format!("did you mean \"@{meant}\"?")),
-            None if names.is_empty() => {
+            None if self.by_name.is_empty() => {
                 fault.hint("define it under `sets:`; names of users and groups have no `@`")
             }
             None => {
-                let names = names.iter().map(|name| (*name).to_owned());
+                let names = names.map(str::to_owned);
                 fault.hint(format!("the sets are {}", explanation::list(names)))
             }
         }

@@ -1,8 +1,10 @@
 //! Rules that can never match because earlier ones take all their flows.
 
+use std::borrow::Cow;
+
 use crate::address::AddressSet;
 use crate::application::Application;
-use crate::clause::Clause;
+use crate::clause::{Applications, Clause};
 use crate::destination::Destination;
 use crate::index::Index;
 use crate::path_pattern::PathPattern;
@@ -20,6 +22,8 @@ pub(crate) struct Search<'a> {
     patience: usize,
     /// For several rules together: when it is over, only single rules are tried.
     patience_together: usize,
+    /// The index knows no rule for certain binaries that takes its flows.
+    any_application: Application,
 }
 
 /// A search that was given up.
@@ -34,6 +38,7 @@ impl<'a> Search<'a> {
             index,
             patience,
             patience_together: patience,
+            any_application: Application::of("/"),
         }
     }
 
@@ -47,10 +52,14 @@ impl<'a> Search<'a> {
             return Ok(Vec::new());
         }
         let destination = sample(rule.targets.as_deref(), rule.ports.first().unwrap_or(1));
-        let application = sample_application(rule);
+        let application = match &rule.applications {
+            // No rule for certain binaries takes the flows of all.
+            None => Some(Cow::Borrowed(&self.any_application)),
+            Some(applications) => sample_application(applications).map(Cow::Owned),
+        };
         // What covers all flows of the rule takes this one too.
         let mut may_be_several = false;
-        for earlier in self.index.candidates(&destination, application.as_ref()) {
+        for earlier in self.index.candidates(&destination, application.as_deref()) {
             if earlier >= position {
                 break;
             }
@@ -121,12 +130,8 @@ fn sample(targets: Option<&Targets>, port: u16) -> Destination {
     }
 }
 
-/// An application that the rule matches, as far as the index is concerned. `None`: any must be looked at.
-fn sample_application(rule: &Rule) -> Option<Application> {
-    let Some(applications) = &rule.applications else {
-        // No rule for certain binaries takes the flows of all; the index knows none of this name.
-        return Some(Application::of("/"));
-    };
+/// One of the applications, as far as the index is concerned. `None`: any must be looked at.
+fn sample_application(applications: &Applications) -> Option<Application> {
     match applications.any.first()? {
         Clause::Unknown => Some(Application::Unknown),
         Clause::Path(PathPattern::Path(path)) => Some(Application::of(path)),

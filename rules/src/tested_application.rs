@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use smol_str::SmolStr;
+
 use crate::application::{self, Ancestors, Application, Facts, Learned, NONE};
 use crate::diagnostics::{Fault, Place};
 use crate::hex;
@@ -31,13 +33,13 @@ pub(crate) fn read(written: &WrittenApplication) -> Result<Application, (Place, 
 
 /// Reads `user:` and `group:`. What is not said is not known.
 pub(crate) fn user(
-    name: Option<&At<String>>,
-    groups: Option<&[At<String>]>,
+    name: Option<&At<SmolStr>>,
+    groups: Option<&[At<SmolStr>]>,
 ) -> Result<Option<User>, (Place, Fault)> {
     if name.is_none() && groups.is_none() {
         return Ok(None);
     }
-    let account = |at: &At<String>| Account::parse(&at.value).map_err(|fault| (at.place, fault));
+    let account = |at: &At<SmolStr>| Account::parse(&at.value).map_err(|fault| (at.place, fault));
     let (name, uid) = match name.map(account).transpose()? {
         None => (AccountName::NotKnown, None),
         Some(account) => account.into_name_or_id(),
@@ -64,7 +66,7 @@ fn learned<T>(read: Option<Result<T, (Place, Fault)>>) -> Result<Learned<T>, (Pl
 }
 
 fn or_none<T>(
-    at: &At<String>,
+    at: &At<SmolStr>,
     read: impl FnOnce(&str) -> Result<T, Fault>,
 ) -> Result<Option<T>, (Place, Fault)> {
     if at.value == NONE {
@@ -73,7 +75,7 @@ fn or_none<T>(
     read(&at.value).map(Some).map_err(|fault| (at.place, fault))
 }
 
-fn ancestors(list: &[At<String>]) -> Result<Ancestors, (Place, Fault)> {
+fn ancestors(list: &[At<SmolStr>]) -> Result<Ancestors, (Place, Fault)> {
     let mut binaries = Vec::new();
     for at in list {
         binaries.extend(or_none(at, program)?);

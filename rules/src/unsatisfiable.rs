@@ -5,6 +5,9 @@ use crate::targets::Targets;
 use crate::written::At;
 use crate::written_pattern::WrittenPattern;
 
+const THROUGH_ENTRIES: &str = "those that come through `entries` and `tunnels` have one";
+const GIVE_ADDRESSES: &str = "give the addresses behind the name";
+
 /// Captured flows have no name as long as nothing tells the broker which name an address was looked up for.
 pub(crate) fn warn_of_names(
     written: &[At<WrittenPattern>],
@@ -36,23 +39,17 @@ pub(crate) fn warn_of_names(
         } else {
             "so only the addresses of this rule match them"
         };
-        let fault = nameless(&name, consequence);
+        let fault = |_: &mut Findings| nameless(&name, consequence);
         match has_names {
-            true => findings.note(
-                place,
-                fault.hint("those that come through `entries` and `tunnels` have one"),
-            ),
-            false => findings.warning(place, fault.hint("give the addresses behind the name")),
+            true => findings.note_of(place, |it| fault(it).hint(THROUGH_ENTRIES)),
+            false => findings.warning_of(place, |it| fault(it).hint(GIVE_ADDRESSES)),
         }
     }
     if targets.excludes_names()
         && let Some((place, name)) = written.iter().find_map(|at| first(at.value.under_not()))
     {
         let consequence = "so the `not` cannot be answered, and this rule blocks them";
-        findings.warning(
-            place,
-            nameless(&name, consequence).hint("give the addresses behind the name"),
-        );
+        findings.warning_of(place, |_| nameless(&name, consequence).hint(GIVE_ADDRESSES));
     }
 }
 
@@ -75,10 +72,7 @@ fn warn_of_no_address(
         "this `not` excludes every address, and in this version captured flows have no name, so this rule matches none of them",
     );
     match has_names {
-        true => findings.note(
-            not.place,
-            fault.hint("those that come through `entries` and `tunnels` have one"),
-        ),
+        true => findings.note(not.place, fault.hint(THROUGH_ENTRIES)),
         false => findings.warning(not.place, fault.hint("leave the rule out")),
     }
 }

@@ -1,8 +1,10 @@
 //! The first stage: what was written. Keys are known and values have the right shape; what they mean is not asked yet.
 
+use smol_str::SmolStr;
+
 use crate::diagnostics::{Fault, Findings, Place};
 use crate::document::{Content, Node};
-use crate::keys::{Keys, has_content, items, list, mapping, scalar};
+use crate::keys::{Keys, What, has_content, items, list, mapping, scalar};
 use crate::language;
 use crate::reach::WrittenReach;
 use crate::sets::{SetContent, WrittenSet};
@@ -30,13 +32,13 @@ pub(crate) struct At<T> {
 /// A rule file.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenFile {
-    pub(crate) include: Vec<At<String>>,
+    pub(crate) include: Vec<At<SmolStr>>,
     pub(crate) sets: Vec<WrittenSet>,
     pub(crate) zones: Vec<WrittenZone>,
     pub(crate) entries: Vec<WrittenEntry>,
     pub(crate) tunnels: Vec<WrittenTunnel>,
     pub(crate) rules: Vec<WrittenRule>,
-    pub(crate) default: Option<At<String>>,
+    pub(crate) default: Option<At<SmolStr>>,
     /// Where there is no `default`.
     pub(crate) lacks_default: Option<Place>,
     pub(crate) tests: Vec<WrittenTest>,
@@ -45,17 +47,42 @@ pub(crate) struct WrittenFile {
 /// An entry of `zones:`.
 #[derive(Debug)]
 pub(crate) struct WrittenZone {
-    pub(crate) name: At<String>,
-    pub(crate) gateways: Vec<At<String>>,
+    pub(crate) name: At<SmolStr>,
+    pub(crate) gateways: Vec<At<SmolStr>>,
+    settings: Option<Box<Settings>>,
+}
+
+/// What a zone says beside its gateways.
+#[derive(Debug)]
+pub(crate) struct Settings {
     pub(crate) reach: WrittenReach,
-    pub(crate) identity: Option<At<String>>,
-    pub(crate) certificate: Option<At<String>>,
-    pub(crate) methods: Vec<At<String>>,
-    pub(crate) known_hosts: Vec<At<String>>,
-    pub(crate) host_keys: Option<At<String>>,
-    pub(crate) engine: Option<At<String>>,
-    pub(crate) on_down: Option<At<String>>,
-    pub(crate) connect: Option<At<String>>,
+    pub(crate) identity: Option<At<SmolStr>>,
+    pub(crate) certificate: Option<At<SmolStr>>,
+    pub(crate) methods: Vec<At<SmolStr>>,
+    pub(crate) known_hosts: Vec<At<SmolStr>>,
+    pub(crate) host_keys: Option<At<SmolStr>>,
+    pub(crate) engine: Option<At<SmolStr>>,
+    pub(crate) on_down: Option<At<SmolStr>>,
+    pub(crate) connect: Option<At<SmolStr>>,
+}
+
+/// Of a zone that says nothing of it.
+static NO_SETTINGS: Settings = Settings {
+    reach: WrittenReach::NOTHING,
+    identity: None,
+    certificate: None,
+    methods: Vec::new(),
+    known_hosts: Vec::new(),
+    host_keys: None,
+    engine: None,
+    on_down: None,
+    connect: None,
+};
+
+impl WrittenZone {
+    pub(crate) fn settings(&self) -> &Settings {
+        self.settings.as_deref().unwrap_or(&NO_SETTINGS)
+    }
 }
 
 /// An entry of `rules:`.
@@ -64,45 +91,71 @@ pub(crate) struct WrittenRule {
     pub(crate) place: Place,
     /// From 1.
     pub(crate) position: usize,
-    pub(crate) name: Option<At<String>>,
+    pub(crate) name: Option<At<SmolStr>>,
     pub(crate) user: Option<Vec<At<WrittenPattern>>>,
     pub(crate) group: Option<Vec<At<WrittenPattern>>>,
     pub(crate) app: Option<Vec<At<WrittenPattern>>>,
     pub(crate) to: Option<Vec<At<WrittenPattern>>>,
     pub(crate) ports: Option<Vec<At<WrittenPattern>>>,
-    pub(crate) protocol: Option<At<String>>,
-    pub(crate) enabled: Option<At<String>>,
-    pub(crate) expires: Option<At<String>>,
-    pub(crate) log: Option<At<String>>,
-    pub(crate) notify: Option<At<String>>,
-    pub(crate) action: At<String>,
-    pub(crate) with: Option<At<String>>,
-    pub(crate) zone: Option<At<String>>,
-    pub(crate) destination: Option<At<String>>,
-    pub(crate) port: Option<At<String>>,
-    pub(crate) on_down: Option<At<String>>,
-    pub(crate) connect: Option<At<String>>,
+    pub(crate) action: At<SmolStr>,
+    pub(crate) zone: Option<At<SmolStr>>,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What few rules say.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    pub(crate) protocol: Option<At<SmolStr>>,
+    pub(crate) enabled: Option<At<SmolStr>>,
+    pub(crate) expires: Option<At<SmolStr>>,
+    pub(crate) log: Option<At<SmolStr>>,
+    pub(crate) notify: Option<At<SmolStr>>,
+    pub(crate) with: Option<At<SmolStr>>,
+    pub(crate) destination: Option<At<SmolStr>>,
+    pub(crate) port: Option<At<SmolStr>>,
+    pub(crate) on_down: Option<At<SmolStr>>,
+    pub(crate) connect: Option<At<SmolStr>>,
+}
+
+/// Of a rule that says nothing of it.
+static NOTHING: Seldom = Seldom {
+    protocol: None,
+    enabled: None,
+    expires: None,
+    log: None,
+    notify: None,
+    with: None,
+    destination: None,
+    port: None,
+    on_down: None,
+    connect: None,
+};
+
+impl WrittenRule {
+    pub(crate) fn seldom(&self) -> &Seldom {
+        self.seldom.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// An entry of `tests:`.
 #[derive(Debug)]
 pub(crate) struct WrittenTest {
     pub(crate) app: Option<WrittenApplication>,
-    pub(crate) user: Option<At<String>>,
-    pub(crate) group: Option<Vec<At<String>>>,
-    pub(crate) to: At<String>,
-    pub(crate) on: Option<At<String>>,
-    pub(crate) expect: At<String>,
+    pub(crate) user: Option<At<SmolStr>>,
+    pub(crate) group: Option<Vec<At<SmolStr>>>,
+    pub(crate) to: At<SmolStr>,
+    pub(crate) on: Option<At<SmolStr>>,
+    pub(crate) expect: At<SmolStr>,
 }
 
 /// `app:` of a test.
 #[derive(Debug)]
 pub(crate) struct WrittenApplication {
-    pub(crate) path: At<String>,
-    pub(crate) script: Option<At<String>>,
-    pub(crate) parent: Option<Vec<At<String>>>,
-    pub(crate) unit: Option<At<String>>,
-    pub(crate) sha256: Option<At<String>>,
+    pub(crate) path: At<SmolStr>,
+    pub(crate) script: Option<At<SmolStr>>,
+    pub(crate) parent: Option<Vec<At<SmolStr>>>,
+    pub(crate) unit: Option<At<SmolStr>>,
+    pub(crate) sha256: Option<At<SmolStr>>,
 }
 
 /// Reads the tree of a file. What cannot be read is noted and left out.
@@ -117,7 +170,7 @@ pub(crate) fn read(root: Node, findings: &mut Findings) -> WrittenFile {
         findings.error(place, fault);
         return WrittenFile::default();
     }
-    let Some(mut keys) = Keys::of(root, "the file", language::FILE, findings) else {
+    let Some(mut keys) = Keys::of(root, What::Words("the file"), language::FILE, findings) else {
         return WrittenFile::default();
     };
     keys.required("version", &only_version(), findings);
@@ -141,8 +194,7 @@ fn is_known_version(root: &Content) -> Result<(), (Place, Fault)> {
     let Content::Map(entries) = root else {
         return Ok(());
     };
-    let is_version = |key: &Node| matches!(&key.content, Content::Scalar(key) if key == "version");
-    match entries.iter().find(|(key, _)| is_version(key)) {
+    match entries.iter().find(|(key, _)| key.is("version")) {
         Some((_, node)) => match &node.content {
             Content::Scalar(version) if version != VERSION => Err((
                 node.place,
@@ -159,13 +211,15 @@ fn only_version() -> String {
 }
 
 fn sets(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenSet> {
-    let Some((_, node)) = keys.take("sets").filter(has_content) else {
+    let Some(node) = keys.take("sets").filter(has_content) else {
         return Vec::new();
     };
-    let entries = mapping(node, "`sets`", findings).into_iter().flatten();
+    let entries = mapping(node, What::Words("`sets`"), findings)
+        .into_iter()
+        .flatten();
     entries
         .filter_map(|(name, node)| {
-            let name = scalar(name, "the name of a set", findings)?;
+            let name = scalar(name, What::Words("the name of a set"), findings)?;
             let content = set(&name.value, node, findings).unwrap_or(SetContent::Wrong);
             Some(WrittenSet { name, content })
         })
@@ -173,11 +227,10 @@ fn sets(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenSet> {
 }
 
 fn set(name: &str, node: Node, findings: &mut Findings) -> Option<SetContent> {
-    let what = format!("the set {name:?}");
     match node.content {
         Content::List(ref nodes) if nodes.is_empty() => Some(SetContent::Inline(Vec::new())),
         Content::Map(_) => {
-            let mut keys = Keys::of(node, &what, language::SET_FILE, findings)?;
+            let mut keys = Keys::of(node, What::Set(name), language::SET_FILE, findings)?;
             let file = keys.required("file", "write `file: NAME`, or a list", findings)?;
             keys.are_known().then_some(SetContent::File(file))
         }
@@ -189,34 +242,28 @@ fn set(name: &str, node: Node, findings: &mut Findings) -> Option<SetContent> {
 }
 
 fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
-    let Some((_, node)) = keys.take("zones").filter(has_content) else {
+    let Some(node) = keys.take("zones").filter(has_content) else {
         return Vec::new();
     };
-    let Some(entries) = mapping(node, "`zones`", findings) else {
+    let Some(entries) = mapping(node, What::Words("`zones`"), findings) else {
         return Vec::new();
     };
-    let zones = entries.into_iter();
-    let zones = zones.filter_map(|(name, node)| zone(name, node, findings));
-    zones.collect()
+    let mut zones = Vec::with_capacity(entries.len());
+    let read = entries.into_iter();
+    zones.extend(read.filter_map(|(name, node)| zone(name, node, findings)));
+    zones
 }
 
 fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> {
-    let name = scalar(name, "the name of a zone", findings)?;
-    let what = format!("the zone {:?}", name.value);
+    let name = scalar(name, What::Words("the name of a zone"), findings)?;
     let nothing = WrittenZone {
         name,
         gateways: Vec::new(),
-        reach: WrittenReach::default(),
-        identity: None,
-        certificate: None,
-        methods: Vec::new(),
-        known_hosts: Vec::new(),
-        host_keys: None,
-        engine: None,
-        on_down: None,
-        connect: None,
+        settings: None,
     };
-    let Some(mut keys) = Keys::of(node, &what, language::ZONE, findings) else {
+    let called = nothing.name.value.clone();
+    let what = What::Zone(&called);
+    let Some(mut keys) = Keys::of(node, what, language::ZONE, findings) else {
         return Some(nothing);
     };
     let gateways = keys.take("gateways");
@@ -227,59 +274,57 @@ fn zone(name: Node, node: Node, findings: &mut Findings) -> Option<WrittenZone> 
             fault.hint("write `gateways: [USER@HOST:PORT]`"),
         );
     }
+    let gateways = gateways.and_then(|node| items(node, "gateways", findings, scalar));
     Some(WrittenZone {
-        gateways: gateways
-            .and_then(|(_, node)| items(node, "gateways", findings, scalar))
-            .unwrap_or_default(),
-        reach: WrittenReach::take(&mut keys, findings),
-        identity: keys.scalar("identity", findings),
-        certificate: keys.scalar("certificate", findings),
-        methods: texts(&mut keys, "methods", findings),
-        known_hosts: texts(&mut keys, "known_hosts", findings),
-        host_keys: keys.scalar("host_keys", findings),
-        engine: keys.scalar("engine", findings),
-        on_down: keys.scalar("on_down", findings),
-        connect: keys.scalar("connect", findings),
+        gateways: gateways.unwrap_or_default(),
+        settings: keys.has_more().then(|| settings(&mut keys, findings)),
         ..nothing
     })
 }
 
+fn settings(keys: &mut Keys, findings: &mut Findings) -> Box<Settings> {
+    Box::new(Settings {
+        reach: WrittenReach::take(keys, findings),
+        identity: keys.scalar("identity", findings),
+        certificate: keys.scalar("certificate", findings),
+        methods: texts(keys, "methods", findings),
+        known_hosts: texts(keys, "known_hosts", findings),
+        host_keys: keys.scalar("host_keys", findings),
+        engine: keys.scalar("engine", findings),
+        on_down: keys.scalar("on_down", findings),
+        connect: keys.scalar("connect", findings),
+    })
+}
+
 /// One text or a list of them; none where something was wrong, and noted.
-fn texts(keys: &mut Keys, key: &str, findings: &mut Findings) -> Vec<At<String>> {
+fn texts(keys: &mut Keys, key: &str, findings: &mut Findings) -> Vec<At<SmolStr>> {
     let taken = keys.take(key);
-    let texts = taken.and_then(|(_, node)| items(node, key, findings, scalar));
+    let texts = taken.and_then(|node| items(node, key, findings, scalar));
     texts.unwrap_or_default()
 }
 
 fn rules(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenRule> {
-    let rules = list(keys, "rules", findings).into_iter().enumerate();
+    let nodes = list(keys, "rules", findings);
+    let mut rules = Vec::with_capacity(nodes.len());
+    let read = nodes.into_iter().enumerate();
+    rules.extend(read.filter_map(|(index, node)| rule(index + 1, node, findings)));
     rules
-        .filter_map(|(index, node)| rule(index + 1, node, findings))
-        .collect()
 }
 
 fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenRule> {
-    let mut keys = Keys::of(node, &format!("rule {position}"), language::RULE, findings)?;
+    let mut keys = Keys::of(node, What::Rule(position), language::RULE, findings)?;
+    let hint = "write `action: tunnel`, `action: pass` or `action: block`";
+    let action = keys.required("action", hint, findings);
     let name = keys.scalar("name", findings);
     let name = name.filter(|name| is_readable(name, POSITION, findings));
-    let user = keys.list("user", findings, written_pattern::name);
-    let group = keys.list("group", findings, written_pattern::name);
-    let app = keys.list("app", findings, written_pattern::application);
     let to = keys.list("to", findings, written_pattern::host);
     let ports = keys.list("ports", findings, written_pattern::ports);
-    let protocol = keys.scalar("protocol", findings);
-    let enabled = keys.scalar("enabled", findings);
-    let expires = keys.scalar("expires", findings);
-    let log = keys.scalar("log", findings);
-    let notify = keys.scalar("notify", findings);
-    let with = keys.scalar("with", findings);
+    let app = keys.list("app", findings, written_pattern::application);
     let zone = keys.scalar("zone", findings);
-    let destination = keys.scalar("destination", findings);
-    let port = other_port(&mut keys, findings);
-    let on_down = keys.scalar("on_down", findings);
-    let connect = keys.scalar("connect", findings);
-    let hint = "write `action: tunnel`, `action: pass` or `action: block`";
-    let action = keys.required("action", hint, findings)?;
+    let user = keys.list("user", findings, written_pattern::name);
+    let group = keys.list("group", findings, written_pattern::name);
+    let seldom = keys.has_more().then(|| seldom(&mut keys, findings));
+    let action = action?;
     if !keys.are_known() {
         // What the rule would match without that key is not what was meant.
         return None;
@@ -293,26 +338,32 @@ fn rule(position: usize, node: Node, findings: &mut Findings) -> Option<WrittenR
         app: app?,
         to: to?,
         ports: ports?,
-        protocol,
-        enabled,
-        expires,
-        log,
-        notify,
         action,
-        with,
         zone,
-        destination,
-        port,
-        on_down,
-        connect,
+        seldom,
+    })
+}
+
+fn seldom(keys: &mut Keys, findings: &mut Findings) -> Box<Seldom> {
+    Box::new(Seldom {
+        protocol: keys.scalar("protocol", findings),
+        enabled: keys.scalar("enabled", findings),
+        expires: keys.scalar("expires", findings),
+        log: keys.scalar("log", findings),
+        notify: keys.scalar("notify", findings),
+        with: keys.scalar("with", findings),
+        destination: keys.scalar("destination", findings),
+        port: other_port(keys, findings),
+        on_down: keys.scalar("on_down", findings),
+        connect: keys.scalar("connect", findings),
     })
 }
 
 /// `port:`, which is easily taken for `ports:`.
-fn other_port(keys: &mut Keys, findings: &mut Findings) -> Option<At<String>> {
-    let (_, node) = keys.take("port")?;
+fn other_port(keys: &mut Keys, findings: &mut Findings) -> Option<At<SmolStr>> {
+    let node = keys.take("port")?;
     if let Content::Scalar(_) = node.content {
-        return scalar(node, "`port`", findings);
+        return scalar(node, What::Key("port"), findings);
     }
     let fault = Fault::new("`port` is one port to tunnel to");
     findings.error(node.place, fault.hint(PORTS_ARE_MEANT));
@@ -325,10 +376,10 @@ fn tests(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenTest> {
 }
 
 fn test(node: Node, findings: &mut Findings) -> Option<WrittenTest> {
-    let mut keys = Keys::of(node, "a test", language::TEST, findings)?;
+    let mut keys = Keys::of(node, What::Words("a test"), language::TEST, findings)?;
     let app = match keys.take("app") {
         None => Some(None),
-        Some((_, node)) => tested_application(node, findings).map(Some),
+        Some(node) => tested_application(node, findings).map(Some),
     };
     let user = keys.scalar("user", findings);
     let group = keys.list("group", findings, scalar);
@@ -349,7 +400,7 @@ fn test(node: Node, findings: &mut Findings) -> Option<WrittenTest> {
 fn tested_application(node: Node, findings: &mut Findings) -> Option<WrittenApplication> {
     if !matches!(node.content, Content::Map(_)) {
         return Some(WrittenApplication {
-            path: scalar(node, "`app`", findings)?,
+            path: scalar(node, What::Key("app"), findings)?,
             script: None,
             parent: None,
             unit: None,
@@ -358,7 +409,7 @@ fn tested_application(node: Node, findings: &mut Findings) -> Option<WrittenAppl
     }
     let mut keys = Keys::of(
         node,
-        "`app` of a test",
+        What::Words("`app` of a test"),
         language::TESTED_APPLICATION,
         findings,
     )?;
@@ -374,7 +425,7 @@ fn tested_application(node: Node, findings: &mut Findings) -> Option<WrittenAppl
 }
 
 /// A name stands in tables, logs and messages on one line.
-pub(crate) fn is_readable(name: &At<String>, without: &str, findings: &mut Findings) -> bool {
+pub(crate) fn is_readable(name: &At<SmolStr>, without: &str, findings: &mut Findings) -> bool {
     let text = name.value.trim();
     let fault = if text.is_empty() {
         Fault::new("a name is empty").hint(without)

@@ -1,9 +1,11 @@
 //! The first stage of `entries:` and `tunnels:`.
 
+use smol_str::SmolStr;
+
 use crate::diagnostics::{Findings, Place};
 use crate::document::Node;
 use crate::entrance::EntryProtocol;
-use crate::keys::{Keys, has_content, list, scalar};
+use crate::keys::{Keys, What, has_content, list, scalar};
 use crate::language;
 use crate::written::{At, is_readable};
 
@@ -13,26 +15,27 @@ const NAME: &str = "tables and messages call it so";
 #[derive(Debug)]
 pub(crate) struct WrittenEntry {
     pub(crate) protocol: EntryProtocol,
-    pub(crate) listen: At<String>,
+    pub(crate) listen: At<SmolStr>,
 }
 
 /// An entry of `tunnels:`.
 #[derive(Debug)]
 pub(crate) struct WrittenTunnel {
     pub(crate) place: Place,
-    pub(crate) name: At<String>,
-    pub(crate) listen: At<String>,
-    pub(crate) zone: Option<At<String>>,
-    pub(crate) to: At<String>,
-    pub(crate) on_down: Option<At<String>>,
+    pub(crate) name: At<SmolStr>,
+    pub(crate) listen: At<SmolStr>,
+    pub(crate) zone: Option<At<SmolStr>>,
+    pub(crate) to: At<SmolStr>,
+    pub(crate) on_down: Option<At<SmolStr>>,
 }
 
 /// `entries:`
 pub(crate) fn entries(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenEntry> {
-    let Some((_, node)) = keys.take("entries").filter(has_content) else {
+    let Some(node) = keys.take("entries").filter(has_content) else {
         return Vec::new();
     };
-    let Some(mut keys) = Keys::of(node, "`entries`", language::ENTRIES, findings) else {
+    let Some(mut keys) = Keys::of(node, What::Words("`entries`"), language::ENTRIES, findings)
+    else {
         return Vec::new();
     };
     let mut entries = Vec::new();
@@ -51,7 +54,12 @@ pub(crate) fn tunnels(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenTu
 }
 
 fn tunnel(node: Node, findings: &mut Findings) -> Option<WrittenTunnel> {
-    let mut keys = Keys::of(node, "a static tunnel", language::TUNNEL, findings)?;
+    let mut keys = Keys::of(
+        node,
+        What::Words("a static tunnel"),
+        language::TUNNEL,
+        findings,
+    )?;
     let name = keys.required("name", NAME, findings);
     let name = name.filter(|name| is_readable(name, NAME, findings));
     let listen = keys.required("listen", "write `listen: 5433`", findings);

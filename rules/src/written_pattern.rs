@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use smol_str::SmolStr;
+
 use crate::diagnostics::{Fault, Findings};
 use crate::document::{Content, Node};
-use crate::keys::{Keys, items, scalar};
+use crate::keys::{Keys, What, items, scalar};
 use crate::language::{self, Key};
 use crate::written::At;
 
@@ -12,17 +14,21 @@ use crate::written::At;
 #[derive(Debug, Clone)]
 pub(crate) enum WrittenPattern {
     /// A text.
-    Text(String),
+    Text(SmolStr),
     /// `{regex: …}`
-    Regex(String),
+    Regex(SmolStr),
     /// `{not: […]}`
     Not(Vec<At<WrittenPattern>>),
     /// A mapping of several keys, or of one that is neither of these.
-    Facts(Vec<(String, Vec<At<WrittenPattern>>)>),
+    Facts(Vec<(SmolStr, Vec<At<WrittenPattern>>)>),
 }
 
 /// An entry of `to:`.
-pub(crate) fn host(node: Node, what: &str, findings: &mut Findings) -> Option<At<WrittenPattern>> {
+pub(crate) fn host(
+    node: Node,
+    what: What<'_>,
+    findings: &mut Findings,
+) -> Option<At<WrittenPattern>> {
     pattern(
         node,
         what,
@@ -34,7 +40,7 @@ pub(crate) fn host(node: Node, what: &str, findings: &mut Findings) -> Option<At
 /// An entry of `app:`.
 pub(crate) fn application(
     node: Node,
-    what: &str,
+    what: What<'_>,
     findings: &mut Findings,
 ) -> Option<At<WrittenPattern>> {
     let keys = (
@@ -45,19 +51,27 @@ pub(crate) fn application(
 }
 
 /// An entry of `ports:`.
-pub(crate) fn ports(node: Node, what: &str, findings: &mut Findings) -> Option<At<WrittenPattern>> {
+pub(crate) fn ports(
+    node: Node,
+    what: What<'_>,
+    findings: &mut Findings,
+) -> Option<At<WrittenPattern>> {
     pattern(node, what, (language::NOT_PORTS, &[]), findings)
 }
 
 /// An entry of `user:` or `group:`.
-pub(crate) fn name(node: Node, what: &str, findings: &mut Findings) -> Option<At<WrittenPattern>> {
+pub(crate) fn name(
+    node: Node,
+    what: What<'_>,
+    findings: &mut Findings,
+) -> Option<At<WrittenPattern>> {
     pattern(node, what, (language::NOT_NAMES, &[]), findings)
 }
 
 /// An entry of a set, which may become an entry of any of these.
 pub(crate) fn set_entry(
     node: Node,
-    what: &str,
+    what: What<'_>,
     findings: &mut Findings,
 ) -> Option<At<WrittenPattern>> {
     pattern(
@@ -71,7 +85,7 @@ pub(crate) fn set_entry(
 /// `keys`: those that a mapping may have, and those that it may have under `not`.
 fn pattern(
     node: Node,
-    what: &str,
+    what: What<'_>,
     (keys_of, under_not): (&'static [Key], &'static [Key]),
     findings: &mut Findings,
 ) -> Option<At<WrittenPattern>> {
@@ -144,7 +158,7 @@ fn values(
 ) -> Option<Vec<At<WrittenPattern>>> {
     let keys = match key {
         "regex" => {
-            let At { place, value } = scalar(node, "`regex`", findings)?;
+            let At { place, value } = scalar(node, What::Key("regex"), findings)?;
             let value = WrittenPattern::Regex(value);
             return Some(vec![At { place, value }]);
         }
@@ -169,8 +183,7 @@ fn undoes_itself(node: &Node) -> bool {
     let Content::Map(entries) = &node.content else {
         return false;
     };
-    let is_not = |key: &Node| matches!(&key.content, Content::Scalar(key) if key == "not");
-    entries.iter().any(|(key, _)| is_not(key))
+    entries.iter().any(|(key, _)| key.is("not"))
 }
 
 impl WrittenPattern {

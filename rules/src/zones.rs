@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use smol_str::SmolStr;
+
 use crate::compile::Compiler;
 use crate::diagnostics::{Fault, Place};
 use crate::gateway_pattern::{self, GatewayPattern};
@@ -20,21 +22,21 @@ impl Compiler<'_> {
             .collect();
         self.warn_of_gateways_twice(&written.gateways, &gateways);
         self.refuse_gateways_of_two_kinds(&written.gateways, &gateways);
-        let reach = self.reach(&written.reach);
-        let identity = self.optional(written.identity.as_ref(), |text| match text {
+        let reach = self.reach(&written.settings().reach);
+        let identity = self.optional(written.settings().identity.as_ref(), |text| match text {
             "agent" => Ok(Identity::Agent),
             path => words::file(path).map(Identity::File),
         });
-        let certificate = self.optional(written.certificate.as_ref(), words::file);
+        let certificate = self.optional(written.settings().certificate.as_ref(), words::file);
         let methods = self.methods(written);
-        let known_hosts = written.known_hosts.iter();
+        let known_hosts = written.settings().known_hosts.iter();
         let known_hosts: Vec<_> = known_hosts
             .filter_map(|at| self.noted(at.place, words::file(&at.value)))
             .collect();
-        let host_keys = self.optional(written.host_keys.as_ref(), words::host_keys_of);
-        let engine = self.optional(written.engine.as_ref(), words::engine_of);
-        let on_down = self.optional(written.on_down.as_ref(), words::on_down_of);
-        let connect = self.optional(written.connect.as_ref(), words::connect_of);
+        let host_keys = self.optional(written.settings().host_keys.as_ref(), words::host_keys_of);
+        let engine = self.optional(written.settings().engine.as_ref(), words::engine_of);
+        let on_down = self.optional(written.settings().on_down.as_ref(), words::on_down_of);
+        let connect = self.optional(written.settings().connect.as_ref(), words::connect_of);
         let accepts_new = host_keys == Some(Some(HostKeys::AcceptNew));
         let asks = |method: &Method| *method != Method::PublicKey;
         if accepts_new
@@ -59,10 +61,10 @@ impl Compiler<'_> {
     }
 
     /// A gateway that did not answer is not tried again at once because it is there twice.
-    fn warn_of_gateways_twice(&mut self, written: &[At<String>], gateways: &[GatewayPattern]) {
+    fn warn_of_gateways_twice(&mut self, written: &[At<SmolStr>], gateways: &[GatewayPattern]) {
         let mut before = HashSet::new();
         // Where one is wrong, it is not known which is which.
-        if written.len() != gateways.len() {
+        if written.len() != gateways.len() || gateways.len() < 2 {
             return;
         }
         for (at, gateway) in written.iter().zip(gateways) {
@@ -76,7 +78,7 @@ impl Compiler<'_> {
     /// Of a gateway that is the destination itself a flow goes to its loopback, of any other onwards.
     fn refuse_gateways_of_two_kinds(
         &mut self,
-        written: &[At<String>],
+        written: &[At<SmolStr>],
         gateways: &[GatewayPattern],
     ) {
         let is_first = gateways.first().map(GatewayPattern::is_from_destination);
@@ -96,7 +98,7 @@ impl Compiler<'_> {
 
     /// Whoever answers at an address first is a gateway, and hears what the user says.
     fn warn_of_passwords_for_anybody(&mut self, written: &WrittenZone) {
-        if let Some(at) = &written.host_keys {
+        if let Some(at) = &written.settings().host_keys {
             let fault = Fault::new(
                 "whichever host answers first at an address is given the user's passwords and answers",
             );
@@ -129,7 +131,7 @@ impl Compiler<'_> {
     /// By key alone, unless others are written.
     fn methods(&mut self, written: &WrittenZone) -> Vec<Method> {
         let mut methods = Vec::new();
-        for at in &written.methods {
+        for at in &written.settings().methods {
             let method = words::method_of(&at.value).and_then(|method| {
                 let twice = || Fault::new(format!("the method {:?} is there twice", at.value));
                 if methods.contains(&method) {

@@ -442,6 +442,29 @@ fn rules_without_a_name_are_called_after_their_file() {
   no   \"rule 1 of 10.yaml\", d/10.yaml:2: 192.0.2.2 is not in its `to` (192.0.2.1)
   yes  \"rule 1 of 20.yaml\", d/20.yaml:2: it matches"
     );
+    let called_so = |name: &str| {
+        let rule = format!(
+            "version: 1\nrules: [{{name: {name}, to: 192.0.2.2, action: block}}]\ndefault: pass\n"
+        );
+        read(layers, &[("d/10.yaml", rules), ("d/20.yaml", &rule)])
+    };
+    refused(
+        called_so("rule 1 of 10.yaml"),
+        "error: the name \"rule 1 of 10.yaml\" is taken
+ --> d/20.yaml:2:16
+  |
+2 | rules: [{name: rule 1 of 10.yaml, to: 192.0.2.2, action: block}]
+  |                ^^^^^^^^^^^^^^^^^
+  = hint: the rule in d/10.yaml:2 is called so",
+    );
+    for free in [
+        "rule 01 of 10.yaml",
+        "rule 1 of 20.yaml",
+        "rule 1",
+        "rule 2 of 10.yaml",
+    ] {
+        assert!(called_so(free).is_ok(), "{free}");
+    }
 }
 
 #[test]
