@@ -48,6 +48,9 @@ pub struct Given {
     /// Its line, of the rules that are judged by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
+    /// Whether it is blocked because nothing listens: the rules have no static tunnel of the name that `rule` is then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_such_tunnel: bool,
 }
 
 /// Decisions of which it cannot be told what they would be.
@@ -137,6 +140,7 @@ fn outcome(
         zone: record.zone.clone(),
         rule: record.rule.clone(),
         line: None,
+        no_such_tunnel: false,
     };
     let line = line_of(policy, &decision, asked, application);
     let to = Given {
@@ -144,8 +148,20 @@ fn outcome(
         zone: decision.zone().map(str::to_owned),
         rule: decision.rule().to_owned(),
         line,
+        no_such_tunnel: !has_tunnel(policy, asked),
     };
     Outcome::Changes(from, to)
+}
+
+/// Whether what the program connected to would be there.
+fn has_tunnel(policy: &Policy, asked: &Asked) -> bool {
+    match asked {
+        Asked::Destination(_) => true,
+        Asked::Tunnel { name, .. } => {
+            let mut tunnels = policy.static_tunnels().iter();
+            tunnels.any(|it| it.name() == name.as_ref())
+        }
+    }
 }
 
 /// A rule's place is only in the explanation, which says the same as the decision.
@@ -202,9 +218,12 @@ impl Replay {
 }
 
 const BLOCKED: &str = "blocked";
+/// What becomes of a connection through a static tunnel that is not there.
+pub const NO_SUCH_TUNNEL: &str = "no such tunnel";
 
 fn kind_of(Change { from, to, .. }: &Change) -> String {
     match (from.action.as_str(), to.action.as_str()) {
+        (from, _) if to.no_such_tunnel => format!("{from}→{NO_SUCH_TUNNEL}"),
         (_, "block") => BLOCKED.to_owned(),
         ("tunnel", "tunnel") => "through another zone".to_owned(),
         (from, to) => format!("{from}→{to}"),
@@ -220,8 +239,12 @@ mod tests {
     use std::path::Path;
 
     fn policy(rules: &str) -> Policy {
+        read(&format!("rules:\n{rules}"))
+    }
+
+    fn read(rest: &str) -> Policy {
         let text = format!(
-            "version: 1\nzones: {{a: {{gateways: x}}, b: {{gateways: y}}}}\ndefault: pass\nrules:\n{rules}"
+            "version: 1\nzones: {{a: {{gateways: x}}, b: {{gateways: y}}}}\ndefault: pass\n{rest}"
         );
         let today = Date::new(2026, 7, 1).unwrap();
         let mut none = |_: &Path, _: usize| Err("no file".to_owned());
@@ -287,5 +310,40 @@ mod tests {
         );
         let needs: Vec<&str> = replay.untold.iter().map(|untold| untold.needs).collect();
         assert_eq!(needs, ["path", "script"]);
+    }
+
+    #[test]
+    fn static_tunnels_that_are_not_there_are_told() {
+        let through = |tunnel: &str, action, zone| Record {
+            tunnel: Some(tunnel.to_owned()),
+            rule: tunnel.to_owned(),
+            ..record(Some("/usr/bin/psql"), "10.0.0.1", action, zone)
+        };
+        let records = [
+            through("db", Action::Tunnel, Some("a")),
+            through("kept", Action::Tunnel, Some("a")),
+            through("moved", Action::Tunnel, Some("a")),
+            through("shut", Action::Tunnel, Some("a")),
+            through("blocked", Action::Block, None),
+        ];
+        let policy = read(
+            "tunnels:\n  - {name: kept, listen: 5433, zone: a, to: \"10.0.0.1:443\"}\n  \
+             - {name: moved, listen: 5434, zone: b, to: \"10.0.0.1:443\"}\n  \
+             - {name: shut, listen: 5435, zone: a, to: \"10.0.1.1:443\"}\n\
+             rules:\n  - {name: nobody, to: 10.0.1.0/24, action: block}\n",
+        );
+        let replay = replay(&records, |_| &policy);
+        assert_eq!(
+            replay.summary(),
+            "1 tunnel→no such tunnel, 1 through another zone, 1 becomes blocked, 2 unchanged"
+        );
+        let missing: Vec<&Given> = replay
+            .changes
+            .iter()
+            .map(|change| &change.to)
+            .filter(|to| to.no_such_tunnel)
+            .collect();
+        let rules: Vec<&str> = missing.iter().map(|to| to.rule.as_str()).collect();
+        assert_eq!((rules, missing[0].action.as_str()), (vec!["db"], "block"));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use adit_broker::decision_log::{self, Record};
-use adit_broker::replay::{Change, Given, Replay, Untold, replay};
+use adit_broker::replay::{Change, Given, NO_SUCH_TUNNEL, Replay, Untold, replay};
 use adit_broker::rule_sources::RuleSources;
 use adit_broker::user::User;
 use adit_rules::Policy;
@@ -86,17 +86,19 @@ fn show(replayed: &Replay, file: &str, unreadable: usize) {
 
 fn describe(change: &Change, file: &str) -> String {
     let line = change.to.line.map(|line| format!(" ({file}:{line})"));
+    let what = what(
+        change.application.as_deref(),
+        &change.destination,
+        change.count,
+    );
+    let to = match change.to.no_such_tunnel {
+        true => NO_SUCH_TUNNEL.to_owned(),
+        false => format!("{}, by {:?}", given(&change.to), change.to.rule),
+    };
     format!(
-        "{}: {}, by {:?} → {}, by {:?}{}",
-        what(
-            change.application.as_deref(),
-            &change.destination,
-            change.count
-        ),
+        "{what}: {}, by {:?} → {to}{}",
         given(&change.from),
         change.from.rule,
-        given(&change.to),
-        change.to.rule,
         line.unwrap_or_default()
     )
 }
