@@ -228,9 +228,13 @@ default: pass
 
 /// What a connection to 192.0.2.1:443 gets that the user's rule leads elsewhere.
 fn led(words: &str, application: &Application) -> String {
+    led_behind(BLOCKED_AND_TUNNELLED, words, application)
+}
+
+fn led_behind(administrators: &str, words: &str, application: &Application) -> String {
     let users =
         format!("version: 1\nrules: [{{name: u, to: 192.0.2.1, action: tunnel, {words}}}]\n");
-    let policy = read_both(BLOCKED_AND_TUNNELLED, &users)
+    let policy = read_both(administrators, &users)
         .expect("it is right")
         .policy;
     let there = Destination::parse("192.0.2.1:443").expect("a destination");
@@ -246,6 +250,26 @@ fn led(words: &str, application: &Application) -> String {
         Decision::Block(block) => format!("block {} by {}", block.refusal().as_str(), block.rule()),
         Decision::Pass(_) => "pass".to_owned(),
     }
+}
+
+/// Only the gateway knows what is behind it, and its policy has to deny that.
+#[test]
+fn a_name_that_a_later_layer_leads_to_is_judged_by_rules_for_names() {
+    let by_name = "  - {name: no vault, to: \"*.vault.corp\", action: block}\n";
+    let administrators = BLOCKED_AND_TUNNELLED.replace("rules:\n", &format!("rules:\n{by_name}"));
+    let curl = Application::of("/usr/bin/curl");
+    let check = |words: &str, expected: &str| {
+        assert_eq!(
+            led_behind(&administrators, words, &curl),
+            expected,
+            "{words}"
+        );
+    };
+    check(
+        "zone: a, destination: a.vault.corp",
+        "block reset by no vault",
+    );
+    check("zone: a, destination: a.corp", "tunnel a to a.corp:443");
 }
 
 #[test]

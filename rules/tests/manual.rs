@@ -12,6 +12,9 @@ use serde_json::Value;
 const MANUAL: &str = include_str!("../../docs/rules.md");
 const README: &str = include_str!("../../README.md");
 
+/// Where a user's own rules are.
+const USERS: &str = "/home/alice/.config/adit/rules.yaml";
+
 /// A fenced block: the words behind its fence, and what is inside.
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let fences: Vec<&str> = MANUAL.split("```").collect();
@@ -23,16 +26,13 @@ fn blocks() -> Vec<(&'static str, &'static str)> {
 
 /// As a user's file behind an administrator's that blocks.
 fn layered(text: &str) -> Result<String, String> {
-    let layers = [
-        (Author::Administrator, "a.yaml"),
-        (Author::User, "rules.yaml"),
-    ];
+    let layers = [(Author::Administrator, "a.yaml"), (Author::User, USERS)];
     let layers = layers.map(|(author, file)| Layer {
         author,
         files: vec![file.into()],
     });
     let mut files = |path: &Path, _: usize| {
-        let is_users = path == Path::new("rules.yaml");
+        let is_users = path == Path::new(USERS);
         let administrators = "version: 1\ndefault: block\n";
         Ok(if is_users { text } else { administrators }.to_owned())
     };
@@ -63,7 +63,9 @@ fn explain(rules: &str, question: &str) -> String {
     let ["text", "explain", "--app", app, "--to", to] = words[..] else {
         panic!("not a question: {question}");
     };
-    let checked = parse_file(Path::new("rules.yaml"), rules, &[]).expect("it is valid");
+    // Its path is shown in full, from wherever it was asked.
+    let file = Path::new("/etc/adit/rules.yaml");
+    let checked = parse_file(file, rules, &[]).expect("it is valid");
     let destination = Destination::parse(to).expect("a destination");
     let application = Application::parse(app).expect("an application");
     let explanation = checked.policy.explain(&destination, &application);
