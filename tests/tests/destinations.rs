@@ -213,6 +213,10 @@ fn what_a_host_refuses_is_told() -> Result<()> {
     let flow = hosts.broker.flow(&hosts.lab, "the denied flow", |flow| {
         flow.destination == at(7100)
     })?;
+    ensure!(
+        flow.to.as_deref() == Some("localhost:7100 at 198.51.100.10"),
+        "{flow:?}"
+    );
     let reason = flow.reason.unwrap_or_default();
     ensure!(
         reason.contains("denied by policy of the gateway"),

@@ -45,6 +45,10 @@ impl Dispatcher {
         for _ in 0..LINKS_TRIED {
             let open = zone.link(permit.destination(), permit.on_down()).await;
             let OpenLink { link, target } = open?;
+            if let Behind::Host(host) = &target.behind {
+                let port = permit.destination().port;
+                flow.goes_to(format!("{LOOPBACK}:{port} at {host}"));
+            }
             match link.open(&header_of(permit, &target.behind, flow)) {
                 Ok(stream) => {
                     flow.leads_through(target);
