@@ -275,7 +275,7 @@ fn shown<T: fmt::Display>(patterns: &[T]) -> String {
         [one] => one.to_string(),
         several => format!(
             "[{}]",
-            crate::explanation::list(several.iter().map(T::to_string))
+            crate::first_few::list(several.iter().map(T::to_string))
         ),
     }
 }

@@ -8,31 +8,26 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use crate::date::Date;
-use crate::decision::Refusal;
-use crate::diagnostics::{Diagnostics, Fault, Findings, Place};
-use crate::elsewhere::{self, Elsewhere};
+use crate::diagnostics::{Diagnostics, Fault, Place};
 use crate::entrance::Entrances;
 use crate::entrances;
 use crate::expectation;
-use crate::explanation;
+use crate::findings::Findings;
 use crate::index::Index;
 use crate::kernel_room;
 use crate::labels::Labels;
-use crate::language;
-use crate::layer::{self, Floor, Layer};
+use crate::layer::{Floor, Layer};
 use crate::matchers::Matchers;
 use crate::overlap;
-use crate::policy::{Checked, Compiled, DEFAULT, LayerEnd, Policy};
-use crate::port;
-use crate::rule::{Action, Rule, Validity};
+use crate::policy::{Checked, Compiled, LayerEnd, Policy};
+use crate::rule::{Rule, Validity};
 use crate::rule_files::{self, WrittenLayer};
 use crate::sets::Files;
-use crate::suggestion;
 use crate::telling::Telling;
 use crate::uncaptured;
 use crate::unreachable;
 use crate::words;
-use crate::written::{self, At, WrittenRule, WrittenZone};
+use crate::written::{At, WrittenRule, WrittenZone};
 use crate::zone::{Connect, OnDown, Zone};
 
 /// See [`Policy::read`]. `first`: the text of the very first file, if it is at hand.
@@ -127,18 +122,10 @@ pub(crate) struct KnownZone {
     pub(crate) name: Arc<str>,
     pub(crate) place: Place,
     /// Which layer defines it.
-    layer: usize,
-    on_down: OnDown,
-    connect: Connect,
+    pub(crate) layer: usize,
+    pub(crate) on_down: OnDown,
+    pub(crate) connect: Connect,
     pub(crate) is_used: bool,
-}
-
-/// What a rule says instead of its zone, and of the program.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct OwnWords {
-    pub(crate) on_down: Option<(Place, OnDown)>,
-    pub(crate) connect: Option<Connect>,
-    pub(crate) elsewhere: Option<(Place, Elsewhere)>,
 }
 
 /// Makes of what was written what is meant, one layer after another.
@@ -146,7 +133,7 @@ pub(crate) struct OwnWords {
 pub(crate) struct Compiler<'a> {
     pub(crate) findings: &'a mut Findings,
     pub(crate) known_zones: Vec<KnownZone>,
-    by_name: HashMap<Arc<str>, usize>,
+    pub(crate) by_name: HashMap<Arc<str>, usize>,
     labels: Labels,
     matchers: Matchers,
     today: Date,
@@ -157,7 +144,7 @@ pub(crate) struct Compiler<'a> {
     rules: Vec<Rule>,
     places: Vec<Place>,
     /// How many rules there are up to the end of each layer, and its default, if it is right.
-    ends: Vec<(usize, Option<Rule>)>,
+    pub(crate) ends: Vec<(usize, Option<Rule>)>,
     /// Below which a rule of this layer cannot go.
     pub(crate) floor: Option<Floor>,
 }
@@ -359,157 +346,6 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn action(&mut self, written: &WrittenRule) -> Option<Action> {
-        let action = &written.action;
-        let on_down = self.optional(written.seldom().on_down.as_ref(), words::on_down_of);
-        let connect = self.optional(written.seldom().connect.as_ref(), words::connect_of);
-        let elsewhere = self.elsewhere(written);
-        let place = written.seldom().on_down.as_ref().map(|at| at.place);
-        let own = OwnWords {
-            on_down: place.zip(on_down?),
-            connect: connect?,
-            elsewhere: elsewhere?,
-        };
-        let refusal = self.optional(written.seldom().with.as_ref(), words::refusal_of)?;
-        if let (Some(At { place, .. }), "tunnel" | "pass") =
-            (&written.seldom().with, action.value.as_str())
-        {
-            let fault = Fault::new("`with` says nothing without `action: block`");
-            let hint = format!("this rule's action is {}", action.value);
-            self.findings.error(*place, fault.hint(hint));
-        }
-        let action = match action.value.as_str() {
-            "tunnel" => return self.tunnel(action.place, written.zone.as_ref(), own),
-            "pass" => Action::Pass,
-            "block" => Action::Block(refusal.unwrap_or(Refusal::Reset)),
-            other => {
-                let fault = wrong_action(other);
-                self.findings.error(action.place, fault);
-                return None;
-            }
-        };
-        let only_tunnels = [
-            ("zone", &written.zone),
-            ("destination", &written.seldom().destination),
-            ("port", &written.seldom().port),
-            ("on_down", &written.seldom().on_down),
-            ("connect", &written.seldom().connect),
-        ];
-        for (key, value) in only_tunnels {
-            if let Some(At { place, .. }) = value {
-                let fault = Fault::new(format!("`{key}` says nothing without `action: tunnel`"));
-                let hint = match (key, &written.ports) {
-                    ("port", None) => written::PORTS_ARE_MEANT.to_owned(),
-                    (_, _) => format!("this rule's action is {}", action.as_str()),
-                };
-                self.findings.error(*place, fault.hint(hint));
-            }
-        }
-        Some(action)
-    }
-
-    /// `destination:` and `port:`.
-    fn elsewhere(&mut self, written: &WrittenRule) -> Option<Option<(Place, Elsewhere)>> {
-        let host = self.optional(written.seldom().destination.as_ref(), elsewhere::host);
-        let port = self.optional(written.seldom().port.as_ref(), port::single);
-        let (host, port) = (host?, port?);
-        let Some(At { place, .. }) = written
-            .seldom()
-            .destination
-            .as_ref()
-            .or(written.seldom().port.as_ref())
-        else {
-            return Some(None);
-        };
-        if let (None, Some(port), None) = (&host, port, &written.ports) {
-            let fault = Fault::new(format!(
-                "connections to every port are tunnelled to port {port}"
-            ));
-            self.findings
-                .warning(*place, fault.hint(written::PORTS_ARE_MEANT));
-        }
-        Some(Some((*place, Elsewhere { host, port })))
-    }
-
-    /// `zone`: as written; when it is not, and one zone is defined, that is meant.
-    pub(crate) fn tunnel(
-        &mut self,
-        place: Place,
-        zone: Option<&At<SmolStr>>,
-        own: OwnWords,
-    ) -> Option<Action> {
-        let place = zone.map_or(place, |zone| zone.place);
-        let name = zone.map(|zone| zone.value.as_str());
-        let found = match name {
-            Some(name) => self.by_name.get(name).copied(),
-            None if self.known_zones.len() == 1 => Some(0),
-            None => None,
-        };
-        let Some(zone) = found.and_then(|found| self.known_zones.get_mut(found)) else {
-            let zones = &self.known_zones;
-            self.findings
-                .error_of(place, |findings| no_zone(zones, name, findings));
-            return None;
-        };
-        zone.is_used = true;
-        let mut on_down = own.on_down.map_or(zone.on_down, |(_, own)| own);
-        if let Some((place, own)) = own.on_down
-            && zone.layer < self.ends.len()
-            && !layer::keeps_closed(own, zone.on_down)
-        {
-            on_down = zone.on_down;
-            let (own, kept) = (own.as_str(), on_down.as_str());
-            let fault = Fault::new(format!(
-                "`on_down: {own}` would weaken the zone {:?} of an earlier layer, and is `{kept}` instead",
-                zone.name
-            ));
-            let hint = "a later layer can be stricter than those before it, never less strict";
-            self.findings.warning(place, fault.hint(hint));
-        }
-        if let (Some((place, _)), OnDown::Pass) = (&own.elsewhere, on_down) {
-            let fault = no_way_around("another destination", &zone.name, own.on_down.is_none());
-            self.findings.error(*place, fault);
-        }
-        Some(Action::Tunnel {
-            zone: Arc::clone(&zone.name),
-            on_down,
-            connect: own.connect.unwrap_or(zone.connect),
-            elsewhere: own.elsewhere.map(|(_, elsewhere)| Box::new(elsewhere)),
-        })
-    }
-
-    fn default(&mut self, written: &At<SmolStr>) -> Option<Rule> {
-        let At { place, value } = written;
-        let (word, zone) = match value.split_once(char::is_whitespace) {
-            Some((word, zone)) => (word, Some(zone.trim())),
-            None => (value.as_str(), None),
-        };
-        let action = match (word, zone) {
-            ("tunnel", zone) => {
-                let zone = zone.map(|zone| At {
-                    place: *place,
-                    value: zone.into(),
-                });
-                let action = self.tunnel(*place, zone.as_ref(), OwnWords::default())?;
-                self.warn_of_logging_in_everywhere(*place, &action);
-                action
-            }
-            ("pass", None) => Action::Pass,
-            ("block", None) => Action::Block(Refusal::Reset),
-            (_, _) => {
-                let fault = Fault::new(format!("{value:?} is not a default"));
-                let fault = match suggestion::nearest(value, ["pass", "block"]) {
-                    Some(meant) => fault.hint(format!("did you mean `{meant}`?")),
-                    None => fault.hint("write `pass`, `block` or `tunnel ZONE`"),
-                };
-                self.findings.error(*place, fault);
-                return None;
-            }
-        };
-        let at = Some((*place).into());
-        Some(Rule::for_everything(DEFAULT, at, action))
-    }
-
     fn warn_of_what_is_unused(&mut self) {
         self.matchers.warn_of_unused_sets(self.findings);
         for zone in self.known_zones.iter().filter(|zone| !zone.is_used) {
@@ -538,49 +374,4 @@ impl<'a> Compiler<'a> {
             .map_err(|fault| self.findings.error(place, fault))
             .ok()
     }
-}
-
-/// A direct connection would go where the program asked, which is not what was written.
-pub(crate) fn no_way_around(what: &str, zone: &str, by_zone: bool) -> Fault {
-    let fault = Fault::new(format!("{what} cannot be passed while no gateway answers"));
-    let words = "write `on_down: reject` or `on_down: hold`";
-    match by_zone {
-        true => fault.hint(format!(
-            "the zone {:?} has `on_down: pass`: {words} here",
-            zone
-        )),
-        false => fault.hint(words),
-    }
-}
-
-fn no_zone(zones: &[KnownZone], name: Option<&str>, findings: &mut Findings) -> Fault {
-    let names = zones.iter().map(|zone| &*zone.name);
-    let all = explanation::list(names.clone().map(str::to_owned));
-    match name {
-        None if zones.is_empty() => Fault::new("there is no zone to tunnel through")
-            .hint("define one: `zones: {NAME: {gateways: [USER@HOST:PORT]}}`"),
-        None => Fault::new("it is not said through which zone").hint(format!("name one: {all}")),
-        Some(name) => {
-            let fault = Fault::new(format!("no zone is called {name:?}"));
-            match findings.suggest(name, names) {
-                Some(meant) => fault.hint(format!("did you mean {meant:?}?")),
-                None if zones.is_empty() => fault.hint("define it under `zones:`"),
-                None => fault.hint(format!("the zones are {all}")),
-            }
-        }
-    }
-}
-
-fn wrong_action(word: &str) -> Fault {
-    let fault = Fault::new(format!("{word:?} is not an action"));
-    if let Some(zone) = word.strip_prefix("tunnel ") {
-        return fault.hint(format!(
-            "write `action: tunnel` and `zone: {}`",
-            zone.trim()
-        ));
-    }
-    if word == "drop" || word == "reset" {
-        return fault.hint(format!("write `action: block` and `with: {word}`"));
-    }
-    words::choose(fault, word, language::ACTIONS)
 }

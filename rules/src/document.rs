@@ -7,63 +7,13 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use smol_str::SmolStr;
 
+use crate::allowance::{Allowance, DEEPEST, too_much};
 use crate::diagnostics::{Fault, Place};
 
-/// Nodes of all documents together, those that aliases repeat included; a list or a mapping counts twice, as it begins and ends.
-const MOST_NODES: usize = 2_000_000;
-/// So many a document may have however short it is, …
-const ALWAYS_ALLOWED: usize = 20_000;
-/// … and one more for so many bytes. Rules that say something need five; what is denser takes longer to read than its length promises.
-const BYTES_PER_NODE: usize = 4;
-/// Nodes that aliases repeat, and those that they could.
-const MOST_REPEATED: usize = 100_000;
-/// Lists and mappings inside one another; a rule file needs nine.
-const DEEPEST: usize = 16;
 /// A mapping with more keys is searched for duplicates by hash.
 const MANY_KEYS: usize = 16;
 /// The key that takes over the entries of another mapping.
 const MERGE: &str = "<<";
-
-/// How much documents may still hold together.
-#[derive(Debug)]
-pub(crate) struct Allowance {
-    /// Of all of them.
-    nodes: usize,
-    /// Of those so far, for their length.
-    for_length: usize,
-    repeated: usize,
-}
-
-impl Default for Allowance {
-    fn default() -> Self {
-        Self {
-            nodes: MOST_NODES,
-            for_length: 0,
-            repeated: MOST_REPEATED,
-        }
-    }
-}
-
-impl Allowance {
-    fn for_document(&mut self, text: &str) {
-        let nodes = ALWAYS_ALLOWED + text.len() / BYTES_PER_NODE;
-        self.for_length = self.for_length.saturating_add(nodes);
-    }
-
-    /// `None`: there is no room for so many more.
-    fn spend(&mut self, nodes: usize) -> Option<()> {
-        self.nodes = self.nodes.checked_sub(nodes)?;
-        self.for_length = self.for_length.checked_sub(nodes)?;
-        Some(())
-    }
-
-    /// As `spend`, of what an alias repeats, or could.
-    fn spend_on_aliases(&mut self, nodes: usize) -> Option<()> {
-        self.repeated = self.repeated.checked_sub(nodes)?;
-        self.nodes = self.nodes.checked_sub(nodes)?;
-        Some(())
-    }
-}
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -359,13 +309,6 @@ fn refuse_tag(tag: Option<&Tag>, place: Place) -> Result<(), Wrong> {
         }
         Some(_) | None => Ok(()),
     }
-}
-
-fn too_much() -> Fault {
-    Fault::new("the file is too deep, or has too many values")
-        .hint(format!(
-            "the limits: {DEEPEST} levels; {MOST_NODES} values, and {ALWAYS_ALLOWED} beside one for every {BYTES_PER_NODE} bytes"
-        ))
 }
 
 fn place(span: Span, file: u16) -> Place {

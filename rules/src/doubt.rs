@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::application::{Application, Learned};
 use crate::clause::{Applications, Clause};
 use crate::destination::Destination;
-use crate::explanation::list;
+use crate::first_few::list;
 use crate::rule::{Matcher, Rule};
 use crate::targets::Targets;
 use crate::truth::{OneOf, Truth};

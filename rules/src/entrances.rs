@@ -2,11 +2,14 @@
 
 use smol_str::SmolStr;
 
-use crate::compile::{Compiler, OwnWords, no_way_around};
+use crate::actions::OwnWords;
+use crate::actions::no_way_around;
+use crate::compile::Compiler;
 use crate::decision::{Decision, Judgement};
 use crate::destination;
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
 use crate::entrance::{Entry, Listen, StaticTunnel};
+use crate::findings::Findings;
 use crate::policy::Policy;
 use crate::rule::{Action, Rule};
 use crate::words;

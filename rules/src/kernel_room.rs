@@ -5,7 +5,8 @@ use ipnet::IpNet;
 
 use crate::address::{AddressRange, AddressSet};
 use crate::commuting::Bundle;
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::kernel::{KernelStep, KernelVerdict};
 use crate::policy::Policy;
 use crate::targets::every_address;

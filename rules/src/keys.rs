@@ -4,8 +4,9 @@ use std::fmt;
 
 use smol_str::SmolStr;
 
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
 use crate::document::{Content, Node};
+use crate::findings::Findings;
 use crate::language::Key;
 use crate::written::At;
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::policy::DEFAULT;
 use crate::written::WrittenRule;
 use crate::written_entrances::WrittenTunnel;

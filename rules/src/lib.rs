@@ -6,7 +6,9 @@
 //! gets ([`Policy::explain`]). A decision to tunnel or to pass is a permit, a value that only this crate can make.
 #![forbid(unsafe_code)]
 
+mod actions;
 mod address;
+mod allowance;
 mod application;
 mod clause;
 mod commuting;
@@ -24,6 +26,8 @@ mod excerpt;
 mod expectation;
 mod explanation;
 mod expression;
+mod findings;
+mod first_few;
 mod gateway;
 mod gateway_pattern;
 mod glob;
@@ -50,6 +54,7 @@ mod proxy;
 mod published_entry;
 mod ranges;
 mod reach;
+mod reason;
 mod redirect;
 mod rule;
 mod rule_files;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::address::{self, AddressRange, AddressSet};
 use crate::application::{NONE, UNKNOWN};
 use crate::clause::{Applications, Clause, FactPatterns};
-use crate::diagnostics::{Fault, Findings};
-use crate::explanation;
+use crate::diagnostics::Fault;
 use crate::expression::Expressions;
+use crate::findings::Findings;
+use crate::first_few;
 use crate::hex;
 use crate::name::NamePattern;
 use crate::or_none::OrNone;
@@ -443,11 +444,11 @@ fn shown(written: &[Written]) -> String {
     let not = |at: &Written| match &at.value {
         WrittenPattern::Not(entries) => {
             let entries = entries.iter().map(|at| at.value.to_string());
-            format!("all but {}", explanation::list(entries))
+            format!("all but {}", first_few::list(entries))
         }
         WrittenPattern::Text(_) | WrittenPattern::Regex(_) | WrittenPattern::Facts(_) => {
             at.value.to_string()
         }
     };
-    explanation::list(written.iter().map(not))
+    first_few::list(written.iter().map(not))
 }

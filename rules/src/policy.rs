@@ -15,7 +15,8 @@ use crate::decision::{Block, By, Decision, Judgement, Refusal};
 use crate::destination::{Destination, Host};
 use crate::diagnostics::Diagnostics;
 use crate::entrance::{Entrances, Entry, StaticTunnel};
-use crate::explanation::{self, Asked, Explanation, PortMatters};
+use crate::explanation::{Asked, Explanation, PortMatters};
+use crate::first_few;
 use crate::index::Index;
 use crate::kernel::{self, KernelProgram};
 use crate::layer::{self, Author, Layer};
@@ -135,7 +136,7 @@ impl Policy {
         };
         let mut rule = Rule::for_everything("adit up", None, action);
         rule.targets = Some(Arc::new(Targets {
-            shown: explanation::list(networks.iter().map(ToString::to_string)),
+            shown: first_few::list(networks.iter().map(ToString::to_string)),
             any: Hosts {
                 addresses: networks.into_iter().map(AddressRange::from).collect(),
                 names: NameSet::default(),

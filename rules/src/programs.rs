@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::path_pattern::PathPattern;
 use crate::sets::Files;
 

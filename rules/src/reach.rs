@@ -3,7 +3,8 @@
 use smol_str::SmolStr;
 
 use crate::compile::Compiler;
-use crate::diagnostics::{Fault, Findings};
+use crate::diagnostics::Fault;
+use crate::findings::Findings;
 use crate::gateway::{self, Gateway};
 use crate::keys::Keys;
 use crate::proxy::{self, Proxy, ProxyPassword};

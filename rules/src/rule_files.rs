@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostics::{Fault, Findings, Place};
-use crate::document::{self, Allowance};
+use crate::allowance::Allowance;
+use crate::diagnostics::{Fault, Place};
+use crate::document;
+use crate::findings::Findings;
 use crate::layer::{Author, Layer};
 use crate::set_file::beside;
 use crate::sets::Files;

@@ -7,7 +7,8 @@ use serde::de::IgnoredAny;
 use smol_str::SmolStr;
 
 use crate::address;
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::published_entry::PublishedEntry;
 use crate::sets::{Files, LARGEST_FILE};
 use crate::unusual_range::unusual;

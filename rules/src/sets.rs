@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use crate::diagnostics::{Fault, Findings, Place};
-use crate::explanation;
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
+use crate::first_few;
 use crate::programs::AtPath;
 use crate::set_file;
 use crate::targets::Targets;
@@ -231,7 +232,7 @@ impl Sets {
             }
             None => {
                 let names = names.map(str::to_owned);
-                fault.hint(format!("the sets are {}", explanation::list(names)))
+                fault.hint(format!("the sets are {}", first_few::list(names)))
             }
         }
     }

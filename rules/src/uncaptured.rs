@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::{AddressRange, AddressSet};
 use crate::destination::Destination;
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::rule::{Rule, Validity};
 
 const LOOPBACK_V4: (Ipv4Addr, Ipv4Addr) = (

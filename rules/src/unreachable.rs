@@ -1,6 +1,7 @@
 //! What is said of rules that can never match.
 
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
+use crate::findings::Findings;
 use crate::index::Index;
 use crate::policy::matches_everything;
 use crate::rule::Rule;

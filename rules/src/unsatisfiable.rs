@@ -1,6 +1,7 @@
 //! Warnings of what cannot be known of a captured flow in this version, so that nobody waits for a match in vain.
 
-use crate::diagnostics::{Fault, Findings};
+use crate::diagnostics::Fault;
+use crate::findings::Findings;
 use crate::targets::Targets;
 use crate::written::At;
 use crate::written_pattern::WrittenPattern;

@@ -2,8 +2,9 @@
 
 use smol_str::SmolStr;
 
-use crate::diagnostics::{Fault, Findings, Place};
+use crate::diagnostics::{Fault, Place};
 use crate::document::{Content, Node};
+use crate::findings::Findings;
 use crate::keys::{Keys, What, has_content, items, list, mapping, scalar};
 use crate::language;
 use crate::reach::WrittenReach;

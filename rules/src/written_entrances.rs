@@ -2,9 +2,10 @@
 
 use smol_str::SmolStr;
 
-use crate::diagnostics::{Findings, Place};
+use crate::diagnostics::Place;
 use crate::document::Node;
 use crate::entrance::EntryProtocol;
+use crate::findings::Findings;
 use crate::keys::{Keys, What, has_content, list, scalar};
 use crate::language;
 use crate::written::{At, is_readable};

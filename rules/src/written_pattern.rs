@@ -4,8 +4,9 @@ use std::fmt;
 
 use smol_str::SmolStr;
 
-use crate::diagnostics::{Fault, Findings};
+use crate::diagnostics::Fault;
 use crate::document::{Content, Node};
+use crate::findings::Findings;
 use crate::keys::{Keys, What, items, scalar};
 use crate::language::{self, Key};
 use crate::written::At;
