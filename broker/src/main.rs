@@ -10,25 +10,13 @@ mod privileges;
 
 use std::process::ExitCode;
 
-use adit_broker::gateway::HAND_OVER;
+use adit_broker::gateway::{HAND_OVER, NO_LONGER};
 use clap::Parser;
 use command_line::{Adit, Command};
 
 fn main() -> ExitCode {
-    // For ssh alone, as its ProxyCommand; see adit_broker::gateway::hand_over.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == HAND_OVER)
-    {
-        return match adit_broker::gateway::hand_over() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                output::complain(&anyhow::anyhow!(
-                    "only ssh, started by the broker, runs this: {error}"
-                ));
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(code) = beside_ssh() {
+        return code;
     }
     let adit = Adit::parse();
     match dispatch(adit.command) {
@@ -38,6 +26,31 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// What a process of ours does for the system's `ssh`; no command of anybody's.
+fn beside_ssh() -> Option<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    let word = words.next()?;
+    let done = if word == HAND_OVER {
+        adit_broker::gateway::hand_over()
+    } else if word == NO_LONGER {
+        adit_broker::gateway::no_longer_than_the_broker(words).map(|never| match never {})
+    } else {
+        return None;
+    };
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let who = if word == HAND_OVER {
+                "ssh, started by the broker,"
+            } else {
+                "the broker"
+            };
+            output::complain(&anyhow::anyhow!("only {who} runs this: {error}"));
+            ExitCode::FAILURE
+        }
+    })
 }
 
 fn dispatch(command: Command) -> Result<(), commands::Failure> {

@@ -107,18 +107,19 @@ const ASYNCSSH: &str = "import asyncio, asyncssh, sys
 class Server(asyncssh.SSHServer):
     def connection_requested(self, *_): return True
 async def main():
-    address, key, authorized = sys.argv[1:]
+    address, key, authorized, *rekey = sys.argv[1:]
+    limit = {'rekey_bytes': int(rekey[0])} if rekey else {}
     await asyncssh.listen(address, 22, server_factory=Server, server_host_keys=[key],
-        authorized_client_keys=authorized, login_timeout=30)
+        authorized_client_keys=authorized, login_timeout=30, **limit)
     await asyncio.Event().wait()
 asyncio.run(main())
 ";
 
-/// Starts a server of AsyncSSH on the gateway's host at port 22.
+/// Starts a server of AsyncSSH on the gateway's host at port 22, which wants new keys after so many bytes.
 ///
 /// # Errors
 /// When it is not ready in time.
-pub fn start_asyncssh(lab: &Lab) -> Result<Process> {
+pub fn start_asyncssh(lab: &Lab, rekey: Option<u64>) -> Result<Process> {
     make_keys(lab)?;
     let root = User::Root.home();
     let (key, script) = (
@@ -129,6 +130,7 @@ pub fn start_asyncssh(lab: &Lab) -> Result<Process> {
     trust(lab, address::GATEWAY, &lab.read(&format!("{key}.pub"))?)?;
     lab.write(User::Root, &script, ASYNCSSH)?;
     let authorized = format!("{}/.ssh/authorized_keys", User::Alice.home());
+    let rekey = rekey.map(|bytes| bytes.to_string());
     let words = [
         "/usr/bin/python3",
         "-W",
@@ -138,6 +140,7 @@ pub fn start_asyncssh(lab: &Lab) -> Result<Process> {
         &key,
         &authorized,
     ];
+    let words = [&words[..], rekey.as_deref().as_slice()].concat();
     let mut process = lab.gateway().user(User::Root).start("asyncssh", &words)?;
     let ready = || lab.listening(Host::Gateway, 22);
     process.ready_when("AsyncSSH to listen", SETTLE, ready)?;

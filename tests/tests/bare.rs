@@ -1,4 +1,4 @@
-//! A gateway that is a stock sshd and knows of no link: each flow in an SSH connection of its own.
+//! A gateway that is a stock sshd and knows of no link: one connection of the system's `ssh`, or one of the broker's own for each flow.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use adit_tests::{
     rules_for_networks, until, way,
 };
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -17,15 +18,37 @@ struct Started {
     _capture: Capture,
 }
 
+/// What carries flows there.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// One `ssh` for all of them, which is taken where there is one.
+    Ssh,
+    /// The broker's own engine.
+    Connections,
+}
+
+const EITHER: [By; 2] = [By::Ssh, By::Connections];
+
 /// An sshd at the zone's edge with `more` in its configuration, and Alice's broker.
-fn started(more: &str) -> Result<Started> {
+fn started(by: By, more: &str) -> Result<Started> {
+    let engine = match by {
+        By::Ssh => "auto",
+        By::Connections => "embedded",
+    };
+    started_with(&format!("engine: {engine}"), more)
+}
+
+/// The same, with that line in the zone.
+fn started_with(line: &str, more: &str) -> Result<Started> {
     let lab = Lab::new()?;
     let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, more)?;
     let capture = Capture::start(&lab)?;
     let networks = [address::ZONE, address::ZONE6];
     let rules = rules_for_networks(User::Alice, &networks);
     let usual = Gateway::for_user(User::Alice);
-    let rules = rules.replace(&usual, usual.trim_end_matches(":443"));
+    let rules = rules
+        .replace(&usual, usual.trim_end_matches(":443"))
+        .replacen("rules:\n", &format!("    {line}\nrules:\n"), 1);
     let broker = Broker::start(&lab, User::Alice, &rules)?;
     Ok(Started {
         lab,
@@ -72,7 +95,11 @@ impl Started {
 
 #[test]
 fn programs_see_what_they_see_directly() -> Result<()> {
-    let started = started("")?;
+    EITHER.into_iter().try_for_each(programs_see)
+}
+
+fn programs_see(by: By) -> Result<()> {
+    let started = started(by, "")?;
     for (client, server) in [
         (
             "send 100K; expect 3; finish; end",
@@ -90,21 +117,31 @@ fn programs_see_what_they_see_directly() -> Result<()> {
     started.as_direct(&Conversation::new("ping 20; finish; end", "echo").at(address::SERVER6))?;
     started.as_direct(&Conversation::new("ping 20; finish; end", "echo").times(50))?;
     let zone = started.broker.status(&started.lab)?["zones"][0].clone();
-    let because = zone["engine_because"].as_str().unwrap_or_default();
-    ensure!(because.contains("no adit-link"), "{zone}");
+    let because = match by {
+        By::Ssh => "the gateway has no adit-link: ssh forwards a port for each flow",
+        By::Connections => "the gateway has no adit-link: one SSH connection for each flow",
+    };
+    ensure!(zone["engine_because"] == because, "{zone}");
     Ok(())
 }
 
 #[test]
 fn bulk_both_ways_never_stands_still() -> Result<()> {
-    started("")?.as_direct(
-        &Conversation::new("number; both 64M; finish; end", "number; both 64M; end").times(2),
-    )
+    for by in EITHER {
+        started(by, "")?.as_direct(
+            &Conversation::new("number; both 64M; finish; end", "number; both 64M; end").times(2),
+        )?;
+    }
+    Ok(())
 }
 
 #[test]
 fn what_is_refused_unreachable_and_denied_is_told() -> Result<()> {
-    let started = started("PermitOpen 198.51.100.10:81 198.51.100.99:80")?;
+    EITHER.into_iter().try_for_each(is_told)
+}
+
+fn is_told(by: By) -> Result<()> {
+    let started = started(by, "PermitOpen 198.51.100.10:81 198.51.100.99:80")?;
     let refused = format!("{}:81", address::SERVER);
     started.turned_away(
         &refused,
@@ -124,7 +161,11 @@ fn what_is_refused_unreachable_and_denied_is_told() -> Result<()> {
 
 #[test]
 fn a_program_that_stops_reading_stalls_nobody() -> Result<()> {
-    let started = started("")?;
+    EITHER.into_iter().try_for_each(stalls_nobody)
+}
+
+fn stalls_nobody(by: By) -> Result<()> {
+    let started = started(by, "")?;
     let stuck = Conversation::new("expect 1000; pause 60000", "flood");
     let (_listener, to) = stuck.listen(&started.lab)?;
     let _dialler = stuck.dial(&started.lab.client(), to)?;
@@ -136,7 +177,11 @@ fn a_program_that_stops_reading_stalls_nobody() -> Result<()> {
 
 #[test]
 fn a_gateway_that_is_gone_is_noticed_and_used_when_it_is_back() -> Result<()> {
-    let mut started = started("")?;
+    EITHER.into_iter().try_for_each(is_noticed)
+}
+
+fn is_noticed(by: By) -> Result<()> {
+    let mut started = started(by, "")?;
     started.is("up")?;
     let cut = Conversation::new("expect 10; end", "send 10; pause 60000");
     let (_listener, to) = cut.listen(&started.lab)?;
@@ -162,12 +207,24 @@ fn a_gateway_that_is_gone_is_noticed_and_used_when_it_is_back() -> Result<()> {
 
 #[test]
 fn connections_end_with_the_broker() -> Result<()> {
-    let mut started = started("")?;
+    for by in EITHER {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            end_with_the_broker(by, signal)?;
+        }
+    }
+    Ok(())
+}
+
+fn end_with_the_broker(by: By, signal: Signal) -> Result<()> {
+    let mut started = started(by, "")?;
     started.as_direct(&Conversation::new("ping 20; finish; end", "echo").times(10))?;
-    started
-        .broker
-        .process
-        .signal(nix::sys::signal::Signal::SIGTERM)?;
+    // Nobody else finds a way into the connection that stands.
+    let left = started
+        .lab
+        .client()
+        .sh("find /tmp -user adit-alice -name master")?;
+    ensure!(left.stdout.is_empty(), "{left}");
+    started.broker.process.signal(signal)?;
     started.broker.process.end(PATIENCE)?;
     until("all of the user's connections to be gone", PATIENCE, || {
         let words = ["pgrep", "-u", User::Alice.name(), "-x", "sshd"];
@@ -175,9 +232,70 @@ fn connections_end_with_the_broker() -> Result<()> {
     })
 }
 
+/// Whoever may be asked for anything logs in by the broker, which can ask.
+#[test]
+fn ssh_is_not_taken_where_the_user_may_be_asked() -> Result<()> {
+    for line in ["host_keys: ask", "methods: [publickey, password]"] {
+        let started = started_with(line, "")?;
+        started.as_direct(&Conversation::new("ping 3; finish; end", "echo"))?;
+        let zone = started.broker.status(&started.lab)?["zones"][0].clone();
+        ensure!(zone["engine"] == "embedded", "{zone}");
+    }
+    Ok(())
+}
+
+/// That the rules want it changes nothing but who logs in first.
+#[test]
+fn the_engine_openssh_needs_no_link_either() -> Result<()> {
+    let started = started_with("engine: openssh", "")?;
+    started.as_direct(&Conversation::new(
+        "both 300K; finish; end",
+        "both 300K; end",
+    ))?;
+    let zone = started.broker.status(&started.lab)?["zones"][0].clone();
+    ensure!(zone["engine"] == "openssh", "{zone}");
+    Ok(())
+}
+
+/// One connection carries all: who gives up before its destination answers takes none of the others along.
+#[test]
+fn who_gives_up_early_disturbs_no_other() -> Result<()> {
+    let started = started(By::Ssh, "")?;
+    started.is("up")?;
+    let nobody = format!("{}:80", address::NOBODY);
+    let words = ["adit-connect", "to", &nobody, "--within", "300"];
+    for _ in 0..3 {
+        started.lab.client().argv(&words)?.ok()?;
+        started.as_direct(&Conversation::new("ping 5; finish; end", "echo"))?;
+    }
+    let log = started.broker.process.stderr();
+    ensure!(log.matches("link up").count() == 1, "{log}");
+    Ok(())
+}
+
+#[test]
+fn an_ssh_that_is_killed_resets_what_it_carried_and_is_started_again() -> Result<()> {
+    let started = started(By::Ssh, "")?;
+    started.is("up")?;
+    let cut = Conversation::new("expect 10; end", "send 10; pause 60000");
+    let (_listener, to) = cut.listen(&started.lab)?;
+    let mut cut = cut.dial(&started.lab.client(), to)?;
+    let to = to.to_string();
+    started.broker.flow(&started.lab, "an open flow", |flow| {
+        flow.destination == to && flow.down == 10
+    })?;
+    let end = ["pkill", "-KILL", "-u", User::Alice.name(), "-x", "ssh"];
+    started.lab.client().argv(&end)?.ok()?;
+    cut.end(PATIENCE)?;
+    let steps = adit_tests::sights(&cut.stdout())?.remove(0).steps;
+    let last = steps.last().map(String::as_str);
+    ensure!(last == Some("End: connection reset"), "{steps:?}");
+    started.as_direct(&Conversation::new("both 10K; finish; end", "both 10K; end"))
+}
+
 #[test]
 fn a_connection_that_is_lost_resets_its_flow_and_no_other_thing() -> Result<()> {
-    let started = started("")?;
+    let started = started(By::Connections, "")?;
     started.is("up")?;
     let cut = Conversation::new("expect 10; end", "send 10; pause 60000");
     let (_listener, to) = cut.listen(&started.lab)?;

@@ -13,13 +13,16 @@ struct Started {
     _capture: Capture,
 }
 
-fn started(server: impl Fn(&Lab) -> Result<Process>) -> Result<Started> {
+/// `engine` is what the broker takes then, or `auto`, which is the system's `ssh`.
+fn started(server: impl Fn(&Lab) -> Result<Process>, engine: &str) -> Result<Started> {
     let lab = Lab::new()?;
     let server = server(&lab)?;
     let capture = Capture::start(&lab)?;
     let usual = Gateway::for_user(User::Alice);
     let rules = rules_for_networks(User::Alice, &[address::ZONE]);
-    let rules = rules.replace(&usual, usual.trim_end_matches(":443"));
+    let rules = rules
+        .replace(&usual, usual.trim_end_matches(":443"))
+        .replacen("rules:\n", &format!("    engine: {engine}\nrules:\n"), 1);
     let broker = Broker::start(&lab, User::Alice, &rules)?;
     Ok(Started {
         lab,
@@ -84,15 +87,31 @@ impl Started {
 
 #[test]
 fn through_openssh_with_new_keys_under_load() -> Result<()> {
-    started(sshd)?.does_it_all(200)
+    started(sshd, "auto")?.does_it_all(200)
+}
+
+#[test]
+fn through_openssh_by_our_own_engine_with_new_keys_under_load() -> Result<()> {
+    started(sshd, "embedded")?.does_it_all(200)
 }
 
 #[test]
 fn through_dropbear() -> Result<()> {
-    started(way::start_dropbear)?.does_it_all(200)
+    started(way::start_dropbear, "auto")?.does_it_all(200)
 }
 
 #[test]
-fn through_asyncssh() -> Result<()> {
-    started(way::start_asyncssh)?.does_it_all(200)
+fn through_dropbear_by_our_own_engine() -> Result<()> {
+    started(way::start_dropbear, "embedded")?.does_it_all(200)
+}
+
+#[test]
+fn through_asyncssh_with_new_keys_under_load() -> Result<()> {
+    started(|lab| way::start_asyncssh(lab, Some(8 << 20)), "auto")?.does_it_all(200)
+}
+
+/// Its new keys are more than the library of our own engine can bear under load.
+#[test]
+fn through_asyncssh_by_our_own_engine() -> Result<()> {
+    started(|lab| way::start_asyncssh(lab, None), "embedded")?.does_it_all(200)
 }

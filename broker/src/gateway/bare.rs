@@ -1,25 +1,21 @@
-//! A gateway that knows of no link: any sshd that forwards ports. Each flow goes in an SSH connection of its own.
+//! A gateway that knows of no link, and no system's `ssh` here: each flow goes in an SSH connection of its own.
 //!
 //! In one connection for all, a program that stops reading would stop the others: the SSH library gives leave to send when data arrives,
 //! and then waits for room with the whole session. So there is a pool of connections, one of them always ready, and each carries one
-//! flow at a time. The rest of the broker sees a link as any other: its far end is here.
+//! flow at a time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use adit_link::ssh::ChannelReader;
-use adit_link::{
-    Counters, Driver, HandshakeError, Host, Incoming, Limits, Link, Refusal, RefusalReason,
-    Request, relay_chunks,
-};
+use adit_link::ssh::{ChannelReader, ChannelWriter};
+use adit_link::{Driver, HandshakeError, Link, Refusal, RefusalReason};
 use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
-use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
+use super::forwards::{FarEnd, Forwards, Opened, link_over, refusal, refused};
 use super::questions::Questions;
 use super::session::Session;
 use crate::capture_session::MarkedSockets;
@@ -36,17 +32,6 @@ const MOST_READY: usize = 8;
 const DIAL_PATIENCE: Duration = Duration::from_secs(30);
 /// Between the refusal of a channel and the words for it, which are part of the same message.
 const WORDS_PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes between the two ends of the link.
-const PIPE: usize = 256 << 10;
-
-/// What serves the far end of a link. It ends with this.
-pub(super) struct Bare(JoinHandle<()>);
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 /// A link over `lead`, a session with `target`, and others like it. It ends when that does.
 pub(super) async fn open(
@@ -54,119 +39,69 @@ pub(super) async fn open(
     lead: Session,
     sockets: &MarkedSockets,
     questions: &Questions,
-) -> Result<(Link, Driver, Bare), HandshakeError> {
-    let (near, far) = duplex(PIPE);
+) -> Result<(Link, Driver, FarEnd), HandshakeError> {
     let pool = Arc::new(Pool {
         target: target.clone(),
         sockets: sockets.clone(),
         questions: questions.clone(),
         ready: Mutex::new(Vec::new()),
-        turns: Semaphore::new(MOST),
+        turns: Arc::new(Semaphore::new(MOST)),
         logins: Semaphore::new(MOST_LOGINS),
     });
-    let bare = Bare(tokio::spawn(serve(pool, lead, far)));
-    let (read, write) = halves(near);
-    let (link, driver) = adit_link::initiate(read, write, Limits::default()).await?;
-    Ok((link, driver, bare))
+    tokio::spawn(pool.clone().warm());
+    link_over(pool, lead.ended()).await
 }
 
-type Reader = adit_link::pipe::PipeReader<ReadHalf<DuplexStream>>;
-type Writer = adit_link::pipe::PipeWriter<WriteHalf<DuplexStream>>;
-
-fn halves(stream: DuplexStream) -> (Reader, Writer) {
-    let (read, write) = split(stream);
-    adit_link::pipe::split(read, write)
+/// A session that carries a flow, and its turn.
+pub(super) struct Lent {
+    session: Session,
+    _turn: OwnedSemaphorePermit,
 }
 
-/// Takes streams until there are no more, or the gateway is gone; then all flows are.
-async fn serve(pool: Arc<Pool>, lead: Session, far: DuplexStream) {
-    let (read, write) = halves(far);
-    let Ok((mut incoming, driver)) = adit_link::accept(read, write, Limits::default()).await else {
-        return;
-    };
-    let mut driver = tokio::spawn(driver.run());
-    let mut flows = JoinSet::new();
-    flows.spawn(pool.clone().warm());
-    tokio::select! {
-        () = take_streams(&pool, &mut incoming, &mut flows) => {
-            // What streams that have ended still had to send.
-            let _ = timeout(WORDS_PATIENCE, &mut driver).await;
-        }
-        () = lead.ended() => {}
+impl Forwards for Arc<Pool> {
+    type Read = ChannelReader;
+    type Write = ChannelWriter<Msg>;
+    type Held = Lent;
+
+    async fn open(&self, host: String, port: u16) -> Result<Opened<Self>, Refusal> {
+        let turn = self.turn().await?;
+        let (session, channel) = open_flow(self, &host, port).await?;
+        let (read, write) = adit_link::ssh::split(channel);
+        let write = write.paced_by(session.backlog.clone()).half_closing();
+        let lent = Lent {
+            session,
+            _turn: turn,
+        };
+        let read = read.saying_its_end();
+        Ok(Opened {
+            read,
+            write,
+            held: lent,
+        })
     }
-    driver.abort();
-}
 
-async fn take_streams(pool: &Arc<Pool>, incoming: &mut Incoming, flows: &mut JoinSet<()>) {
-    loop {
-        tokio::select! {
-            request = incoming.next() => match request {
-                Some(request) => {
-                    flows.spawn(flow(pool.clone(), request));
-                }
-                None => break,
-            },
-            // Only collects what has finished.
-            Some(()) = async { flows.join_next().await.map(drop) } => {}
-        }
+    fn finished(&self, lent: Lent) {
+        self.give_back(lent.session);
     }
-    // The link ends with its last stream.
-    while flows.join_next().await.is_some() {}
-}
 
-/// One stream, from its header to its end.
-async fn flow(pool: Arc<Pool>, request: Request) {
-    let opened = async {
-        let turn = pool.turn().await?;
-        let (session, channel) = open_flow(&pool, &request).await?;
-        Ok((turn, session, channel))
-    };
-    let opened = tokio::select! {
-        biased;
-        () = request.cancelled() => return,
-        opened = opened => opened,
-    };
-    let (_turn, session, channel) = match opened {
-        Ok(opened) => opened,
-        Err(refusal) => return request.refuse(refusal),
-    };
-    let (read, write) = split_flow(channel, &session);
-    let stream = request.accept();
-    let end = relay_chunks(read, write, stream, &Counters::default()).await;
-    tracing::debug!(?end, "a flow through a bare gateway ended");
-    if matches!(end, adit_link::RelayEnd::Finished) {
-        pool.give_back(session);
+    fn is_worn(&self) -> bool {
+        false
     }
 }
 
-fn split_flow(
-    channel: Channel<Msg>,
-    session: &Session,
-) -> (ChannelReader, adit_link::ssh::ChannelWriter<Msg>) {
-    let (read, write) = adit_link::ssh::split(channel);
-    (
-        read.saying_its_end(),
-        write.paced_by(session.backlog.clone()).half_closing(),
-    )
-}
-
-/// A channel to where the stream wants to go, in a connection that has no other.
+/// A channel to where the flow wants to go, in a connection that has no other.
 async fn open_flow(
     pool: &Arc<Pool>,
-    request: &Request,
+    host: &str,
+    port: u16,
 ) -> Result<(Session, Channel<Msg>), Refusal> {
-    let header = request.header();
-    let host = match &header.host {
-        Host::Address(address) => address.to_string(),
-        Host::Name(name) => name.clone(),
-    };
     // One that was ready may have been lost without anybody's noticing: then a new one is worth a try.
     for attempt in 0..2 {
         let mut session = pool.lend(attempt == 0).await?;
-        let port = u32::from(header.port);
-        let opening = session
-            .ssh
-            .channel_open_direct_tcpip(host.clone(), port, "127.0.0.1", 0);
+        let opening =
+            session
+                .ssh
+                .channel_open_direct_tcpip(host.to_owned(), u32::from(port), "127.0.0.1", 0);
         match timeout(DIAL_PATIENCE, opening).await {
             Err(_) => {
                 return Err(refused(
@@ -179,7 +114,9 @@ async fn open_flow(
                 let words = timeout(WORDS_PATIENCE, session.refusals.recv()).await;
                 let words = words.ok().flatten().unwrap_or_default();
                 pool.give_back(session);
-                return Err(refusal(&reason, &words));
+                let is_prohibited =
+                    matches!(reason, ChannelOpenFailure::AdministrativelyProhibited);
+                return Err(refusal(is_prohibited, &words));
             }
             Ok(Err(error)) => tracing::debug!(%error, "a connection to a bare gateway was lost"),
         }
@@ -190,51 +127,21 @@ async fn open_flow(
     ))
 }
 
-/// The words are the system's, as OpenSSH passes them on (`channel_post_connecting` in its channels.c).
-fn refusal(reason: &ChannelOpenFailure, words: &str) -> Refusal {
-    if matches!(reason, ChannelOpenFailure::AdministrativelyProhibited) {
-        let advice =
-            "its sshd does not allow it (AllowTcpForwarding, PermitOpen, the key's options)";
-        return refused(RefusalReason::Denied, advice);
-    }
-    let known = [
-        ("Connection refused", RefusalReason::Refused),
-        ("No route to host", RefusalReason::HostUnreachable),
-        ("Network is unreachable", RefusalReason::NetworkUnreachable),
-        ("Connection timed out", RefusalReason::TimedOut),
-        ("Name or service not known", RefusalReason::Unresolvable),
-        ("name resolution", RefusalReason::Unresolvable),
-        ("No address associated", RefusalReason::Unresolvable),
-    ];
-    let known = known.iter().find(|(text, _)| words.contains(text));
-    refused(
-        known.map_or(RefusalReason::Failed, |(_, reason)| *reason),
-        words,
-    )
-}
-
-fn refused(reason: RefusalReason, detail: &str) -> Refusal {
-    Refusal {
-        reason,
-        detail: detail.to_owned(),
-    }
-}
-
 /// Sessions with one gateway.
-struct Pool {
+pub(super) struct Pool {
     target: Target,
     sockets: MarkedSockets,
     questions: Questions,
     /// Without a flow.
     ready: Mutex<Vec<Session>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     logins: Semaphore,
 }
 
 impl Pool {
     /// Leave to have a session.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        match timeout(TURN_PATIENCE, self.turns.acquire()).await {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        match timeout(TURN_PATIENCE, self.turns.clone().acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => {
                 let words =
@@ -299,36 +206,5 @@ impl Pool {
             Ok(_) => {}
             Err(refusal) => tracing::debug!(refusal.detail, "no connection is kept ready"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_sshd_says_is_what_programs_are_told() {
-        let check = |reason, words: &str, expected| {
-            assert_eq!(refusal(&reason, words).reason, expected, "{words}");
-        };
-        let failed = || ChannelOpenFailure::ConnectFailed;
-        check(failed(), "Connection refused", RefusalReason::Refused);
-        check(failed(), "No route to host", RefusalReason::HostUnreachable);
-        check(
-            failed(),
-            "Name or service not known",
-            RefusalReason::Unresolvable,
-        );
-        check(
-            failed(),
-            "unknown host (Temporary failure in name resolution)",
-            RefusalReason::Unresolvable,
-        );
-        check(failed(), "", RefusalReason::Failed);
-        check(
-            ChannelOpenFailure::AdministrativelyProhibited,
-            "open failed",
-            RefusalReason::Denied,
-        );
     }
 }

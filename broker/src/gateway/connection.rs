@@ -13,10 +13,12 @@ use russh::{ChannelMsg, ChannelOpenFailure};
 use tokio::time::timeout;
 
 use super::authentication::AuthenticationError;
-use super::bare::{self, Bare};
+use super::bare;
 use super::dial::dial;
+use super::forwards::{FarEnd, link_over};
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
+use super::master;
 use super::more_host_keys::MoreHostKeys;
 use super::openssh::{self, OpenSsh, OpenSshError};
 use super::proxy::ProxyError;
@@ -261,11 +263,13 @@ pub struct Connection {
 enum CarriedBy {
     Embedded(Box<Session>, Option<MoreHostKeys>),
     /// One connection a flow.
-    Bare(Bare),
+    Bare(FarEnd),
     OpenSsh {
         ssh: Box<OpenSsh>,
         /// The sessions with jump hosts, the first one's first.
         jumps: Vec<Handle<HostKeyCheck>>,
+        /// What makes a link of its forwarded ports, where the gateway has none.
+        far_end: Option<FarEnd>,
     },
 }
 
@@ -294,7 +298,11 @@ impl Connection {
                 end
             }
             CarriedBy::Bare(_bare) => self.driver.run().await,
-            CarriedBy::OpenSsh { ssh, jumps } => {
+            CarriedBy::OpenSsh {
+                ssh,
+                jumps,
+                far_end: _far_end,
+            } => {
                 let end = ssh.ended(self.driver.run().await).await;
                 pass_back(&jumps).await;
                 end
@@ -323,6 +331,18 @@ pub async fn connect(
                 after: HANDSHAKE_TIMEOUT,
             })?;
             if let Err(ConnectError::NoSubsystem) = opened {
+                if matches!(target.engine, Engine::Auto) && master::asks_nothing(&target) {
+                    match over_a_master(&target, asked_for, by_command, sockets, questions).await {
+                        Ok(connection) => {
+                            session.close().await;
+                            return Ok(connection);
+                        }
+                        Err(error) => {
+                            let gateway = &target.gateway;
+                            tracing::info!(%gateway, "the system's ssh is of no use: {error}");
+                        }
+                    }
+                }
                 let way = way.one_connection_a_flow();
                 let (link, driver, bare) = bare::open(&target, session, sockets, questions).await?;
                 let carried_by = CarriedBy::Bare(bare);
@@ -343,29 +363,67 @@ pub async fn connect(
             })
         }
         EngineInUse::OpenSsh => {
-            let (connection, jumps) = match by_command {
-                true => (None, Vec::new()),
-                false => connection_for_ssh(&target, sockets, questions).await?,
-            };
-            let (link, driver, ssh) = openssh::open(&target, asked_for, connection).await?;
-            let ssh = Box::new(ssh);
-            let carried_by = CarriedBy::OpenSsh { ssh, jumps };
-            Ok(Connection {
-                link,
-                way,
-                driver,
-                carried_by,
-            })
+            let (connection, jumps) =
+                connection_for_ssh(&target, by_command, sockets, questions).await?;
+            match openssh::open(&target, asked_for, connection).await {
+                Ok((link, driver, ssh)) => {
+                    let carried_by = CarriedBy::OpenSsh {
+                        ssh: Box::new(ssh),
+                        jumps,
+                        far_end: None,
+                    };
+                    Ok(Connection {
+                        link,
+                        way,
+                        driver,
+                        carried_by,
+                    })
+                }
+                Err(ConnectError::NoSubsystem) => {
+                    pass_back(&jumps).await;
+                    over_a_master(&target, asked_for, by_command, sockets, questions).await
+                }
+                Err(error) => Err(error),
+            }
         }
     }
 }
 
-/// The connection that `ssh` is to run on.
+/// A link over ports that the system's `ssh` forwards, all in one connection.
+async fn over_a_master(
+    target: &Target,
+    asked_for: &Target,
+    by_command: bool,
+    sockets: &MarkedSockets,
+    questions: &Questions,
+) -> Result<Connection, ConnectError> {
+    let (connection, jumps) = connection_for_ssh(target, by_command, sockets, questions).await?;
+    let (channels, ssh) = openssh::open_master(target, asked_for, connection).await?;
+    let gone = channels.clone().ended();
+    let (link, driver, far_end) = link_over(channels, gone).await?;
+    let carried_by = CarriedBy::OpenSsh {
+        ssh: Box::new(ssh),
+        jumps,
+        far_end: Some(far_end),
+    };
+    Ok(Connection {
+        link,
+        way: Way::over_a_master(target),
+        driver,
+        carried_by,
+    })
+}
+
+/// The connection that `ssh` is to run on; none where its own configuration has a command for that.
 async fn connection_for_ssh(
     target: &Target,
+    by_command: bool,
     sockets: &MarkedSockets,
     questions: &Questions,
 ) -> Result<(Option<OwnedFd>, Vec<Handle<HostKeyCheck>>), ConnectError> {
+    if by_command {
+        return Ok((None, Vec::new()));
+    }
     let (carrier, jumps) = pass_jumps(target, sockets, questions).await?;
     let connection = match carrier {
         Some(carrier) => carrier.into_descriptor()?,

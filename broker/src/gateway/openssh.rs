@@ -1,13 +1,18 @@
-//! The engine `openssh`: the system's `ssh` with the link on its standard input and output, as the subsystem `adit-link`.
+//! The engine `openssh`: the system's `ssh`, with the link on its standard input and output as the subsystem `adit-link`, or as a master that
+//! lets the broker's channels into its connection.
 //!
 //! The connection it runs on is ours: dialled from a marked socket, so that it is not captured, over the zone's proxy and jump hosts. ssh takes
 //! it from a ProxyCommand with `ProxyUseFdpass` (ssh_config(5)), which is [`hand_over`] in a process of its own. ssh closes all descriptors that
 //! it is started with but the first three (`closefrom` in its `main`), so the connection waits in the third, a socket, as a message that only
 //! that process reads; ssh itself only writes there.
 
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,13 +23,15 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
+use super::mux::Channels;
 
 /// Everything until the link stands.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,6 +44,10 @@ const LONGEST_REASON: usize = 400;
 
 /// The name under which `adit` is asked to [`hand_over`].
 pub const HAND_OVER: &str = "hand-over";
+/// The name under which `adit` is asked to become `ssh`, see [`no_longer_than_the_broker`].
+pub const NO_LONGER: &str = "no-longer-than-the-broker";
+/// Until a master's control socket is looked for again.
+const LISTENS_EVERY: Duration = Duration::from_millis(20);
 
 /// What is said of a connection that `ssh` could not make.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +80,20 @@ pub(super) async fn open(
     asked_for: &Target,
     connection: Option<OwnedFd>,
 ) -> Result<(Link, Driver, OpenSsh), ConnectError> {
-    let (mut ssh, input, output) =
-        start(target, asked_for, connection).map_err(OpenSshError::Start)?;
+    let mut words = words(target, asked_for);
+    // No connection of the user's own is taken or left behind.
+    words.extend(options(&["ControlMaster=no", "ControlPath=none"]));
+    words.extend(
+        [
+            "-s",
+            "--",
+            &asked_for.gateway.host,
+            adit_link::ssh::SUBSYSTEM,
+        ]
+        .map(str::to_owned),
+    );
+    let mut ssh = start(&words, connection, Stdio::piped).map_err(OpenSshError::Start)?;
+    let (input, output) = ssh.pipes().map_err(OpenSshError::Start)?;
     let (read, write) = adit_link::pipe::split(output, input);
     let opened = timeout(
         PATIENCE,
@@ -91,7 +114,62 @@ pub(super) async fn open(
     }
 }
 
+/// A master with a connection to `target`, and the channels in it.
+pub(super) async fn open_master(
+    target: &Target,
+    asked_for: &Target,
+    connection: Option<OwnedFd>,
+) -> Result<(Channels, OpenSsh), ConnectError> {
+    // For this user alone, and gone with this: who is in by then stays in.
+    let directory = tempfile::tempdir()?;
+    let control = directory.path().join("master");
+    let mut words = words(target, asked_for);
+    // ssh takes `%` for its own.
+    let path = control.display().to_string().replace('%', "%%");
+    words.extend(options(&[
+        "ControlMaster=yes",
+        &format!("ControlPath=\"{path}\""),
+    ]));
+    words.extend(["-N", "--", &asked_for.gateway.host].map(str::to_owned));
+    let mut ssh = start(&words, connection, Stdio::null).map_err(OpenSshError::Start)?;
+    let entering = async {
+        let socket = ssh.until_it_listens(&control).await?;
+        Channels::enter(socket).await
+    };
+    match timeout(PATIENCE, entering).await {
+        Ok(Ok(channels)) => Ok((channels, ssh)),
+        Ok(Err(error)) => match ssh.last_words().await {
+            words if words.is_empty() => Err(OpenSshError::Ended(error.to_string()).into()),
+            words => Err(cause(&words)),
+        },
+        Err(_) => Err(ConnectError::TimedOut {
+            step: "ssh logs in",
+            after: PATIENCE,
+        }),
+    }
+}
+
 impl OpenSsh {
+    fn pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let input = self.child.stdin.take().ok_or_else(gone)?;
+        let output = self.child.stdout.take().ok_or_else(gone)?;
+        Ok((input, output))
+    }
+
+    /// A connection to its control socket, which is there once it has logged in.
+    async fn until_it_listens(&mut self, control: &Path) -> io::Result<UnixStream> {
+        loop {
+            let refused = match UnixStream::connect(control).await {
+                Ok(socket) => return Ok(socket),
+                Err(refused) => refused,
+            };
+            if timeout(LISTENS_EVERY, self.child.wait()).await.is_ok() {
+                return Err(refused);
+            }
+        }
+    }
+
     /// Why the link ended, once it has.
     pub(super) async fn ended(mut self, end: LinkEnd) -> LinkEnd {
         let words = self.last_words().await;
@@ -117,35 +195,35 @@ impl OpenSsh {
     }
 }
 
-type Pipes = (
-    OpenSsh,
-    tokio::process::ChildStdin,
-    tokio::process::ChildStdout,
-);
-
-fn start(target: &Target, asked_for: &Target, connection: Option<OwnedFd>) -> io::Result<Pipes> {
+fn start(
+    words: &[String],
+    connection: Option<OwnedFd>,
+    standard: fn() -> Stdio,
+) -> io::Result<OpenSsh> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let mut command = Command::new("ssh");
-    command.args(words(target, asked_for));
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(NO_LONGER).arg(std::process::id().to_string());
+    command.arg("ssh");
     if let Some(connection) = connection {
         send(ours.as_fd(), connection.as_fd())?;
         command.args(proxy_command()?);
     }
-    command.arg("-s").arg("--").arg(&asked_for.gateway.host);
-    command.arg(adit_link::ssh::SUBSYSTEM);
+    command.args(words);
     // ssh runs its ProxyCommand with it, and an account's own may be one that runs nothing.
     command.env("SHELL", "/bin/sh");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stdin(standard()).stdout(standard());
     command.stderr(Stdio::from(OwnedFd::from(theirs)));
     // Who interrupts `adit up` at a terminal lets it end by itself.
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn()?;
-    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    let input = child.stdin.take().ok_or_else(gone)?;
-    let output = child.stdout.take().ok_or_else(gone)?;
+    let child = command.spawn()?;
     ours.set_nonblocking(true)?;
     let complaint = Complaint::listen(UnixStream::from_std(ours)?);
-    Ok((OpenSsh { child, complaint }, input, output))
+    Ok(OpenSsh { child, complaint })
+}
+
+fn options(all: &[&str]) -> Vec<String> {
+    let each = all.iter().flat_map(|option| ["-o", option]);
+    each.map(str::to_owned).collect()
 }
 
 /// All options but those about the connection. What the rules leave out is left to ssh's configuration, unless they switch it off.
@@ -163,9 +241,6 @@ fn words(target: &Target, asked_for: &Target) -> Vec<String> {
         "BatchMode=yes".to_owned(),
         format!("StrictHostKeyChecking={strict}"),
         "UpdateHostKeys=no".to_owned(),
-        // No connection of the user's own is taken or left behind.
-        "ControlMaster=no".to_owned(),
-        "ControlPath=none".to_owned(),
         "ControlPersist=no".to_owned(),
         "ClearAllForwardings=yes".to_owned(),
         "PermitLocalCommand=no".to_owned(),
@@ -231,6 +306,23 @@ fn proxy_command() -> io::Result<[String; 4]> {
 pub fn hand_over() -> io::Result<()> {
     let connection = receive(io::stderr().as_fd())?;
     send(io::stdout().as_fd(), connection.as_fd())
+}
+
+/// Becomes `ssh` with these words, which ends with its parent, the broker.
+///
+/// # Errors
+/// When there is no such program, or the broker is gone already: only it runs this.
+pub fn no_longer_than_the_broker(
+    mut words: impl Iterator<Item = OsString>,
+) -> io::Result<Infallible> {
+    let broker = words.next().and_then(|word| word.into_string().ok());
+    let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let parent = getppid().map(|parent| parent.as_raw_nonzero().to_string());
+    if broker != parent {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Err(std::process::Command::new(program).args(words).exec())
 }
 
 /// One byte, as `mm_receive_fd` of OpenSSH expects, and the descriptor.

@@ -47,6 +47,11 @@ impl EngineInUse {
 }
 
 impl Way {
+    pub(super) fn over_a_master(target: &Target) -> Self {
+        let because = "the gateway has no adit-link: ssh forwards a port for each flow";
+        Self::of(target, EngineInUse::OpenSsh, because)
+    }
+
     pub(super) fn one_connection_a_flow(self) -> Self {
         Self {
             because: "the gateway has no adit-link: one SSH connection for each flow",
