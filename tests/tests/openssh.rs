@@ -202,15 +202,6 @@ fn bare(lab: &Lab) -> Result<(Process, String)> {
 }
 
 #[test]
-fn a_gateway_without_the_subsystem_is_told_so() -> Result<()> {
-    let lab = Lab::new()?;
-    let (_sshd, rules) = bare(&lab)?;
-    let _capture = Capture::start(&lab)?;
-    let broker = Broker::start(&lab, User::Alice, &rules)?;
-    is_down(&lab, &broker, &["no `adit-link` subsystem"])
-}
-
-#[test]
 fn a_gateway_that_is_not_there_is_told_so() -> Result<()> {
     let lab = Lab::new()?;
     let (mut sshd, rules) = bare(&lab)?;
