@@ -53,8 +53,8 @@ impl Compiler<'_> {
             "pass" => Action::Pass,
             "block" => Action::Block(refusal.unwrap_or(Refusal::Reset)),
             other => {
-                let fault = wrong_action(other);
-                self.findings.error(action.place, fault);
+                self.findings
+                    .error_of(action.place, |_| wrong_action(other));
                 return None;
             }
         };

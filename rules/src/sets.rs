@@ -179,8 +179,7 @@ impl Sets {
         findings: &mut Findings,
     ) -> Option<Arc<[At<WrittenPattern>]>> {
         let Some(set) = self.by_name.get(name) else {
-            let fault = self.unknown(name, findings);
-            findings.error(place, fault);
+            findings.error_of(place, |findings| self.unknown(name, findings));
             return None;
         };
         let again = set.is_used.replace(true);
@@ -189,10 +188,11 @@ impl Sets {
             self.again = self.again.saturating_add(entries.len());
         }
         if self.again > MOST_AGAIN {
-            let fault =
-                Fault::new("the sets of this file are too large for how often they are used");
-            let hint = "name a large set alone in `to`: that may be done as often as you like";
-            findings.error(place, fault.hint(hint));
+            findings.error_of(place, |_| {
+                let fault =
+                    Fault::new("the sets of this file are too large for how often they are used");
+                fault.hint("name a large set alone in `to`: that may be done as often as you like")
+            });
             return None;
         }
         Some(entries)

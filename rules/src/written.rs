@@ -17,6 +17,9 @@ const VERSION: &str = "1";
 /// Characters of a label that people are to read in a table.
 const LONGEST_NAME: usize = 120;
 
+/// Zones of a file: a broker has a link to each.
+const MOST_ZONES: usize = 4096;
+
 /// What is said of an empty name.
 const POSITION: &str = "leave the key out: the rule is then called by its position";
 
@@ -246,9 +249,14 @@ fn zones(keys: &mut Keys, findings: &mut Findings) -> Vec<WrittenZone> {
     let Some(node) = keys.take("zones").filter(has_content) else {
         return Vec::new();
     };
-    let Some(entries) = mapping(node, What::Words("`zones`"), findings) else {
+    let Some(mut entries) = mapping(node, What::Words("`zones`"), findings) else {
         return Vec::new();
     };
+    if let Some((beyond, _)) = entries.get(MOST_ZONES) {
+        let fault = Fault::new(format!("there are more than {MOST_ZONES} zones"));
+        findings.error(beyond.place, fault);
+        entries.truncate(MOST_ZONES);
+    }
     let mut zones = Vec::with_capacity(entries.len());
     let read = entries.into_iter();
     zones.extend(read.filter_map(|(name, node)| zone(name, node, findings)));

@@ -127,6 +127,13 @@ fn files_beyond_their_bounds_are_told_so_in_these_words() {
             ),
         ),
         (
+            "too_many_zones",
+            format!(
+                "version: 1\ndefault: pass\nzones:\n{}",
+                many(4097, "  zone-#: {gateways: [gw]}\n")
+            ),
+        ),
+        (
             "too_many_expressions",
             format!(
                 "{rules}{}",

@@ -343,6 +343,8 @@ fn kept(text: &str, seed: u64) -> PathBuf {
 
 /// Of this thread, so that what else runs here does not count (schedstat of proc(5): nanoseconds).
 fn processor_time() -> Duration {
+    // The kernel counts up to the last time that the thread could be exchanged for another.
+    std::thread::yield_now();
     let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = stat
         .split_whitespace()
