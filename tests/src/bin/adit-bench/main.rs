@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod figure;
+mod forward;
 mod gate;
 mod machine;
 mod path;

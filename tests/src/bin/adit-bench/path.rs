@@ -5,13 +5,14 @@ use std::time::Duration;
 use adit_tests::load::{self, Numbers, port};
 use adit_tests::{
     Broker, Capture, Gateway, Host, Lab, Process, Routing, RunningAdit, User, address, rules_with,
-    until,
+    until, way,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::{Decided, Figure, Size};
+use crate::forward::Forward;
 use crate::peer::{Redsocks, Sshuttle};
 
 /// What is compared.
@@ -32,6 +33,10 @@ pub(crate) enum Tool {
     AditEarly,
     /// Adit, where no rule that decides names an application.
     AditPlain,
+    /// `ssh -L` to a stock sshd, for a program that was told of it.
+    Forward,
+    /// Adit at the same sshd, which knows nothing of it.
+    AditBare,
 }
 
 impl Tool {
@@ -54,7 +59,9 @@ impl Tool {
             | Tool::Redsocks
             | Tool::Sshuttle
             | Tool::Adit
-            | Tool::AditPlain => self,
+            | Tool::AditPlain
+            | Tool::Forward
+            | Tool::AditBare => self,
         }
     }
 
@@ -67,6 +74,8 @@ impl Tool {
             Tool::Adit => "Adit",
             Tool::AditEarly => "Adit, early",
             Tool::AditPlain => "Adit, no application rule",
+            Tool::Forward => "ssh -L",
+            Tool::AditBare => "Adit at a stock sshd",
         }
     }
 }
@@ -87,6 +96,16 @@ enum Programs {
     Redsocks { _held: Redsocks },
     Sshuttle { _held: Sshuttle },
     Adit { running: RunningAdit },
+    Forward { _held: Forward },
+    AditBare { _running: Box<AtStockSshd> },
+}
+
+/// Adit with nothing of its own at the gateway.
+#[derive(Debug)]
+struct AtStockSshd {
+    _broker: Broker,
+    _capture: Capture,
+    _sshd: Process,
 }
 
 /// Nobody listens here, and the rule of [`port::ECHO`] is its too.
@@ -106,9 +125,13 @@ impl Path {
     pub(crate) fn build(tool: Tool) -> Result<Path> {
         let lab = Lab::with(match tool {
             Tool::Direct | Tool::Held => Routing::Open,
-            Tool::Redsocks | Tool::Sshuttle | Tool::Adit | Tool::AditEarly | Tool::AditPlain => {
-                Routing::Wire
-            }
+            Tool::Redsocks
+            | Tool::Sshuttle
+            | Tool::Adit
+            | Tool::AditEarly
+            | Tool::AditPlain
+            | Tool::Forward
+            | Tool::AditBare => Routing::Wire,
         })?;
         forget_closed_connections(&lab)?;
         let added = format!("ip addr add {OTHER_GATEWAY}/24 dev outside");
@@ -136,7 +159,7 @@ impl Path {
             words.push(format!("--port={}", port::OTHER_ECHO));
         }
         let to = match figure.decided() {
-            Decided::Tunnelled => address::SERVER,
+            Decided::Tunnelled => self.server(),
             Decided::PassedByBroker => address::GATEWAY,
             Decided::PassedByKernel => OTHER_GATEWAY,
         };
@@ -160,13 +183,26 @@ impl Path {
         let words = Figure::RoundTrip.load(Size::Smoke);
         let mut last = None;
         let opened = until("a byte to come back", READY, || {
-            last = self.load(address::SERVER, &words).err();
+            last = self.load(self.server(), &words).err();
             Ok(last.is_none())
         });
         opened.map_err(|in_vain| match last {
             Some(error) => error.context(in_vain),
             None => in_vain,
         })
+    }
+
+    /// Where programs find the server.
+    fn server(&self) -> &'static str {
+        match self.programs {
+            Programs::Forward { .. } => "127.0.0.1",
+            Programs::Direct
+            | Programs::Held { .. }
+            | Programs::Redsocks { .. }
+            | Programs::Sshuttle { .. }
+            | Programs::Adit { .. }
+            | Programs::AditBare { .. } => address::SERVER,
+        }
     }
 
     /// Where nobody listens tells which port is honest: there `connect()` fails, elsewhere what comes after it. A kernel
@@ -218,6 +254,12 @@ impl Programs {
             },
             Tool::AditPlain => Programs::Adit {
                 running: as_it_comes(lab, &rules(false))?,
+            },
+            Tool::Forward => Programs::Forward {
+                _held: Forward::start(lab)?,
+            },
+            Tool::AditBare => Programs::AditBare {
+                _running: Box::new(at_a_stock_sshd(lab)?),
             },
         })
     }
@@ -300,6 +342,23 @@ fn reason(stderr: &str, code: Option<i32>) -> String {
         (true, Some(code)) => format!("adit-load ended with {code}"),
         (true, None) => "adit-load was killed".to_owned(),
     }
+}
+
+/// With the peers' cipher.
+fn at_a_stock_sshd(lab: &Lab) -> Result<AtStockSshd> {
+    let sshd = way::start_jump(lab, Host::Gateway, address::GATEWAY, 22, "")?;
+    let config = format!("{}/.ssh/config", User::Alice.home());
+    lab.write(User::Alice, &config, "Ciphers aes128-gcm@openssh.com\n")?;
+    let capture = Capture::start(lab)?;
+    let usual = Gateway::for_user(User::Alice);
+    let rules = rules(true).replace(&usual, usual.trim_end_matches(":443"));
+    let quiet = ["env", "ADIT_LOG=info"];
+    let broker = Broker::start_behind(lab, User::Alice, &rules, &quiet, &[])?;
+    Ok(AtStockSshd {
+        _broker: broker,
+        _capture: capture,
+        _sshd: sshd,
+    })
 }
 
 /// Adit with the log of a broker that nobody told to say more.

@@ -77,7 +77,7 @@ impl Sshuttle {
     }
 }
 
-fn ssh_words() -> Vec<String> {
+pub(crate) fn ssh_words() -> Vec<String> {
     let known = format!("UserKnownHostsFile={DIRECTORY}/known_hosts");
     let port = SSH_PORT.to_string();
     let key = format!("{DIRECTORY}/key");
@@ -88,11 +88,11 @@ fn ssh_words() -> Vec<String> {
         .collect()
 }
 
-fn login() -> String {
+pub(crate) fn login() -> String {
     format!("{}@{}", User::Alice.name(), address::GATEWAY)
 }
 
-fn sshd(lab: &Lab) -> Result<Process> {
+pub(crate) fn sshd(lab: &Lab) -> Result<Process> {
     lab.make_dir(User::Root, DIRECTORY)?;
     for name in ["key", "host"] {
         let file = format!("{DIRECTORY}/{name}");
