@@ -32,7 +32,7 @@ fn link_status(zone: &str, behind: &Behind, link: &ZoneLink) -> ZoneStatus {
             status.via.clone_from(&way.via);
             status.proxy.clone_from(&way.proxy);
             status.engine = Some(way.engine.as_str().to_owned());
-            status.engine_because = Some(way.because.to_owned());
+            status.engine_because = Some(way.because.to_string());
             status.streams = link.streams();
         }
         ZoneState::Down {

@@ -119,7 +119,9 @@ fn programs_see(by: By) -> Result<()> {
     let zone = started.broker.status(&started.lab)?["zones"][0].clone();
     let because = match by {
         By::Ssh => "the gateway has no adit-link: ssh forwards a port for each flow",
-        By::Connections => "the gateway has no adit-link: one SSH connection for each flow",
+        By::Connections => {
+            "the gateway has no adit-link: one SSH connection for each flow, as the rules want no ssh"
+        }
     };
     ensure!(zone["engine_because"] == because, "{zone}");
     Ok(())
@@ -240,7 +242,36 @@ fn ssh_is_not_taken_where_the_user_may_be_asked() -> Result<()> {
         started.as_direct(&Conversation::new("ping 3; finish; end", "echo"))?;
         let zone = started.broker.status(&started.lab)?["zones"][0].clone();
         ensure!(zone["engine"] == "embedded", "{zone}");
+        let because = zone["engine_because"].as_str().unwrap_or_default();
+        ensure!(
+            because.ends_with("as ssh could not ask for what may be asked here"),
+            "{zone}"
+        );
     }
+    Ok(())
+}
+
+/// One that does not get in, as its own configuration has it, costs nothing but its try.
+#[test]
+fn ssh_is_not_taken_where_it_does_not_get_in() -> Result<()> {
+    let lab = Lab::new()?;
+    let _sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, "")?;
+    let config = format!("{}/.ssh/config", User::Alice.home());
+    lab.write(User::Alice, &config, "PubkeyAuthentication no\n")?;
+    let _capture = Capture::start(&lab)?;
+    let usual = Gateway::for_user(User::Alice);
+    let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+    let rules = rules.replace(&usual, usual.trim_end_matches(":443"));
+    let broker = Broker::start(&lab, User::Alice, &rules)?;
+    let talk = Conversation::new("ping 3; finish; end", "echo");
+    talk.hold(&lab, &lab.client())?
+        .same_as(&talk.hold(&lab, &lab.direct())?)?;
+    let zone = broker.status(&lab)?["zones"][0].clone();
+    let because = zone["engine_because"].as_str().unwrap_or_default();
+    ensure!(
+        because.contains("as ssh does not get there: ssh was not let in"),
+        "{zone}"
+    );
     Ok(())
 }
 

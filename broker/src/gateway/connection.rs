@@ -331,19 +331,20 @@ pub async fn connect(
                 after: HANDSHAKE_TIMEOUT,
             })?;
             if let Err(ConnectError::NoSubsystem) = opened {
-                if matches!(target.engine, Engine::Auto) && master::asks_nothing(&target) {
+                let without_ssh = if !matches!(target.engine, Engine::Auto) {
+                    "the rules want no ssh".to_owned()
+                } else if !master::asks_nothing(&target) {
+                    "ssh could not ask for what may be asked here".to_owned()
+                } else {
                     match over_a_master(&target, asked_for, by_command, sockets, questions).await {
                         Ok(connection) => {
                             session.close().await;
                             return Ok(connection);
                         }
-                        Err(error) => {
-                            let gateway = &target.gateway;
-                            tracing::info!(%gateway, "the system's ssh is of no use: {error}");
-                        }
+                        Err(error) => format!("ssh does not get there: {error}"),
                     }
-                }
-                let way = way.one_connection_a_flow();
+                };
+                let way = way.one_connection_a_flow(&without_ssh);
                 let (link, driver, bare) = bare::open(&target, session, sockets, questions).await?;
                 let carried_by = CarriedBy::Bare(bare);
                 return Ok(Connection {

@@ -44,6 +44,8 @@ const WINDOW: u32 = 2 << 20;
 const PACKET: u32 = 32 << 10;
 /// Bytes of a message: that, and what stands around it.
 const LONGEST: u32 = 256 << 10;
+/// Bytes of a piece that is put together with those around it.
+const SMALL: usize = 4 << 10;
 /// Bytes that wait to be taken by the master, above which who has more waits.
 const BACKLOG: usize = 1 << 20;
 
@@ -107,6 +109,8 @@ struct Channel {
     /// Bytes that were taken and are not told of yet.
     taken: u32,
     arrived: VecDeque<Bytes>,
+    /// Small pieces that arrived after those: each by itself would cost far more than it holds.
+    arrived_last: BytesMut,
     /// The server sends no more.
     has_ended: bool,
     /// The server has closed it.
@@ -307,7 +311,7 @@ impl Shared {
         let is_over = state.is_over;
         let gone = || io::Error::from(io::ErrorKind::ConnectionReset);
         let channel = state.channels.get_mut(&id).ok_or_else(gone)?;
-        if let Some(chunk) = channel.arrived.pop_front() {
+        if let Some(chunk) = channel.next_arrived() {
             channel.taken += u32::try_from(chunk.len()).unwrap_or(0);
             if channel.taken >= WINDOW / 2 && !channel.close_is_sent {
                 let (far, taken) = (channel.far, std::mem::take(&mut channel.taken));
@@ -376,6 +380,7 @@ impl Shared {
         };
         channel.is_left = true;
         channel.arrived.clear();
+        channel.arrived_last = BytesMut::new();
         if channel.opening.is_none() {
             self.close(&mut state, id);
         }
@@ -479,7 +484,7 @@ impl Shared {
                 let length = u32::try_from(data.len()).ok()?;
                 channel.window = channel.window.checked_sub(length)?;
                 if !channel.is_left && !data.is_empty() {
-                    channel.arrived.push_back(data);
+                    channel.arrive(data);
                     channel.readable.notify_one();
                 }
             }
@@ -523,6 +528,7 @@ impl Channel {
             window: WINDOW,
             taken: 0,
             arrived: VecDeque::new(),
+            arrived_last: BytesMut::new(),
             has_ended: false,
             is_closed: false,
             close_is_sent: false,
@@ -530,6 +536,27 @@ impl Channel {
             readable: Arc::default(),
             writable: Arc::default(),
         }
+    }
+
+    fn arrive(&mut self, data: Bytes) {
+        if data.len() < SMALL {
+            self.arrived_last.extend_from_slice(&data);
+        }
+        if !self.arrived_last.is_empty()
+            && (data.len() >= SMALL || self.arrived_last.len() >= SMALL)
+        {
+            self.arrived.push_back(self.arrived_last.split().freeze());
+        }
+        if data.len() >= SMALL {
+            self.arrived.push_back(data);
+        }
+    }
+
+    fn next_arrived(&mut self) -> Option<Bytes> {
+        let last = |last: &mut BytesMut| (!last.is_empty()).then(|| last.split().freeze());
+        self.arrived
+            .pop_front()
+            .or_else(|| last(&mut self.arrived_last))
     }
 }
 

@@ -1,5 +1,7 @@
 //! How a link came about, for people to see.
 
+use std::borrow::Cow;
+
 use adit_rules::Engine;
 
 use super::connection::Target;
@@ -14,7 +16,7 @@ pub struct Way {
     /// What speaks SSH.
     pub engine: EngineInUse,
     /// Why that.
-    pub because: &'static str,
+    pub because: Cow<'static, str>,
 }
 
 /// What speaks SSH.
@@ -52,9 +54,13 @@ impl Way {
         Self::of(target, EngineInUse::OpenSsh, because)
     }
 
-    pub(super) fn one_connection_a_flow(self) -> Self {
+    /// `without_ssh`: why the system's is not taken.
+    pub(super) fn one_connection_a_flow(self, without_ssh: &str) -> Self {
+        let because = format!(
+            "the gateway has no adit-link: one SSH connection for each flow, as {without_ssh}"
+        );
         Self {
-            because: "the gateway has no adit-link: one SSH connection for each flow",
+            because: because.into(),
             ..self
         }
     }
@@ -69,7 +75,7 @@ impl Way {
                 .collect(),
             proxy: first.proxy.as_ref().map(ToString::to_string),
             engine,
-            because,
+            because: because.into(),
         }
     }
 }
