@@ -428,7 +428,12 @@ async fn connection_for_ssh(
     let (carrier, jumps) = pass_jumps(target, sockets, questions).await?;
     let connection = match carrier {
         Some(carrier) => carrier.into_descriptor()?,
-        None => dial(target, sockets).await?.into_std()?.into(),
+        None => {
+            let tcp = dial(target, sockets).await?;
+            // ssh leaves it as it is for what it does not take for a person's session.
+            tcp.set_nodelay(true)?;
+            tcp.into_std()?.into()
+        }
     };
     Ok((Some(connection), jumps))
 }

@@ -5,7 +5,7 @@
 //! without encryption. The master puts the channels into its own connection. Each channel has a window of its own, so none waits for another.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_link::{ReadChunks, WriteChunks};
@@ -44,6 +44,8 @@ const WINDOW: u32 = 2 << 20;
 const PACKET: u32 = 32 << 10;
 /// Bytes of a message: that, and what stands around it.
 const LONGEST: u32 = 256 << 10;
+/// Messages that are written at once.
+const AT_ONCE: usize = 16;
 /// Bytes of a piece that is put together with those around it.
 const SMALL: usize = 4 << 10;
 /// Bytes that wait to be taken by the master, above which who has more waits.
@@ -295,11 +297,18 @@ impl Shared {
     }
 
     fn send(&self, state: &mut State, kind: u8, payload: &[u8]) {
-        let mut packet = BytesMut::with_capacity(6 + payload.len());
-        packet.put_u32(u32::try_from(2 + payload.len()).unwrap_or(LONGEST));
+        self.send_with(state, kind, payload, &[]);
+    }
+
+    /// The same, with this behind it.
+    fn send_with(&self, state: &mut State, kind: u8, payload: &[u8], data: &[u8]) {
+        let length = 2 + payload.len() + data.len();
+        let mut packet = BytesMut::with_capacity(4 + length);
+        packet.put_u32(u32::try_from(length).unwrap_or(LONGEST));
         packet.put_u8(0);
         packet.put_u8(kind);
         packet.put_slice(payload);
+        packet.put_slice(data);
         state.waiting += packet.len();
         state.out.push_back(packet.freeze());
         self.sending.notify_one();
@@ -344,10 +353,9 @@ impl Shared {
             return Ok(false);
         }
         channel.leave -= length as u64;
-        let mut payload = BytesMut::with_capacity(8 + length);
-        payload.put_u32(channel.far);
-        put_string(&mut payload, &chunk.split_to(length));
-        self.send(&mut state, message::CHANNEL_DATA, &payload);
+        let payload = words(&[channel.far, u32::try_from(length).unwrap_or(PACKET)]);
+        let data = chunk.split_to(length);
+        self.send_with(&mut state, message::CHANNEL_DATA, &payload, &data);
         Ok(true)
     }
 
@@ -416,16 +424,26 @@ impl Shared {
 
     async fn write_all(&self, mut write: OwnedWriteHalf) -> Result<(), MuxError> {
         loop {
-            let next = self.state().out.pop_front();
-            let Some(packet) = next else {
-                self.sending.notified().await;
-                continue;
+            let mut packets = {
+                let mut state = self.state();
+                let count = state.out.len().min(AT_ONCE);
+                state.out.drain(..count).collect::<VecDeque<_>>()
             };
-            write.write_all(&packet).await?;
-            let mut state = self.state();
-            state.waiting -= packet.len();
-            if state.waiting < BACKLOG {
-                self.room.notify_waiters();
+            if packets.is_empty() {
+                self.sending.notified().await;
+            }
+            while !packets.is_empty() {
+                let slices: Vec<_> = packets.iter().map(|it| IoSlice::new(it)).collect();
+                let written = write.write_vectored(&slices).await?;
+                if written == 0 {
+                    return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+                }
+                advance(&mut packets, written);
+                let mut state = self.state();
+                state.waiting -= written;
+                if state.waiting < BACKLOG {
+                    self.room.notify_waiters();
+                }
             }
         }
     }
@@ -568,6 +586,17 @@ async fn next_message(read: &mut BufReader<OwnedReadHalf>) -> Result<Bytes, MuxE
     let mut message = vec![0; usize::try_from(length).unwrap_or(0)];
     read.read_exact(&mut message).await?;
     Ok(message.into())
+}
+
+/// Past what was written.
+fn advance(packets: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(first) = packets.front_mut() {
+        if written < first.len() {
+            return first.advance(written);
+        }
+        written -= first.len();
+        packets.pop_front();
+    }
 }
 
 fn words(numbers: &[u32]) -> Vec<u8> {
