@@ -18,7 +18,7 @@ impl Master {
             master.say(&[0, 0, 0, 1, 0, 0, 0, 4]).await;
             master.say(&[0x80, 0, 0, 15, 0, 0, 0, 0]).await;
         };
-        let (channels, ()) = tokio::join!(Channels::enter(ours), played);
+        let (channels, ()) = tokio::join!(Channels::enter(ours, None), played);
         (master, channels.unwrap())
     }
 
@@ -229,7 +229,7 @@ async fn who_is_no_master_is_not_entered() {
     ] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(said).await.unwrap();
-        let entered = Channels::enter(ours).await;
+        let entered = Channels::enter(ours, None).await;
         assert!(matches!(
             entered.err(),
             Some(MuxError::Nonsense | MuxError::NotShared)

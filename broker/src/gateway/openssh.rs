@@ -131,10 +131,11 @@ pub(super) async fn open_master(
         &format!("ControlPath=\"{path}\""),
     ]));
     words.extend(["-N", "--", &asked_for.gateway.host].map(str::to_owned));
+    let runs_on = connection.as_ref().map(OwnedFd::try_clone).transpose()?;
     let mut ssh = start(&words, connection, Stdio::null).map_err(OpenSshError::Start)?;
     let entering = async {
         let socket = ssh.until_it_listens(&control).await?;
-        Channels::enter(socket).await
+        Channels::enter(socket, runs_on).await
     };
     match timeout(PATIENCE, entering).await {
         Ok(Ok(channels)) => Ok((channels, ssh)),
