@@ -5,8 +5,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 
 use super::directory::{self, DirectoryError};
 
@@ -25,10 +26,11 @@ pub(crate) enum InstanceError {
     Running(String),
 }
 
-/// Held for as long as this process is the helper.
+/// Held for as long as this process is the helper. The lock is the process's (fcntl(2), F_SETLK) and not the open file's: a program that
+/// it is about to run has the file open for a moment, and would keep the lock of a helper that was killed from the next one.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Instance {
@@ -43,7 +45,7 @@ impl Instance {
             source,
         };
         directory::make(Path::new(DIRECTORY))?;
-        let file = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -52,11 +54,11 @@ impl Instance {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .map_err(failed)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((file, Errno::EWOULDBLOCK)) => return Err(InstanceError::Running(holder(file))),
-            Err((_, errno)) => return Err(failed(errno.into())),
-        };
+        match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => return Err(InstanceError::Running(holder(lock))),
+            Err(errno) => return Err(failed(errno.into())),
+        }
         lock.set_len(0).map_err(failed)?;
         writeln!(lock, "process {}, {purpose}", std::process::id()).map_err(failed)?;
         Ok(Instance { _lock: lock })

@@ -370,6 +370,12 @@ fn clean() {
     let second = Puppet::broker(OTHER, &hand_over(&ZONE, "block"));
     let (done, log) = adit_capture(&["--clean"]);
     assert!(!done && log.contains("already runs"), "{log}");
+    // A program that the helper was about to run when it was killed must not keep the next one out: such a lock is its process's alone.
+    let lock = sh("stat -c %i /run/adit/capture-*.lock");
+    let locks = sh("cat /proc/locks");
+    let of_helper = |line: &&str| line.contains(&format!(":{} ", lock.trim()));
+    let kinds: Vec<_> = locks.lines().filter(of_helper).collect();
+    assert!(kinds.len() == 1 && kinds[0].contains("POSIX"), "{kinds:?}");
     helper.kill();
     first.kill();
     second.kill();
