@@ -54,7 +54,19 @@ pub enum HeaderError {
 }
 
 impl OpenHeader {
+    /// Whether it can be asked for.
+    ///
+    /// # Errors
+    /// When the name can't be a name.
+    pub fn check(&self) -> Result<(), HeaderError> {
+        match &self.host {
+            Host::Name(name) => check_name(name.as_bytes()),
+            Host::Address(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn encode(&self) -> Result<BytesMut, HeaderError> {
+        self.check()?;
         let mut out = BytesMut::with_capacity(64);
         match &self.host {
             Host::Address(IpAddr::V4(address)) => {
@@ -69,7 +81,6 @@ impl OpenHeader {
             }
             Host::Name(name) => {
                 let length = u8::try_from(name.len()).map_err(|_| HeaderError::Name)?;
-                check_name(name.as_bytes())?;
                 out.put_u8(HOST_NAME);
                 out.put_u16(self.port);
                 out.put_u8(length);

@@ -15,14 +15,16 @@ mod header;
 mod hello;
 mod limits;
 mod link;
+mod multiplexer;
 pub mod pipe;
 mod readiness;
 mod relay;
+mod shared;
 pub mod ssh;
 mod stream;
 
 pub use chunks::{ReadChunks, WriteChunks};
-pub use core::Notice;
+pub use core::{Notice, Received};
 pub use end::{LinkEnd, OpenError, StreamError, Violation};
 pub use frame::FrameError;
 pub use header::{
@@ -31,5 +33,6 @@ pub use header::{
 pub use hello::{HIGHEST_VERSION, HandshakeError, LOWEST_VERSION};
 pub use limits::Limits;
 pub use link::{Driver, Incoming, Link, Request, accept, initiate};
+pub use multiplexer::Multiplexer;
 pub use relay::{Counters, RelayEnd, relay, relay_chunks, relay_tcp, reset};
 pub use stream::{Answer, Stream};

@@ -1,6 +1,7 @@
 //! A running link: the core behind a lock, the driver that moves its bytes, and its two sides.
 
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::future::poll_fn;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use crate::end::{LinkEnd, OpenError};
 use crate::header::{OpenHeader, Refusal, RefusalReason};
 use crate::hello::{self, HandshakeError};
 use crate::limits::Limits;
+use crate::multiplexer::Multiplexer;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// How long the last words of a link may take to be delivered.
@@ -27,12 +30,7 @@ pub async fn initiate<R: ReadChunks, W: WriteChunks>(
     limits: Limits,
 ) -> Result<(Link, Driver), HandshakeError> {
     let (shared, driver) = start(Role::Initiator, read, write, limits).await?;
-    Ok((
-        Link {
-            shared: Arc::new(Handle(shared)),
-        },
-        driver,
-    ))
+    Ok((Link::over(shared.into_multiplexer()), driver))
 }
 
 /// Gateway: exchange hellos, start.
@@ -56,10 +54,10 @@ async fn start<R: ReadChunks, W: WriteChunks>(
 ) -> Result<(Shared, Driver), HandshakeError> {
     keep_heap();
     let (peer, rest) = hello::exchange(&mut read, &mut write, &limits).await?;
-    let shared = Shared(Arc::new(Mutex::new(Core::new(role, limits, &peer))));
+    let shared = Shared::new(Core::new(role, limits, &peer));
     let guard = AbandonGuard(shared.clone());
-    let run = Box::pin(drive(guard, read, write, rest));
-    Ok((shared, Driver { run }))
+    let driver = Driver::new(drive(guard, read, write, rest));
+    Ok((shared, driver))
 }
 
 /// glibc gives the end of its heap back to the kernel as soon as 128 KiB of it are free, and a link
@@ -71,34 +69,17 @@ fn keep_heap() {
     ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20))));
 }
 
-/// The core behind its lock. The lock is never held over an await, nor while waking.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Core>>);
-
-impl Shared {
-    /// Does something with the core, then wakes whom that concerns.
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Core) -> T) -> T {
-        let (result, woken) = {
-            let mut core = self.lock();
-            let result = act(&mut core);
-            (result, core.take_woken())
-        };
-        woken.wake();
-        result
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Core> {
-        // The core never panics on purpose; if it did, going on beats taking every flow down.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Runs a link's input and output until it ends; says why it ended. Must be polled (spawned).
 pub struct Driver {
     run: std::pin::Pin<Box<dyn Future<Output = LinkEnd> + Send>>,
 }
 
 impl Driver {
+    /// Of a [`Multiplexer`] that `run` carries.
+    pub fn new(run: impl Future<Output = LinkEnd> + Send + 'static) -> Self {
+        Self { run: Box::pin(run) }
+    }
+
     /// Runs until the link has ended. Dropped earlier, it takes the link with it.
     pub async fn run(self) -> LinkEnd {
         self.run.await
@@ -160,7 +141,7 @@ async fn read_all<R: ReadChunks>(shared: &Shared, read: &mut R, rest: Bytes) {
 
 async fn write_all<W: WriteChunks>(shared: &Shared, write: &mut W) {
     loop {
-        let output = std::future::poll_fn(|cx| shared.with(|core| core.poll_output(cx.waker())));
+        let output = poll_fn(|cx| shared.with(|core| core.poll_output(cx.waker())));
         let sent = match output.await {
             Output::Chunk(chunk) => write.write_chunk(chunk).await,
             Output::Finish => {
@@ -184,67 +165,74 @@ fn fail(shared: &Shared, reason: &str) {
 /// link ends with its last stream.
 #[derive(Clone)]
 pub struct Link {
-    shared: Arc<Handle>,
+    handle: Arc<Handle>,
 }
 
-struct Handle(Shared);
+struct Handle(Arc<dyn Multiplexer>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.with(|core| core.drain("no longer used"));
+        self.0.drain("no longer used");
     }
 }
 
 impl Link {
+    /// Of whatever else carries streams.
+    pub fn over(multiplexer: Arc<dyn Multiplexer>) -> Self {
+        Self {
+            handle: Arc::new(Handle(multiplexer)),
+        }
+    }
+
+    fn multiplexer(&self) -> &Arc<dyn Multiplexer> {
+        &self.handle.0
+    }
+
     /// Sends the header at once. The stream may be relayed before the answer: payload rides along.
     ///
     /// # Errors
     /// When the link has ended or takes no new streams, when too many are open, and when the
     /// header is not one (a name that can't be a name).
     pub fn open(&self, header: &OpenHeader) -> Result<Stream, OpenError> {
-        let shared = &self.shared.0;
-        let id = shared.with(|core| core.open(header))?;
-        Ok(Stream::new(shared.clone(), id))
+        let id = self.multiplexer().open(header)?;
+        Ok(Stream::new(self.multiplexer().clone(), id))
     }
 
     /// Resolves when the link has ended.
     pub async fn ended(&self) -> LinkEnd {
-        ended(&self.shared.0).await
+        poll_fn(|cx| self.multiplexer().poll_end(cx.waker())).await
     }
 
     /// Why it ended, if it has.
     pub fn end(&self) -> Option<LinkEnd> {
-        self.shared.0.with(|core| core.end().cloned())
+        self.multiplexer().end()
     }
 
     /// True when [`Self::open`] would fail for good: time for another link.
     pub fn is_closing(&self) -> bool {
-        self.shared.0.with(|core| core.is_closing())
+        self.multiplexer().is_closing()
     }
 
     /// Resolves when the gateway has said something after the notice with this number; 0 for anything
     /// at all. Only the latest is kept.
     pub async fn notice_after(&self, number: u64) -> Notice {
-        let core = &self.shared.0;
-        std::future::poll_fn(|cx| core.with(|core| core.poll_notice(number, cx.waker()))).await
+        poll_fn(|cx| self.multiplexer().poll_notice(number, cx.waker())).await
     }
 
     /// How many streams are open.
     pub fn streams(&self) -> usize {
-        self.shared.0.with(|core| core.streams())
+        self.multiplexer().streams()
     }
 
     /// Say goodbye and stop. Streams that are open end as with a broken link; what streams that have
     /// ended still had to send goes before the goodbye, as far as the peer takes it within two seconds.
     pub fn close(&self) {
-        self.shared
-            .0
-            .with(|core| core.close("closed by the broker"));
+        self.multiplexer().close("closed by the broker");
     }
 
     /// Open nothing more, and end the link with its last stream.
     pub fn drain(&self) {
-        self.shared.0.with(|core| core.drain("the broker goes"));
+        self.multiplexer().drain("the broker goes");
     }
 }
 
@@ -257,11 +245,11 @@ impl Incoming {
     /// The next stream that the broker asks for; `None` when there will be none.
     pub async fn next(&mut self) -> Option<Request> {
         let (id, header) =
-            std::future::poll_fn(|cx| self.shared.with(|core| core.poll_request(cx.waker())))
-                .await?;
+            poll_fn(|cx| self.shared.with(|core| core.poll_request(cx.waker()))).await?;
+        let stream = Stream::new(self.shared.clone().into_multiplexer(), id);
         Some(Request {
             header,
-            stream: Some(Stream::new(self.shared.clone(), id)),
+            stream: Some((self.shared.clone(), stream)),
         })
     }
 
@@ -307,13 +295,13 @@ impl Drop for Incoming {
 }
 
 async fn ended(shared: &Shared) -> LinkEnd {
-    std::future::poll_fn(|cx| shared.with(|core| core.poll_ended(cx.waker()))).await
+    poll_fn(|cx| shared.with(|core| core.poll_ended(cx.waker()))).await
 }
 
 /// A stream that a broker asked for and that waits for an answer. Dropped = refused as Failed.
 pub struct Request {
     header: OpenHeader,
-    stream: Option<Stream>,
+    stream: Option<(Shared, Stream)>,
 }
 
 impl Request {
@@ -324,11 +312,11 @@ impl Request {
 
     /// Says yes.
     pub fn accept(mut self) -> Stream {
-        let stream = self
+        let (shared, stream) = self
             .stream
             .take()
             .unwrap_or_else(|| unreachable!("taken only here"));
-        stream.accept();
+        shared.with(|core| core.accept(stream.id()));
         stream
     }
 
@@ -339,14 +327,16 @@ impl Request {
 
     /// Resolves when the broker has given up waiting, so that dialling can stop.
     pub async fn cancelled(&self) {
-        if let Some(stream) = &self.stream {
+        if let Some((_, stream)) = &self.stream {
             stream.broken().await;
         }
     }
 
     fn answer_no(&mut self, refusal: &Refusal) {
-        if let Some(stream) = self.stream.take() {
-            stream.refuse(refusal);
+        if let Some((shared, stream)) = self.stream.take() {
+            let id = stream.id();
+            stream.forget();
+            shared.with(|core| core.refuse(id, refusal));
         }
     }
 }

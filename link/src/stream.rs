@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::core::Received;
 use crate::end::StreamError;
-use crate::header::Refusal;
-use crate::link::Shared;
+use crate::multiplexer::Multiplexer;
 
 /// One relayed flow on a link. Dropped before both ends finished = reset.
 pub struct Stream {
-    shared: Shared,
+    multiplexer: Arc<dyn Multiplexer>,
     id: u32,
     /// What the drop does: nothing when the stream is gone already.
     release: Release,
@@ -27,9 +27,9 @@ enum Release {
 }
 
 impl Stream {
-    pub(crate) fn new(shared: Shared, id: u32) -> Self {
+    pub(crate) fn new(multiplexer: Arc<dyn Multiplexer>, id: u32) -> Self {
         Self {
-            shared,
+            multiplexer,
             id,
             release: Release::AtOnce,
         }
@@ -44,7 +44,7 @@ impl Stream {
     /// that asks is told.
     pub fn answer(&self) -> Answer {
         Answer {
-            shared: self.shared.clone(),
+            multiplexer: self.multiplexer.clone(),
             id: self.id,
         }
     }
@@ -64,28 +64,32 @@ impl Stream {
     }
 
     pub(crate) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
-        self.shared
-            .with(|core| core.poll_broken(self.id, cx.waker()))
+        self.multiplexer.poll_broken(self.id, cx.waker())
     }
 
     /// How many bytes of payload [`Self::send`] takes now.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
-        self.shared.with(|core| core.poll_room(self.id, cx.waker()))
+        self.multiplexer.poll_room(self.id, cx.waker())
     }
 
     /// Whether the peer takes any more at the moment.
     pub(crate) fn has_credit(&self) -> bool {
-        self.shared.with(|core| core.has_credit(self.id))
+        self.multiplexer.has_credit(self.id)
     }
 
-    /// Queues a frame: [`crate::frame::HEADER`] bytes of room, then the payload.
+    /// Bytes of any value that a frame begins with.
+    pub(crate) fn headroom(&self) -> usize {
+        self.multiplexer.headroom()
+    }
+
+    /// Queues a frame: the headroom, then the payload.
     pub(crate) fn send(&self, frame: BytesMut) {
-        self.shared.with(|core| core.send(self.id, frame));
+        self.multiplexer.send(self.id, frame);
     }
 
     /// FIN after what was sent.
     pub(crate) fn finish(&self) {
-        self.shared.with(|core| core.finish(self.id));
+        self.multiplexer.finish(self.id);
     }
 
     /// Adds what has arrived to `out`.
@@ -94,13 +98,12 @@ impl Stream {
         cx: &Context<'_>,
         out: &mut VecDeque<Bytes>,
     ) -> Poll<Result<Received, StreamError>> {
-        self.shared
-            .with(|core| core.poll_receive(self.id, out, cx.waker()))
+        self.multiplexer.poll_receive(self.id, out, cx.waker())
     }
 
     /// Gives the peer credit for bytes that are done with.
     pub(crate) fn consumed(&self, bytes: usize) {
-        self.shared.with(|core| core.consumed(self.id, bytes));
+        self.multiplexer.consumed(self.id, bytes);
     }
 
     /// Resets the stream behind what was sent, as a TCP reset follows the data before it.
@@ -108,19 +111,15 @@ impl Stream {
         self.release = Release::AfterData;
     }
 
-    pub(crate) fn accept(&self) {
-        self.shared.with(|core| core.accept(self.id));
-    }
-
-    pub(crate) fn refuse(mut self, refusal: &Refusal) {
+    /// Its multiplexer has forgotten it.
+    pub(crate) fn forget(mut self) {
         self.release = Release::Done;
-        self.shared.with(|core| core.refuse(self.id, refusal));
     }
 }
 
 /// The gateway's answer to one stream.
 pub struct Answer {
-    shared: Shared,
+    multiplexer: Arc<dyn Multiplexer>,
     id: u32,
 }
 
@@ -130,11 +129,7 @@ impl Answer {
     /// # Errors
     /// The gateway's refusal, or how else the stream ended.
     pub async fn opened(&self) -> Result<(), StreamError> {
-        poll_fn(|cx| {
-            self.shared
-                .with(|core| core.poll_opened(self.id, cx.waker()))
-        })
-        .await
+        poll_fn(|cx| self.multiplexer.poll_opened(self.id, cx.waker())).await
     }
 }
 
@@ -142,7 +137,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let ordered = self.release == Release::AfterData;
         if self.release != Release::Done {
-            self.shared.with(|core| core.release(self.id, ordered));
+            self.multiplexer.release(self.id, ordered);
         }
     }
 }

@@ -15,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
-use super::forwards::{FarEnd, Forwards, Opened, link_over, refusal, refused};
+use super::far_end::{FarEnd, link_over};
 use super::questions::Questions;
+use super::refusal::{refusal, refused};
 use super::session::Session;
 use crate::capture_session::MarkedSockets;
 
@@ -58,34 +59,12 @@ pub(super) struct Lent {
     _turn: OwnedSemaphorePermit,
 }
 
-impl Forwards for Arc<Pool> {
-    type Read = ChannelReader;
-    type Write = ChannelWriter<Msg>;
-    type Held = Lent;
-
-    async fn open(&self, host: String, port: u16) -> Result<Opened<Self>, Refusal> {
-        let turn = self.turn().await?;
-        let (session, channel) = open_flow(self, &host, port).await?;
+impl Lent {
+    /// Both directions of a channel in it.
+    pub(super) fn halves(&self, channel: Channel<Msg>) -> (ChannelReader, ChannelWriter<Msg>) {
         let (read, write) = adit_link::ssh::split(channel);
-        let write = write.paced_by(session.backlog.clone()).half_closing();
-        let lent = Lent {
-            session,
-            _turn: turn,
-        };
-        let read = read.saying_its_end();
-        Ok(Opened {
-            read,
-            write,
-            held: lent,
-        })
-    }
-
-    fn finished(&self, lent: Lent) {
-        self.give_back(lent.session);
-    }
-
-    fn is_worn(&self) -> bool {
-        false
+        let write = write.paced_by(self.session.backlog.clone());
+        (read.saying_its_end(), write.half_closing())
     }
 }
 
@@ -139,6 +118,26 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    /// A flow to a port of a host, whose name the gateway resolves.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        host: &str,
+        port: u16,
+    ) -> Result<(Lent, Channel<Msg>), Refusal> {
+        let turn = self.turn().await?;
+        let (session, channel) = open_flow(self, host, port).await?;
+        let lent = Lent {
+            session,
+            _turn: turn,
+        };
+        Ok((lent, channel))
+    }
+
+    /// A flow has ended as both of its sides wanted.
+    pub(super) fn finished(&self, lent: Lent) {
+        self.give_back(lent.session);
+    }
+
     /// Leave to have a session.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         match timeout(TURN_PATIENCE, self.turns.clone().acquire_owned()).await {

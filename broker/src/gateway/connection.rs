@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::authentication::AuthenticationError;
 use super::bare;
 use super::dial::dial;
-use super::forwards::{FarEnd, link_over};
+use super::far_end::FarEnd;
 use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
 use super::master;
@@ -268,8 +268,6 @@ enum CarriedBy {
         ssh: Box<OpenSsh>,
         /// The sessions with jump hosts, the first one's first.
         jumps: Vec<Handle<HostKeyCheck>>,
-        /// What makes a link of its forwarded ports, where the gateway has none.
-        far_end: Option<FarEnd>,
     },
 }
 
@@ -298,11 +296,7 @@ impl Connection {
                 end
             }
             CarriedBy::Bare(_bare) => self.driver.run().await,
-            CarriedBy::OpenSsh {
-                ssh,
-                jumps,
-                far_end: _far_end,
-            } => {
+            CarriedBy::OpenSsh { ssh, jumps } => {
                 let end = ssh.ended(self.driver.run().await).await;
                 pass_back(&jumps).await;
                 end
@@ -371,7 +365,6 @@ pub async fn connect(
                     let carried_by = CarriedBy::OpenSsh {
                         ssh: Box::new(ssh),
                         jumps,
-                        far_end: None,
                     };
                     Ok(Connection {
                         link,
@@ -399,13 +392,10 @@ async fn over_a_master(
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
     let (connection, jumps) = connection_for_ssh(target, by_command, sockets, questions).await?;
-    let (channels, ssh) = openssh::open_master(target, asked_for, connection).await?;
-    let gone = channels.clone().ended();
-    let (link, driver, far_end) = link_over(channels, gone).await?;
+    let (link, driver, ssh) = openssh::open_master(target, asked_for, connection).await?;
     let carried_by = CarriedBy::OpenSsh {
         ssh: Box::new(ssh),
         jumps,
-        far_end: Some(far_end),
     };
     Ok(Connection {
         link,

@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
-use super::mux::Channels;
+use super::mux;
 
 /// Everything until the link stands.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,12 +114,12 @@ pub(super) async fn open(
     }
 }
 
-/// A master with a connection to `target`, and the channels in it.
+/// A master with a connection to `target`, whose channels are the streams of the link.
 pub(super) async fn open_master(
     target: &Target,
     asked_for: &Target,
     connection: Option<OwnedFd>,
-) -> Result<(Channels, OpenSsh), ConnectError> {
+) -> Result<(Link, Driver, OpenSsh), ConnectError> {
     // For this user alone, and gone with this: who is in by then stays in.
     let directory = tempfile::tempdir()?;
     let control = directory.path().join("master");
@@ -135,10 +135,10 @@ pub(super) async fn open_master(
     let mut ssh = start(&words, connection, Stdio::null).map_err(OpenSshError::Start)?;
     let entering = async {
         let socket = ssh.until_it_listens(&control).await?;
-        Channels::enter(socket, runs_on).await
+        mux::enter(socket, runs_on).await
     };
     match timeout(PATIENCE, entering).await {
-        Ok(Ok(channels)) => Ok((channels, ssh)),
+        Ok(Ok((link, driver))) => Ok((link, driver, ssh)),
         Ok(Err(error)) => match ssh.last_words().await {
             words if words.is_empty() => Err(OpenSshError::Ended(error.to_string()).into()),
             words => Err(cause(&words)),

@@ -54,7 +54,7 @@ pub(crate) enum Role {
 
 /// What a reader finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Received {
+pub enum Received {
     /// At least one piece.
     Data,
     /// Everything was read, and the peer finished.

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use super::{Counters, RelayEnd};
 use crate::chunks::{ReadChunks, WriteChunks};
 use crate::core::Received;
-use crate::frame::HEADER;
 use crate::stream::Stream;
 
 /// Relays until both directions are done. An end stays an end; what breaks resets the other side. The peer may send as much more as
@@ -58,8 +57,9 @@ async fn inwards<R: ReadChunks>(
         while !chunk.is_empty() {
             let room = poll_fn(|cx| stream.poll_room(cx)).await?;
             let payload = chunk.split_to(room.min(chunk.len()));
-            let mut frame = BytesMut::with_capacity(HEADER + payload.len());
-            frame.resize(HEADER, 0);
+            let headroom = stream.headroom();
+            let mut frame = BytesMut::with_capacity(headroom + payload.len());
+            frame.resize(headroom, 0);
             frame.extend_from_slice(&payload);
             Counters::count(&counters.up, payload.len());
             stream.send(frame);

@@ -18,7 +18,6 @@ use tokio::net::TcpStream;
 
 use crate::core::Received;
 use crate::end::{LinkEnd, StreamError};
-use crate::frame::HEADER;
 use crate::header::Refusal;
 use crate::readiness;
 use crate::stream::Stream;
@@ -200,9 +199,10 @@ impl<'a> Flow<'a> {
                 Poll::Ready(ready) => ready.map_err(RelayEnd::ResetHere)?,
                 Poll::Pending => return Poll::Pending,
             }
-            match read_frame(self.tcp, room) {
-                Ok(frame) if frame.len() > HEADER => {
-                    Counters::count(&self.counters.up, frame.len() - HEADER);
+            let headroom = self.stream.headroom();
+            match read_frame(self.tcp, headroom, room) {
+                Ok(frame) if frame.len() > headroom => {
+                    Counters::count(&self.counters.up, frame.len() - headroom);
                     self.stream.send(frame);
                 }
                 Ok(_) => {
@@ -276,12 +276,12 @@ thread_local! {
     static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
-/// Reads up to `room` bytes behind room for a frame's header; nothing but the header at the end.
-fn read_frame(tcp: &TcpStream, room: usize) -> io::Result<BytesMut> {
+/// Reads up to `room` bytes behind so much headroom; nothing but the headroom at the end.
+fn read_frame(tcp: &TcpStream, headroom: usize, room: usize) -> io::Result<BytesMut> {
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    scratch.reserve(HEADER + room);
-    scratch.put_bytes(0, HEADER);
+    scratch.reserve(headroom + room);
+    scratch.put_bytes(0, headroom);
     let read = readiness::read(tcp, &mut scratch, room);
     let frame = read.map(|_| {
         // Short reads are copied, so that they don't keep a buffer many times their size.
