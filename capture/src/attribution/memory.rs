@@ -250,6 +250,9 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::Signal;
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    use nix::unistd::Pid;
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::UnixDatagram;
@@ -319,17 +322,24 @@ mod tests {
         assert!(found.descriptor < descriptor);
     }
 
-    /// A program with thirteen descriptors, and one more: a socket. `at`: what the shell makes of its standard input.
+    /// A program with thirteen descriptors, and one more: a socket. `at`: what the shell makes of its standard input. It stands still: who
+    /// starts another program opens libraries meanwhile.
     fn program(at: &str, socket: &UnixDatagram) -> std::process::Child {
         let open: String = (3..13).map(|it| format!("{it}</dev/null ")).collect();
-        // Others have no descriptors of two digits.
-        Command::new("bash")
-            .args(["-c", &format!("exec {open} {at}; exec sleep 60")])
+        let others =
+            "for it in /proc/$$/fd/*; do it=${it##*/}; [ $it -le 2 ] || eval \"exec $it>&-\"; done";
+        // Other shells have no descriptors of two digits. It keeps what it had in those meanwhile, and closes them afterwards.
+        let child = Command::new("bash")
+            .args(["-c", &format!("{others}; exec {open} {at}; kill -STOP $$")])
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(
                 socket.try_clone().unwrap(),
             )))
             .spawn()
-            .unwrap()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let stands = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(stands, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        child
     }
 
     #[test]
@@ -338,18 +348,7 @@ mod tests {
         let inode = owner(&socket).inode;
         for (at, is_newest) in [("13<&0 0</dev/null", true), ("13</dev/null", false)] {
             let mut child = program(at, &socket);
-            let runs_sleep = |process: &Handle| {
-                let binary = process.binary().map(|binary| binary.path);
-                binary.is_some_and(|path| path.ends_with("sleep"))
-            };
-            let process = loop {
-                let process = Arc::new(Handle::open(child.id()).unwrap());
-                if runs_sleep(&process) {
-                    break process;
-                }
-                assert!(child.try_wait().unwrap().is_none());
-                std::thread::yield_now();
-            };
+            let process = Arc::new(Handle::open(child.id()).unwrap());
             let mut memory = Memory::default();
             let glance = memory.glance(&process, inode);
             let scan = memory.scan(&process, inode).map(|it| it.descriptor);
