@@ -354,7 +354,8 @@ fn a_connection_that_is_lost_resets_its_flow_and_no_other_thing() -> Result<()> 
 fn a_destinations_reset_is_what_ssh_makes_of_it() -> Result<()> {
     let started = started(By::Ssh, "")?;
     let lab = &started.lab;
-    let talk = Conversation::new("expect 10; end", "send 10; reset");
+    // Asked for, so that it comes neither before sshd has connected nor before what was sent is here.
+    let talk = Conversation::new("expect 10; send 1; end", "send 10; expect 1; reset");
     let seen = |dialled: &mut Process| -> Result<Vec<String>> {
         dialled.end(PATIENCE)?;
         Ok(adit_tests::sights(&dialled.stdout())?.remove(0).steps)
