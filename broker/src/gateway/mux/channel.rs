@@ -49,6 +49,8 @@ pub(super) struct Channel {
     pub(super) most: usize,
     /// Bytes that wait for the master.
     pub(super) queued: usize,
+    /// In the queue of those that wait until the master has taken something.
+    pub(super) waits_for_room: bool,
     /// Bytes that may still come.
     pub(super) window: u32,
     /// Bytes that were taken and are not told of yet.
@@ -80,6 +82,7 @@ impl Channel {
             leave: 0,
             most: 1,
             queued: 0,
+            waits_for_room: false,
             window: WINDOW,
             taken: 0,
             arrived: VecDeque::new(),

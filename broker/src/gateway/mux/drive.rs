@@ -10,7 +10,6 @@ use adit_link::{LinkEnd, Multiplexer as _};
 use socket2::SockRef;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
 use super::wire::next_message;
@@ -29,15 +28,14 @@ pub(super) async fn run(
     runs_on: Option<OwnedFd>,
 ) -> LinkEnd {
     let channels = &*abandoned.0;
-    let opened = Notify::new();
     let last_words = async {
         ended(channels).await;
         sleep(LAST_WORDS).await;
     };
     let outcome = tokio::select! {
         outcome = read_all(channels, read, runs_on) => outcome,
-        outcome = write_all(channels, write, &opened) => outcome,
-        () = give_up_in_time(channels, &opened) => Ok(()),
+        outcome = write_all(channels, write) => outcome,
+        () = give_up_in_time(channels) => Ok(()),
         () = last_words => Ok(()),
     };
     if let Err(error) = outcome {
@@ -51,18 +49,13 @@ async fn ended(channels: &Channels) -> LinkEnd {
 }
 
 /// What is said. After the end no more than what was said before it.
-async fn write_all(
-    channels: &Channels,
-    mut write: OwnedWriteHalf,
-    opened: &Notify,
-) -> Result<(), MuxError> {
+async fn write_all(channels: &Channels, mut write: OwnedWriteHalf) -> Result<(), MuxError> {
     let mut pieces = VecDeque::new();
     loop {
         let is_over = channels.with(|state| {
             state.take_out(&mut pieces, AT_ONCE);
             state.end().is_some()
         });
-        opened.notify_one();
         if pieces.is_empty() {
             if is_over {
                 return Ok(());
@@ -99,14 +92,14 @@ async fn read_all(
 }
 
 /// Tells those whose channel is not answered in time.
-async fn give_up_in_time(channels: &Channels, opened: &Notify) {
+async fn give_up_in_time(channels: &Channels) {
     loop {
         match channels.with(|state| state.next_unanswered()) {
             Some((until, id)) => {
                 sleep_until(until).await;
                 channels.with(|state| state.give_up(id));
             }
-            None => opened.notified().await,
+            None => channels.opened.notified().await,
         }
     }
 }

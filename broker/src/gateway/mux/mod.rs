@@ -95,6 +95,8 @@ struct Channels {
     state: Mutex<State>,
     /// There is something to send, or no more.
     news: Notify,
+    /// There is someone to be answered in time.
+    opened: Notify,
 }
 
 /// Who drops the driver leaves all channels.
@@ -128,7 +130,9 @@ impl Channels {
 
 impl Multiplexer for Channels {
     fn open(&self, header: &OpenHeader) -> Result<u32, OpenError> {
-        self.with(|state| state.open(header))
+        let opened = self.with(|state| state.open(header));
+        self.opened.notify_one();
+        opened
     }
 
     fn poll_opened(&self, stream: u32, waker: &Waker) -> Poll<Result<(), StreamError>> {

@@ -122,7 +122,7 @@ impl State {
             return Poll::Ready(Err(error));
         }
         let is_full = self.waiting >= BACKLOG;
-        if let Some(channel) = self.channels.get(&id) {
+        if let Some(channel) = self.channels.get_mut(&id) {
             if channel.is_closed {
                 // Whatever is sent now resets it.
                 return Poll::Ready(Ok(ROOM));
@@ -133,9 +133,9 @@ impl State {
             if room > 0 && is_worth && channel.queued + room <= QUEUE && !is_full {
                 return Poll::Ready(Ok(room));
             }
-        }
-        if is_full {
-            self.waits_for_room.push_back(id);
+            if is_full && !std::mem::replace(&mut channel.waits_for_room, true) {
+                self.waits_for_room.push_back(id);
+            }
         }
         self.park(id, waker, |channel| &mut channel.wakers.room)
     }
@@ -318,9 +318,10 @@ impl State {
         }
         if self.waiting < BACKLOG {
             for id in std::mem::take(&mut self.waits_for_room) {
-                let channel = self.channels.get_mut(&id);
-                self.woken
-                    .extend(channel.and_then(|channel| channel.wakers.room.take()));
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.waits_for_room = false;
+                    self.woken.extend(channel.wakers.room.take());
+                }
             }
         }
     }
