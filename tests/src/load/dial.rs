@@ -1,5 +1,6 @@
 //! A connection of the load's client.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,13 @@ pub(crate) fn dial(to: IpAddr, port: u16) -> Result<(TcpStream, Instant)> {
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let began = Instant::now();
-    socket.connect(&to.into()).context(CONNECTING)?;
+    if let Err(error) = socket.connect(&to.into()) {
+        // Who is reset had been accepted: its program was too slow to see that.
+        let at = match error.kind() {
+            ErrorKind::ConnectionReset => "once accepted",
+            _ => CONNECTING,
+        };
+        return Err(error).context(at);
+    }
     Ok((socket.into(), began))
 }
