@@ -92,8 +92,16 @@ impl AsDirect<'_> {
     /// # Errors
     /// When something of it fails, which.
     pub fn does_it_all(&self, at_once: usize) -> Result<()> {
-        self.keeps_ends_apart().context("ends")?;
         self.hands_resets_on().context("resets")?;
+        self.does_all_but_resets(at_once)
+    }
+
+    /// What SSH has words for, with so many flows at once.
+    ///
+    /// # Errors
+    /// When something of it fails, which.
+    pub fn does_all_but_resets(&self, at_once: usize) -> Result<()> {
+        self.keeps_ends_apart().context("ends")?;
         self.carries_bulk_both_ways().context("bulk")?;
         self.carries_many_at_once(at_once).context("many at once")?;
         self.is_not_stalled_by_a_reader_that_stopped()

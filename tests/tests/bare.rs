@@ -348,33 +348,3 @@ fn a_connection_that_is_lost_resets_its_flow_and_no_other_thing() -> Result<()> 
     ensure!(!log.contains("link lost"), "{log}");
     Ok(())
 }
-
-/// SSH has no word for a reset: what becomes of it is what becomes of it in the system's own forwarding.
-#[test]
-fn a_destinations_reset_is_what_ssh_makes_of_it() -> Result<()> {
-    let started = started(By::Ssh, "")?;
-    let lab = &started.lab;
-    // Asked for, so that it comes neither before sshd has connected nor before what was sent is here.
-    let talk = Conversation::new("expect 10; send 1; end", "send 10; expect 1; reset");
-    let seen = |dialled: &mut Process| -> Result<Vec<String>> {
-        dialled.end(PATIENCE)?;
-        Ok(adit_tests::sights(&dialled.stdout())?.remove(0).steps)
-    };
-    let (_listener, to) = talk.listen(lab)?;
-    let through_adit = seen(&mut talk.dial(&lab.client(), to)?)?;
-
-    let (_listener, to) = talk.listen(lab)?;
-    let forward = format!("127.0.0.1:9000:{to}");
-    let gateway = format!("{}@{}", User::Alice.name(), address::GATEWAY);
-    let _ssh = lab
-        .client()
-        .start("ssh", &["ssh", "-N", "-L", &forward, &gateway])?;
-    lab.wait_listening(Host::Client, 9000)?;
-    let near = "127.0.0.1:9000".parse()?;
-    let through_ssh = seen(&mut talk.dial(&lab.client(), near)?)?;
-    ensure!(
-        through_adit == through_ssh,
-        "{through_adit:?}, by ssh -L {through_ssh:?}"
-    );
-    Ok(())
-}
