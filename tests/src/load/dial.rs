@@ -27,9 +27,11 @@ pub(crate) fn dial(to: IpAddr, port: u16) -> Result<(TcpStream, Instant)> {
     let began = Instant::now();
     if let Err(error) = socket.connect(&to.into()) {
         // Who is reset had been accepted: its program was too slow to see that.
-        let at = match error.kind() {
-            ErrorKind::ConnectionReset => "once accepted",
-            _ => CONNECTING,
+        let was_accepted = error.kind() == ErrorKind::ConnectionReset;
+        let at = if was_accepted {
+            "once accepted"
+        } else {
+            CONNECTING
         };
         return Err(error).context(at);
     }
