@@ -20,6 +20,8 @@ const MOST_REFUSED: usize = 2000;
 const DIAL_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that are read from a program at once.
 const ROOM: usize = 2 * SENT;
+/// What a server takes in one message at the least (RFC 4253, section 6.1, asks for 32 KiB): what is sent is cut for it, and each piece costs.
+const LEAST: usize = 1 << 10;
 /// Bytes of one channel that wait to be taken by the master, above which its program waits.
 const QUEUE: usize = 4 * SENT;
 /// The same of all.
@@ -349,7 +351,10 @@ impl State {
                 channel.far = message.try_get_u32().ok()?;
                 channel.leave = message.try_get_u32().ok()?.into();
                 let most = usize::try_from(message.try_get_u32().ok()?).ok()?;
-                channel.most = most.clamp(1, SENT);
+                if most < LEAST {
+                    return None;
+                }
+                channel.most = most.min(SENT);
                 if channel.is_held && channel.phase == Phase::Opening {
                     channel.phase = Phase::Open;
                     self.woken.extend(wakers.answer.take());
@@ -412,8 +417,13 @@ impl State {
                 // None is understood, which is what is to be said to who wants an answer.
                 let _name = take_string(&mut message)?;
                 if message.try_get_u8().ok()? != 0 {
-                    let payload = words(&[channel.far]);
-                    self.say(message::CHANNEL_FAILURE, &payload);
+                    // Who asks and asks, and does not take the answers, would fill our memory with them.
+                    if channel.queued > 2 * QUEUE {
+                        return None;
+                    }
+                    let failure = wire::packet(message::CHANNEL_FAILURE, &words(&[channel.far]));
+                    channel.queued += failure.len();
+                    self.put(failure, Some(id));
                 }
             }
             _ => {}

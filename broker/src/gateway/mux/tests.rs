@@ -300,7 +300,7 @@ async fn who_gave_up_is_closed_once_it_is_answered_and_not_before() {
     drop(open(&channels));
     assert_eq!(master.asked().await, [0; 4]);
     master
-        .say(&[&[0, 91][..], &words(&[0, 7, 5, 5])].concat())
+        .say(&[&[0, 91][..], &words(&[0, 7, 5, 32 << 10])].concat())
         .await;
     assert_eq!(master.hear().await, b"\0\x61\0\0\0\x07");
     master.say(&[&[0, 97][..], &words(&[0])].concat()).await;
@@ -316,7 +316,7 @@ async fn a_program_that_ends_before_the_answer_has_ended_after_it() {
     let held = open(&channels);
     channels.finish(held.id);
     master.asked().await;
-    let confirmed = [&[0, 91][..], &words(&[held.id, 7, 5, 5])].concat();
+    let confirmed = [&[0, 91][..], &words(&[held.id, 7, 5, 32 << 10])].concat();
     master.say(&confirmed).await;
     assert_eq!(master.hear().await, b"\0\x60\0\0\0\x07");
 }
@@ -382,7 +382,7 @@ async fn who_is_not_answered_in_time_is_told_so() {
         state.open(&to_web()).unwrap(),
         state.open(&to_web()).unwrap(),
     );
-    let answer = |id| [&[0, 91][..], &words(&[id, 7, 5, 5])].concat();
+    let answer = |id| [&[0, 91][..], &words(&[id, 7, 5, 32 << 10])].concat();
     state.hear(answer(first).into()).unwrap();
     let (until, id) = state.next_unanswered().unwrap();
     assert_eq!(id, second);
@@ -461,6 +461,42 @@ async fn a_master_that_sends_more_than_it_may_is_left() {
         Err(StreamError::LinkEnded(_))
     ));
     assert!(channels.open(&to_web()).is_err());
+}
+
+/// As sshd asks whether its client is alive, and as one does that wants to fill our memory.
+#[test]
+fn what_is_asked_is_answered_as_long_as_the_answers_are_taken() {
+    let mut state = State::default();
+    let id = state.open(&to_web()).unwrap();
+    let say = |message: &[u8]| Bytes::copy_from_slice(message);
+    let confirmed = [&[0, 91][..], &words(&[id, 7, 0, 32 << 10])].concat();
+    state.hear(say(&confirmed)).unwrap();
+    let asked = [&[0, 98][..], &words(&[id, 4]), b"ping", &[1]].concat();
+    let mut taken = VecDeque::new();
+    for _ in 0..100_000 {
+        state.hear(say(&asked)).unwrap();
+        state.take_out(&mut taken, usize::MAX);
+        let last = taken.back().unwrap();
+        assert_eq!(last.bytes[..], [0, 0, 0, 6, 0, 100, 0, 0, 0, 7]);
+        let bytes = taken.iter().map(|piece| piece.bytes.len()).sum();
+        state.written(&mut taken, bytes);
+    }
+    let answered = (0..100_000).take_while(|_| state.hear(say(&asked)).is_some());
+    assert!(answered.count() < 50_000);
+}
+
+/// Each message has a header, and a piece of its own in memory.
+#[tokio::test]
+async fn a_server_that_takes_next_to_nothing_at_a_time_is_left() {
+    let (mut master, channels) = Master::with_channels().await;
+    let held = open(&channels);
+    let id = master.asked().await;
+    let confirmed = [&[0, 91][..], &id, &words(&[7, 1 << 20, 16])].concat();
+    master.say(&confirmed).await;
+    assert!(matches!(
+        held.answered().await,
+        Err(StreamError::LinkEnded(LinkEnd::Transport(_)))
+    ));
 }
 
 #[tokio::test]
