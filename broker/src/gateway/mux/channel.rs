@@ -49,8 +49,10 @@ pub(super) struct Channel {
     pub(super) most: usize,
     /// Bytes that wait for the master.
     pub(super) queued: usize,
-    /// In the queue of those that wait until the master has taken something.
+    /// Among those that wait until the master has taken something.
     pub(super) waits_for_room: bool,
+    /// When something was sent last, counted in what all send.
+    pub(super) last_sent: u64,
     /// Bytes that may still come.
     pub(super) window: u32,
     /// Bytes that were taken and are not told of yet.
@@ -83,6 +85,7 @@ impl Channel {
             most: 1,
             queued: 0,
             waits_for_room: false,
+            last_sent: 0,
             window: WINDOW,
             taken: 0,
             arrived: VecDeque::new(),

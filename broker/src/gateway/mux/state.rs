@@ -34,7 +34,9 @@ pub(super) struct State {
     out: VecDeque<Piece>,
     /// Bytes in that, and in what is being written.
     waiting: usize,
-    waits_for_room: VecDeque<u32>,
+    waits_for_room: Vec<u32>,
+    /// How often something was sent.
+    sends: u64,
     /// Channels that were asked for, and how long they may take to be answered.
     unanswered: VecDeque<(Instant, u32)>,
     refused: usize,
@@ -136,7 +138,7 @@ impl State {
                 return Poll::Ready(Ok(room));
             }
             if is_full && !std::mem::replace(&mut channel.waits_for_room, true) {
-                self.waits_for_room.push_back(id);
+                self.waits_for_room.push(id);
             }
         }
         self.park(id, waker, |channel| &mut channel.wakers.room)
@@ -162,6 +164,8 @@ impl State {
         if payload == 0 || channel.has_finished {
             return;
         }
+        self.sends += 1;
+        channel.last_sent = self.sends;
         let (far, most) = (channel.far, channel.most);
         channel.leave = channel.leave.saturating_sub(payload as u64);
         channel.queued += frame.len();
@@ -307,23 +311,34 @@ impl State {
     /// The master has taken so many bytes of these.
     pub(super) fn written(&mut self, pieces: &mut VecDeque<Piece>, mut bytes: usize) {
         self.waiting = self.waiting.saturating_sub(bytes);
+        let mut have_room = Vec::new();
         while let Some(first) = pieces.front_mut() {
-            if bytes < first.bytes.len() {
-                first.bytes.advance(bytes);
-                self.was_written(first.channel, bytes);
+            let taken = bytes.min(first.bytes.len());
+            have_room.extend(first.channel.filter(|id| self.was_written(*id, taken)));
+            if taken < first.bytes.len() {
+                first.bytes.advance(taken);
                 break;
             }
-            bytes -= first.bytes.len();
-            let (channel, length) = (first.channel, first.bytes.len());
+            bytes -= taken;
             pieces.pop_front();
-            self.was_written(channel, length);
         }
         if self.waiting < BACKLOG {
             for id in std::mem::take(&mut self.waits_for_room) {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.waits_for_room = false;
-                    self.woken.extend(channel.wakers.room.take());
+                    have_room.push(id);
                 }
+            }
+        }
+        self.offer_room(have_room);
+    }
+
+    /// First to those whose last turn is the longest ago: there is not enough for all.
+    fn offer_room(&mut self, mut to: Vec<u32>) {
+        to.sort_by_cached_key(|id| self.channels.get(id).map(|channel| channel.last_sent));
+        for id in to {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                self.woken.extend(channel.wakers.room.take());
             }
         }
     }
@@ -471,13 +486,13 @@ impl State {
         }
     }
 
-    fn was_written(&mut self, channel: Option<u32>, bytes: usize) {
-        if let Some(channel) = channel.and_then(|id| self.channels.get_mut(&id)) {
-            channel.queued = channel.queued.saturating_sub(bytes);
-            if channel.queued + ROOM <= QUEUE {
-                self.woken.extend(channel.wakers.room.take());
-            }
-        }
+    /// Whether the channel may send more, as far as it alone is concerned.
+    fn was_written(&mut self, id: u32, bytes: usize) -> bool {
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return false;
+        };
+        channel.queued = channel.queued.saturating_sub(bytes);
+        channel.queued + ROOM <= QUEUE
     }
 
     /// Whether it still works. What both sides have finished needs its connection no more.

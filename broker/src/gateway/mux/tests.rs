@@ -6,7 +6,7 @@ use std::task::Context;
 use adit_link::{Host, RefusalReason};
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Duration, Instant};
 
 use super::wire::{DATA_HEADER, words};
@@ -215,6 +215,29 @@ async fn who_waits_for_the_master_waits_with_little() {
     // Besides what the kernel has taken, which is less than half of a megabyte.
     assert!(sent < 1 << 20, "{sent}");
     assert!(channels.open(&to_web()).is_ok());
+}
+
+/// Far more programs have much to send than the master takes at once: each has its turn.
+#[tokio::test]
+async fn nobody_is_passed_over_who_has_something_to_send() {
+    const FLOWS: usize = 40;
+    let (mut master, channels) = Master::with_channels().await;
+    let mut all = Vec::new();
+    for _ in 0..FLOWS {
+        all.push(master.opened(&channels, u32::MAX).await);
+    }
+    let mut sending = JoinSet::new();
+    for (number, held) in all.into_iter().enumerate() {
+        let piece = vec![number as u8; 300_000];
+        sending.spawn(async move { while held.send(&piece).await.is_ok() {} });
+    }
+    let mut heard = [0; FLOWS];
+    while heard.iter().sum::<usize>() < FLOWS << 20 {
+        let message = master.hear().await;
+        heard[usize::from(message[10])] += message.len();
+    }
+    let (least, most) = (heard.iter().min(), heard.iter().max());
+    assert!(least.unwrap() * 2 > *most.unwrap(), "{heard:?}");
 }
 
 #[tokio::test]
