@@ -345,6 +345,10 @@ impl State {
 
     /// Something that the server said. `None`: it makes no sense.
     pub(super) fn hear(&mut self, mut message: Bytes) -> Option<()> {
+        if self.end.is_some() {
+            // What was said before the end is still on its way; whatever comes is nobody's.
+            return Some(());
+        }
         let _padding = message.try_get_u8().ok()?;
         let kind = message.try_get_u8().ok()?;
         if !(message::CHANNEL_OPEN..=message::CHANNEL_FAILURE).contains(&kind) {

@@ -127,6 +127,15 @@ impl Master {
         held.answered().await.unwrap();
         held
     }
+
+    /// So many of them, without a limit.
+    async fn opened_all(&mut self, channels: &Arc<Channels>, count: usize) -> Vec<Held> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(self.opened(channels, u32::MAX).await);
+        }
+        all
+    }
 }
 
 async fn hear(socket: &mut UnixStream) -> Vec<u8> {
@@ -222,10 +231,7 @@ async fn who_waits_for_the_master_waits_with_little() {
 async fn nobody_is_passed_over_who_has_something_to_send() {
     const FLOWS: usize = 40;
     let (mut master, channels) = Master::with_channels().await;
-    let mut all = Vec::new();
-    for _ in 0..FLOWS {
-        all.push(master.opened(&channels, u32::MAX).await);
-    }
+    let all = master.opened_all(&channels, FLOWS).await;
     let mut sending = JoinSet::new();
     for (number, held) in all.into_iter().enumerate() {
         let piece = vec![number as u8; 300_000];
@@ -444,6 +450,36 @@ async fn all_of_what_was_sent_goes_before_the_end() {
         }
     }
     assert_eq!(master.running.await.unwrap(), LinkEnd::Closed);
+}
+
+/// What the server says meanwhile, of channels that are forgotten with the end, keeps nothing back.
+#[tokio::test]
+async fn what_is_heard_after_the_end_does_not_cut_off_what_was_sent() {
+    let (mut master, channels) = Master::with_channels().await;
+    let all = master.opened_all(&channels, 14).await;
+    for held in &all {
+        held.send(&[1; 60_000]).await.unwrap();
+    }
+    let ids: Vec<u32> = all.into_iter().map(|held| held.id).collect();
+    channels.close("");
+    for id in ids {
+        let leave = [&[0, 93][..], &words(&[id, 60_000])].concat();
+        master.say(&leave).await;
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+    }
+    let (mut heard, mut closed) = (0, 0);
+    while closed < 14 {
+        let message = master.hear().await;
+        match message[1] {
+            94 => heard += message.len() - 10,
+            kind => {
+                assert_eq!(kind, 97);
+                closed += 1;
+            }
+        }
+    }
+    assert_eq!(heard, 14 * 60_000);
 }
 
 #[tokio::test]
