@@ -26,6 +26,8 @@ const LEAST: usize = 1 << 10;
 const QUEUE: usize = 4 * SENT;
 /// The same of all.
 const BACKLOG: usize = 1 << 20;
+/// Above it, what waits is not ours: payload, and what is to be said of as many channels as there can be, is less.
+const MOST_WAITING: usize = 4 * BACKLOG;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -103,7 +105,7 @@ impl State {
     }
 
     pub(super) fn poll_opened(&mut self, id: u32, waker: &Waker) -> Poll<Result<(), StreamError>> {
-        let channel = self.channels.get(&id);
+        let channel = self.held(id);
         // Yes is the answer, though a reset may follow it at once.
         if channel.is_some_and(|channel| channel.phase == Phase::Open) {
             return Poll::Ready(Ok(()));
@@ -230,6 +232,7 @@ impl State {
         };
         channel.is_held = false;
         channel.forget_arrived();
+        self.woken.extend(channel.wakers.take_all());
         if self.end.is_some() {
             self.channels.remove(&id);
         } else if channel.is_answered {
@@ -360,13 +363,23 @@ impl State {
             return None;
         }
         let id = message.try_get_u32().ok()?;
-        let channel = self.channels.get_mut(&id)?;
+        let channel = match self.channels.get_mut(&id) {
+            Some(channel) if !channel.is_closed => channel,
+            // It may cross a close, and changes nothing; ssh lets it pass as well.
+            Some(_) | None if kind == message::CHANNEL_WINDOW_ADJUST => return Some(()),
+            Some(_) | None => return None,
+        };
+        let is_answer = matches!(
+            kind,
+            message::CHANNEL_OPEN_CONFIRMATION | message::CHANNEL_OPEN_FAILURE
+        );
+        // That comes first, and once.
+        if std::mem::replace(&mut channel.is_answered, true) == is_answer {
+            return None;
+        }
         let wakers = &mut channel.wakers;
         match kind {
             message::CHANNEL_OPEN_CONFIRMATION => {
-                if std::mem::replace(&mut channel.is_answered, true) {
-                    return None;
-                }
                 channel.far = message.try_get_u32().ok()?;
                 channel.leave = message.try_get_u32().ok()?.into();
                 let most = usize::try_from(message.try_get_u32().ok()?).ok()?;
@@ -386,9 +399,6 @@ impl State {
                 }
             }
             message::CHANNEL_OPEN_FAILURE => {
-                if std::mem::replace(&mut channel.is_answered, true) {
-                    return None;
-                }
                 let is_prohibited = message.try_get_u32().ok()? == PROHIBITED;
                 let words = take_string(&mut message)?;
                 let refusal = refusal(is_prohibited, &String::from_utf8_lossy(&words));
@@ -407,6 +417,10 @@ impl State {
             }
             message::CHANNEL_DATA => {
                 let data = take_string(&mut message)?;
+                if !message.is_empty() {
+                    // It would stay in memory with the payload, and be counted nowhere.
+                    return None;
+                }
                 let length = u32::try_from(data.len()).ok()?;
                 channel.window = channel.window.checked_sub(length)?;
                 if channel.is_held && !data.is_empty() {
@@ -415,19 +429,17 @@ impl State {
                 }
             }
             message::CHANNEL_EXTENDED_DATA => {
-                // Nothing of the kind was asked for; it counts all the same (RFC 4254, section 5.2).
+                // Nothing of the kind was asked for, so it is done with; it counts all the same (RFC 4254, section 5.2).
                 let _kind = message.try_get_u32().ok()?;
-                let length = u32::try_from(take_string(&mut message)?.len()).ok()?;
-                channel.window = channel.window.checked_sub(length)?;
+                let length = take_string(&mut message)?.len();
+                channel.window = channel.window.checked_sub(u32::try_from(length).ok()?)?;
+                self.consumed(id, length);
             }
             message::CHANNEL_EOF => {
                 channel.has_ended = true;
                 self.woken.extend(wakers.receive.take());
             }
             message::CHANNEL_CLOSE => {
-                if !channel.is_answered {
-                    return None;
-                }
                 channel.is_closed = true;
                 self.woken.extend(wakers.take_all());
                 self.close_channel(id);
@@ -435,9 +447,10 @@ impl State {
             message::CHANNEL_REQUEST => {
                 // None is understood, which is what is to be said to who wants an answer.
                 let _name = take_string(&mut message)?;
-                if message.try_get_u8().ok()? != 0 {
+                // Behind our close nothing is said any more.
+                if message.try_get_u8().ok()? != 0 && !channel.close_is_sent {
                     // Who asks and asks, and does not take the answers, would fill our memory with them.
-                    if channel.queued > 2 * QUEUE {
+                    if channel.queued > 2 * QUEUE || self.waiting > MOST_WAITING {
                         return None;
                     }
                     let failure = wire::packet(message::CHANNEL_FAILURE, &words(&[channel.far]));
@@ -499,9 +512,14 @@ impl State {
         channel.queued + ROOM <= QUEUE
     }
 
+    /// One that was released is nobody's business but the server's.
+    fn held(&self, id: u32) -> Option<&Channel> {
+        self.channels.get(&id).filter(|channel| channel.is_held)
+    }
+
     /// Whether it still works. What both sides have finished needs its connection no more.
     fn check(&self, id: u32) -> Result<(), StreamError> {
-        let channel = self.channels.get(&id).ok_or(StreamError::Reset)?;
+        let channel = self.held(id).ok_or(StreamError::Reset)?;
         match (channel.fault(), &self.end) {
             (Some(error), _) => Err(error),
             (None, Some(end)) if !channel.is_done() => Err(StreamError::LinkEnded(end.clone())),
