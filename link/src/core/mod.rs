@@ -424,6 +424,7 @@ impl Core {
             Some((ReceiveEnd::Fin, SendEnd::FinSent)) => Ok(()),
             Some((ReceiveEnd::Open | ReceiveEnd::Fin, _)) | None => match &self.ended {
                 Some(end) => Err(StreamError::LinkEnded(end.clone())),
+                None if state.is_none() => Err(StreamError::Reset),
                 None => Ok(()),
             },
         }

@@ -75,6 +75,21 @@ fn an_answer_is_one_whatever_follows_it() {
     assert_eq!(read(&mut broker), (SENT, reset));
 }
 
+/// Whoever still waits for its answer waits for nothing.
+#[test]
+fn a_stream_that_was_let_go_is_one_that_was_reset() {
+    let mut broker = core(Role::Initiator, &Limits::default());
+    let id = broker.open(&header()).unwrap();
+    broker.release(id, false);
+    let noop = Waker::noop();
+    let reset = Poll::Ready(Err(StreamError::Reset));
+    assert_eq!(broker.poll_opened(id, noop), reset);
+    assert_eq!(
+        broker.poll_broken(id, noop),
+        Poll::Ready(StreamError::Reset)
+    );
+}
+
 #[test]
 fn an_incomplete_stream_ends_with_its_link() {
     for finish_gateway in [true, false] {
