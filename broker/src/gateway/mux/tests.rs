@@ -567,6 +567,24 @@ fn open_in(state: &mut State) -> u32 {
     id
 }
 
+/// A master that takes nothing, and very many who send.
+#[test]
+fn what_all_send_together_waits_in_little_memory() {
+    let mut state = State::default();
+    let mut sent = 0;
+    for _ in 0..1000 {
+        let id = open_in(&mut state);
+        let leave = [&[0, 93][..], &words(&[id, 64 << 20])].concat();
+        state.hear(leave.into()).unwrap();
+        while let Poll::Ready(room) = state.poll_room(id, Waker::noop()) {
+            let room = room.unwrap();
+            state.send(id, BytesMut::zeroed(DATA_HEADER + room));
+            sent += room;
+        }
+    }
+    assert!((1 << 19..2 << 20).contains(&sent), "{sent}");
+}
+
 #[test]
 fn what_is_said_out_of_turn_makes_no_sense() {
     let check = |before: &[&[u8]], last: &[u8], makes_sense: bool| {
