@@ -1,6 +1,6 @@
 //! Logging in by what only the user knows: a password (RFC 4252, section 8), or answers to what the gateway asks (RFC 4256).
 
-use adit_rules::Method;
+use adit_rules::{Gateway, Method};
 use russh::client::{AuthResult, KeyboardInteractiveAuthResponse};
 use tokio::time::timeout;
 
@@ -38,19 +38,24 @@ impl Attempt<'_> {
                     prompts,
                 } => (name, instructions, prompts),
             };
+            let asker = self.asker();
             let prompts: Vec<_> = prompts
                 .into_iter()
                 .map(|it| Prompt {
-                    text: it.prompt,
+                    text: format!("{asker} {}", it.prompt),
                     echo: it.echo,
                 })
                 .collect();
             if prompts.len() > MOST_PROMPTS {
                 break;
             }
-            let shown = format!("{name}\n{instructions}");
+            let words = format!("{name}\n{instructions}");
+            let shown = match words.trim() {
+                "" => String::new(),
+                words => format!("{asker} says:\n{words}"),
+            };
             let gateway = self.target.gateway.to_string();
-            let form = Form::new(About::KeyboardInteractive, &gateway, shown.trim(), prompts);
+            let form = Form::new(About::KeyboardInteractive, &gateway, &shown, prompts);
             let answers = self
                 .unlocking
                 .ask(&form)
@@ -94,6 +99,15 @@ impl Attempt<'_> {
         Ok(answer)
     }
 
+    /// Who wants to know, before its own words, as ssh has it: they may be those in which another gateway asks, or the broker itself.
+    fn asker(&self) -> String {
+        let asker = Gateway {
+            user: Some(self.user.to_owned()),
+            ..self.target.gateway.clone()
+        };
+        format!("({asker})")
+    }
+
     /// Nobody is bothered, neither user nor gateway, with what could not be answered.
     fn need_someone(&self, about: About) -> Outcome<()> {
         if self.unlocking.can_ask() {
@@ -113,5 +127,121 @@ impl Attempt<'_> {
         AuthenticationError::Locked {
             what: format!("the gateway wants {method} of {}", self.user),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use adit_rules::{Engine, HostKeys};
+    use russh::server::{Auth, Response};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::behind::Behind;
+    use crate::gateway::Questions;
+    use crate::gateway::connection::{Target, client_config};
+    use crate::gateway::host_key::HostKeyCheck;
+    use crate::gateway::known_hosts::KnownHost;
+    use crate::gateway::new_host_key;
+    use crate::gateway::secret::Secret;
+
+    /// Words of the broker's own.
+    const FALSE: &str = "Passphrase for the key /home/alice/.ssh/id_ed25519: ";
+
+    /// A server that asks as if it were another, and lets in whoever answers.
+    struct Liar;
+
+    impl russh::server::Handler for Liar {
+        type Error = russh::Error;
+
+        async fn auth_keyboard_interactive<'a>(
+            &'a mut self,
+            _user: &str,
+            _submethods: &str,
+            response: Option<Response<'a>>,
+        ) -> Result<Auth, Self::Error> {
+            Ok(match response {
+                Some(_) => Auth::Accept,
+                None => Auth::Partial {
+                    name: "".into(),
+                    instructions: FALSE.into(),
+                    prompts: vec![(FALSE.into(), false), ("".into(), true)].into(),
+                },
+            })
+        }
+    }
+
+    fn target() -> Target {
+        Target {
+            gateway: "gw.example:443".parse().unwrap(),
+            via: Vec::new(),
+            proxy: None,
+            login: "alice".to_owned(),
+            identity: None,
+            certificate: None,
+            methods: vec![Method::KeyboardInteractive],
+            known_hosts: Vec::new(),
+            host_keys: HostKeys::Strict,
+            home: "/home/alice".into(),
+            engine: Engine::Embedded,
+            unsaid: None,
+            host_key_alias: None,
+            behind: Behind::Zone,
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_named_before_its_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = vec![directory.path().join("known_hosts")];
+        let file = directory.path().join("host");
+        let mut keygen = std::process::Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+        assert!(keygen.arg(&file).status().unwrap().success());
+        let key = russh::keys::load_secret_key(file, None).unwrap();
+        new_host_key::note(&files, "gw.example", key.public_key()).unwrap();
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let config = Arc::new(russh::server::Config {
+            keys: vec![key],
+            ..Default::default()
+        });
+        tokio::spawn(async move { russh::server::run_stream(config, far, Liar).await?.await });
+        let (target, questions) = (target(), Questions::default());
+        let known = KnownHost::read(&files, "gw.example", 22).unwrap();
+        let config = Arc::new(client_config(&known));
+        let check = HostKeyCheck {
+            gateway: "gw.example".parse().unwrap(),
+            files,
+            known,
+            unknown_is: HostKeys::Strict,
+            questions: questions.clone(),
+            announced: None,
+            refusals: mpsc::channel(1).0,
+        };
+        let connected = russh::client::connect_stream(config, near, check).await;
+        let mut attempt = Attempt {
+            session: &mut connected.unwrap(),
+            target: &target,
+            user: &target.login,
+            unlocking: &questions.unlocking,
+            offered: Vec::new(),
+        };
+        questions.unlocking.attend();
+        let answering = async {
+            let form = questions.unlocking.form().await;
+            let texts: Vec<_> = form.prompts.iter().map(|it| it.text.as_str()).collect();
+            let asker = "(alice@gw.example:443)";
+            assert_eq!(texts, [format!("{asker} {FALSE}"), format!("{asker} ")]);
+            assert_eq!(
+                form.instructions,
+                format!("{asker} says:\n{}", FALSE.trim())
+            );
+            let answers = ["", ""].map(|it| Secret::from(it.to_owned()));
+            questions.unlocking.answer(form.id, answers.into()).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(attempt.keyboard_interactive(), answering);
+        assert!(outcome.unwrap().success());
     }
 }
