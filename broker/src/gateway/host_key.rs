@@ -161,47 +161,46 @@ impl russh::client::Handler for HostKeyCheck {
 
 impl HostKeyCheck {
     fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
-        let host = self.host();
-        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-        match self.known.judge(key) {
-            Verdict::Known => Ok(()),
-            Verdict::Unknown => self.check_unknown(host, key, fingerprint),
-            Verdict::Changed(place) => Err(HostKeyRejection::Changed {
-                host,
-                fingerprint,
-                place,
-            }),
-            Verdict::Revoked(place) => Err(HostKeyRejection::Revoked {
-                host,
-                fingerprint,
-                place,
-            }),
+        match self.unless_unknown(&self.known, key) {
+            Some(judged) => judged,
+            None => self.check_unknown(key),
         }
     }
 
-    fn check_unknown(
+    /// What those files say of it that know the host.
+    fn unless_unknown(
         &self,
-        host: String,
+        known: &KnownHost,
         key: &PublicKey,
-        fingerprint: String,
-    ) -> Result<(), HostKeyRejection> {
+    ) -> Option<Result<(), HostKeyRejection>> {
+        let host = self.host();
+        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
+        match known.judge(key) {
+            Verdict::Known => Some(Ok(())),
+            Verdict::Unknown => None,
+            Verdict::Changed(place) => Some(Err(HostKeyRejection::Changed {
+                host,
+                fingerprint,
+                place,
+            })),
+            Verdict::Revoked(place) => Some(Err(HostKeyRejection::Revoked {
+                host,
+                fingerprint,
+                place,
+            })),
+        }
+    }
+
+    fn check_unknown(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
+        let host = self.host();
+        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
         match self.unknown_is {
             HostKeys::Strict => Err(HostKeyRejection::Unknown {
                 host,
                 fingerprint,
                 files: self.files.clone(),
             }),
-            HostKeys::AcceptNew => match new_host_key::note(&self.files, &host, key) {
-                Ok(file) => {
-                    let file = file.display();
-                    tracing::warn!("new host key of {host}, noted in {file}: {fingerprint}");
-                    Ok(())
-                }
-                Err(error) => Err(HostKeyRejection::NotNoted {
-                    host,
-                    source: Arc::new(error),
-                }),
-            },
+            HostKeys::AcceptNew => self.accept_new(key),
             HostKeys::Ask => {
                 self.questions.ask_about(UnknownKey {
                     gateway: self.gateway.clone(),
@@ -211,6 +210,24 @@ impl HostKeyCheck {
                 Err(HostKeyRejection::Asked { host, fingerprint })
             }
         }
+    }
+
+    /// Another connection may have noted another key of this host since the files were read: whoever comes second is not new.
+    fn accept_new(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
+        let host = self.host();
+        let not_noted = |error: NotNoted| HostKeyRejection::NotNoted {
+            host: host.clone(),
+            source: Arc::new(error),
+        };
+        let known = KnownHost::read(&self.files, &self.gateway.host, self.gateway.port);
+        let known = known.map_err(|error| not_noted(NotNoted::from(error)))?;
+        if let Some(judged) = self.unless_unknown(&known, key) {
+            return judged;
+        }
+        let file = new_host_key::note(&self.files, &host, key).map_err(not_noted)?;
+        let (file, fingerprint) = (file.display(), super::fingerprint(key));
+        tracing::warn!("new host key of {host}, noted in {file}: {fingerprint}");
+        Ok(())
     }
 
     fn host(&self) -> String {
@@ -237,5 +254,46 @@ impl HostKeyCheck {
                 place,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Made by ssh-keygen -t ed25519.
+    const KEYS: [&str; 2] = [
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIESYndH1+Vaj6IOjA88Ld+RvW+3a9meoK9G7tavZ82/b",
+    ];
+
+    fn check(file: &std::path::Path) -> HostKeyCheck {
+        let files = vec![file.to_owned()];
+        HostKeyCheck {
+            gateway: "gw.example".parse().unwrap(),
+            known: KnownHost::read(&files, "gw.example", 22).unwrap(),
+            files,
+            unknown_is: HostKeys::AcceptNew,
+            questions: Questions::default(),
+            announced: None,
+            refusals: mpsc::channel(1).0,
+        }
+    }
+
+    #[test]
+    fn of_two_first_connections_at_once_one_is_the_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let [own, other] = KEYS.map(|key| PublicKey::from_openssh(key).unwrap());
+        let (first, second) = (check(&file), check(&file));
+        first.check_key(&own).unwrap();
+        let rejected = second.check_key(&other).unwrap_err();
+        assert!(
+            matches!(rejected, HostKeyRejection::Changed { .. }),
+            "{rejected}"
+        );
+        second.check_key(&own).unwrap();
+        let noted = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(noted, format!("gw.example {}\n", KEYS[0]));
     }
 }

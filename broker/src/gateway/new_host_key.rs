@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::PublicKey;
 
+use super::known_hosts::KnownHostsError;
+
 /// Why a key was not noted.
 #[derive(Debug, thiserror::Error)]
 pub enum NotNoted {
@@ -22,6 +24,9 @@ pub enum NotNoted {
         /// The system's error.
         source: std::io::Error,
     },
+    /// What is known by now can't be read.
+    #[error(transparent)]
+    Read(#[from] KnownHostsError),
     /// The key has no text.
     #[error("the key cannot be written: {0}")]
     Key(#[from] russh::keys::ssh_key::Error),
