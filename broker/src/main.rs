@@ -4,6 +4,7 @@
 mod command_line;
 mod commands;
 mod default_paths;
+mod hidden_typing;
 mod log;
 mod output;
 mod privileges;

@@ -290,6 +290,30 @@ fn a_passphrase_is_typed_on_a_terminal() -> Result<()> {
 }
 
 #[test]
+fn a_terminal_is_as_it_was_after_ctrl_c() -> Result<()> {
+    let rig = Rig::start()?;
+    lock_key(&rig)?;
+    let broker = rig.broker("", &[])?;
+    rig.down(&broker, &["locked: run `adit unlock`", KEY])?;
+    let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));
+    rig.alice(&format!("mkfifo {keyboard}"))?;
+    let line = format!(
+        "script -qec 'adit unlock lab --control {control}; echo ended $?; stty -a' /dev/null <{keyboard}"
+    );
+    let mut unlock = rig.lab.client().start("unlock", &["sh", "-c", &line])?;
+    let mut typed = std::fs::OpenOptions::new()
+        .write(true)
+        .open(rig.lab.outside(&keyboard))?;
+    unlock.line_with("Passphrase for the key", PATIENCE)?;
+    write!(typed, "\u{3}")?;
+    unlock.end(PATIENCE)?;
+    let tale = unlock.tale();
+    ensure!(tale.contains("ended 130"), "{tale}");
+    ensure!(tale.contains("isig icanon iexten echo"), "{tale}");
+    Ok(())
+}
+
+#[test]
 fn a_passphrase_is_asked_for_on_a_screen() -> Result<()> {
     let rig = Rig::start()?;
     lock_key(&rig)?;

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 
 use super::{Failure, ask_broker};
 use crate::command_line::Unlock;
+use crate::hidden_typing;
 use crate::output;
 
 pub(crate) fn run(options: Unlock) -> Result<(), Failure> {
@@ -97,7 +98,7 @@ fn next_line() -> Result<Secret, Failure> {
 fn typed(prompt: &Prompt) -> Result<Secret, Failure> {
     let text = output::printable(&prompt.text);
     if !prompt.echo {
-        let typed = rpassword::prompt_password(text);
+        let typed = hidden_typing::asked(&text);
         let typed = typed.context("this asks on a terminal: without one say --stdin")?;
         return Ok(Secret::from(typed));
     }
