@@ -15,14 +15,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Begins, or goes on with `answers`. Gives what is to be answered next, `Done` once the zone is up, or why it is not.
 pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
     let mut links = zone.links();
-    let is_meant = |link: &ZoneLink| match &answers {
-        Some(Answers { id, .. }) => link.questions.unlocking.asks(*id),
-        None => link.questions.unlocking.locked().is_some(),
-    };
-    let meant = links.iter().position(|(_, link)| is_meant(link));
     if links.is_empty() {
         return Answer::Error("no flow goes to any host of the zone: nothing is locked".to_owned());
     }
+    let first = |is_meant: &dyn Fn(&ZoneLink) -> bool| {
+        let mut links = links.iter();
+        links.position(|(_, link)| is_meant(link))
+    };
+    let meant = match &answers {
+        Some(Answers { id, .. }) => first(&|link| link.questions.unlocking.asks(*id)),
+        // One that is down for another reason is not to be waited for where others are there.
+        None => first(&|link| link.questions.unlocking.locked().is_some())
+            .or_else(|| first(&|link| link.questions.unlocking.is_open()))
+            .or_else(|| first(&is_up)),
+    };
     let (_, link) = links.swap_remove(meant.unwrap_or_default());
     let answer = unlock_link(&link, answers).await;
     if let Answer::Done = answer {
@@ -31,6 +37,10 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
         }
     }
     answer
+}
+
+fn is_up(link: &ZoneLink) -> bool {
+    matches!(&*link.state().borrow(), ZoneState::Up { .. })
 }
 
 async fn unlock_link(link: &ZoneLink, answers: Option<Answers>) -> Answer {

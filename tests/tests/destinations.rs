@@ -289,7 +289,7 @@ fn a_host_key_that_changed_stops_that_host_alone() -> Result<()> {
 
 #[test]
 fn a_passphrase_that_was_given_for_one_host_is_good_for_all() -> Result<()> {
-    let hosts = hosts(|lab| {
+    let mut hosts = hosts(|lab| {
         let line = "ssh-keygen -q -p -f ~/.ssh/id_ed25519 -P '' -N sesame";
         lab.client().sh(line)?.ok()?;
         Ok(())
@@ -305,6 +305,10 @@ fn a_passphrase_that_was_given_for_one_host_is_good_for_all() -> Result<()> {
     for host in at {
         hosts.is(host, "up")?;
     }
+    // A host that is down has nothing to unlock, and is not waited for.
+    hosts.first.process.kill()?;
+    hosts.is(address::GATEWAY, "down")?;
+    hosts.lab.client().sh(&line)?.ok()?;
     Ok(())
 }
 
