@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::process::Command;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bytes of what is typed; ssh reads as many (readpass.c).
 const LONGEST_ANSWER: u64 = 1024;
+
+/// A zone may have hundreds of links that all want to know something.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The program to ask with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +33,16 @@ impl Askpass {
         Self::of(|name| std::env::var_os(name))
     }
 
-    fn of(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
+    pub(super) fn of(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         given("DISPLAY").or_else(|| given("WAYLAND_DISPLAY"))?;
         let program = given("SSH_ASKPASS")?;
         Some(Self { program })
+    }
+
+    /// To be had before anything is asked, or the screen would fill with windows of which nobody could tell which is which.
+    pub(super) async fn turn() -> MutexGuard<'static, ()> {
+        TURN.lock().await
     }
 
     /// Whether the user says yes. A program that cannot be run, or takes too long, is a no.

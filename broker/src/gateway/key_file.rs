@@ -65,6 +65,13 @@ impl LockedKey {
         gateway: &str,
         unlocking: &Unlocking,
     ) -> Result<Arc<PrivateKey>, AuthenticationError> {
+        let _turn = match unlocking.can_ask() {
+            true => Some(unlocking.passphrase_turn().await),
+            false => None,
+        };
+        if let Some(key) = unlocking.unlocked(&self.file, &self.text) {
+            return Ok(key);
+        }
         let file = self.file.display();
         let mut text = format!("Passphrase for the key {file}: ");
         for _ in 0..MOST_PASSPHRASES {
@@ -132,4 +139,50 @@ fn read_bounded(file: &Path) -> Result<Zeroizing<String>, AuthenticationError> {
         return Err(unusable(file, &"it is larger than 256 KiB"));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::gateway::Askpass;
+
+    /// Two links of a zone want the same key at once; the program on the screen is this script. Gives which got it, and how often
+    /// it was asked for.
+    async fn both(says: &str) -> ([bool; 2], usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let line = format!(
+            "ssh-keygen -q -t ed25519 -N sesame -f key
+             printf '#!/bin/sh\\necho asked >>{}/log; {says}\\n' >askpass; chmod 700 askpass",
+            directory.path().display()
+        );
+        let mut sh = Command::new("sh");
+        sh.args(["-ec", &line]).current_dir(&directory);
+        assert!(sh.status().unwrap().success());
+        let askpass = Askpass::of(|name| match name {
+            "SSH_ASKPASS" => Some(directory.path().join("askpass").into()),
+            _ => Some("screen".into()),
+        });
+        let one = Unlocking::asked_by(askpass);
+        let other = one.beside();
+        let file = directory.path().join("key");
+        let unlock = async |unlocking: &Unlocking| match read(&file, unlocking).unwrap() {
+            KeyFile::Open(_) => panic!("nobody has said a word"),
+            KeyFile::Locked(key) => key.unlock("gw.example", unlocking).await.is_ok(),
+        };
+        let (one, other) = tokio::join!(unlock(&one), unlock(&other));
+        let asked = std::fs::read_to_string(directory.path().join("log")).unwrap();
+        ([one, other], asked.lines().count())
+    }
+
+    #[tokio::test]
+    async fn links_that_want_the_same_key_at_once_ask_once() {
+        assert_eq!(both("echo sesame").await, ([true; 2], 1));
+    }
+
+    #[tokio::test]
+    async fn who_gives_no_answer_to_one_link_is_not_asked_for_another() {
+        assert_eq!(both("exit 1").await, ([false; 2], 1));
+    }
 }

@@ -115,6 +115,10 @@ impl Questions {
         };
         let own = self.clone();
         tokio::spawn(async move {
+            let _turn = Askpass::turn().await;
+            if !own.lock().contains(&unknown) {
+                return;
+            }
             let fingerprint = unknown.fingerprint();
             let text = format!(
                 "The host key of the gateway {} is not known.\nIts {} key has the fingerprint\n{fingerprint}\n\

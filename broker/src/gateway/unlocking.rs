@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use russh::keys::PrivateKey;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::askpass::Askpass;
@@ -113,21 +113,31 @@ pub enum NotTaken {
 #[derive(Debug, Clone, Default)]
 pub struct Unlocking {
     shared: Arc<Shared>,
-    keys: Arc<Mutex<HashMap<PathBuf, Unlocked>>>,
+    of_zone: Arc<OfZone>,
     askpass: Option<Askpass>,
+}
+
+/// What is one for all links of a zone.
+#[derive(Debug, Default)]
+struct OfZone {
+    keys: Mutex<HashMap<PathBuf, Unlocked>>,
+    /// Held by the link that asks for a passphrase.
+    passphrase: tokio::sync::Mutex<()>,
+    /// The program on the screen was given no answer: it is not started again by itself.
+    declined: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     open: watch::Sender<Option<Form>>,
+    /// Tells whoever waits for the screen that someone is there.
+    attends: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     attended_until: Option<Instant>,
-    /// The program on the screen was given no answer: it is not started again by itself.
-    declined: bool,
     answer: Option<oneshot::Sender<Vec<Secret>>>,
     locked: Option<Form>,
     touch: Vec<String>,
@@ -153,7 +163,7 @@ impl Unlocking {
     /// That of another link of the same zone: a key that was unlocked for one is for all.
     pub(super) fn beside(&self) -> Self {
         Self {
-            keys: self.keys.clone(),
+            of_zone: self.of_zone.clone(),
             askpass: self.askpass.clone(),
             shared: Arc::default(),
         }
@@ -164,13 +174,13 @@ impl Unlocking {
         let mut state = self.state();
         state.attended_until = Some(Instant::now() + PATIENCE);
         state.locked = None;
+        self.shared.attends.notify_waiters();
     }
 
     /// Nothing that was asked matters any more: the zone has other gateways.
     pub(super) fn forget(&self) {
-        let mut state = self.state();
-        state.locked = None;
-        state.declined = false;
+        self.state().locked = None;
+        self.of_zone.declined.store(false, Ordering::Relaxed);
     }
 
     /// What keeps the zone locked.
@@ -243,16 +253,24 @@ impl Unlocking {
         if self.is_attended() {
             return self.ask_who_attends(form.clone()).await;
         }
-        let Some(askpass) = self.screen() else {
+        if self.screen().is_none() {
             return Err(Unanswered);
+        }
+        let _turn = tokio::select! {
+            turn = Askpass::turn() => turn,
+            () = self.shared.attends.notified() => {
+                return self.ask_who_attends(form.clone()).await;
+            }
         };
+        // Someone may have said no to another link meanwhile.
+        let askpass = self.screen().ok_or(Unanswered)?;
         let mut answers = Vec::new();
         for prompt in &form.prompts {
             let text = format!("{}\n{}", form.instructions, prompt.text);
             match askpass.ask(text.trim_start()).await {
                 Some(answer) => answers.push(answer),
                 None => {
-                    self.state().declined = true;
+                    self.of_zone.declined.store(true, Ordering::Relaxed);
                     return Err(Unanswered);
                 }
             }
@@ -279,7 +297,7 @@ impl Unlocking {
 
     /// The key in this file, if it was unlocked before and the file has not changed.
     pub(super) fn unlocked(&self, file: &Path, text: &str) -> Option<Arc<PrivateKey>> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys();
         let unlocked = keys.get(file).filter(|it| it.text == text)?;
         Some(unlocked.key.clone())
     }
@@ -287,8 +305,13 @@ impl Unlocking {
     /// Keeps an unlocked key, for the next connection.
     pub(super) fn keep(&self, file: &Path, text: &str, key: Arc<PrivateKey>) {
         let text = text.to_owned();
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.insert(file.to_owned(), Unlocked { text, key });
+        let unlocked = Unlocked { text, key };
+        self.keys().insert(file.to_owned(), unlocked);
+    }
+
+    /// To be had before a passphrase is asked for: it may be what another link of the zone has just been told.
+    pub(super) async fn passphrase_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.of_zone.passphrase.lock().await
     }
 
     fn is_attended(&self) -> bool {
@@ -297,7 +320,15 @@ impl Unlocking {
     }
 
     fn screen(&self) -> Option<Askpass> {
-        self.askpass.clone().filter(|_| !self.state().declined)
+        let is_declined = self.of_zone.declined.load(Ordering::Relaxed);
+        self.askpass.clone().filter(|_| !is_declined)
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<PathBuf, Unlocked>> {
+        self.of_zone
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
