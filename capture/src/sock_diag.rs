@@ -17,6 +17,8 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::net::if_::if_nameindex;
 use socket2::SockRef;
 
+/// `TCP_SYN_SENT` of the kernel's tcp_states.h.
+const SYN_SENT: u8 = 2;
 /// `TCP_LISTEN` of the kernel's tcp_states.h.
 const LISTEN: u8 = 10;
 /// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV` there: no socket of a program any more, or not yet.
@@ -59,6 +61,8 @@ pub struct Found {
     pub uid: u32,
     /// Its inode, as in `/proc/PID/fd`.
     pub inode: u64,
+    /// Whether its connection has yet to be answered.
+    pub is_connecting: bool,
     /// Whether its program lets it use one network device only (socket(7), `SO_BINDTODEVICE`).
     pub is_bound_to_device: bool,
 }
@@ -185,6 +189,7 @@ fn owned(header: &InetResponseHeader) -> Option<Found> {
     (header.inode != 0).then_some(Found {
         uid: header.uid,
         inode: header.inode.into(),
+        is_connecting: header.state == SYN_SENT,
         is_bound_to_device: header.socket_id.interface_id != 0,
     })
 }

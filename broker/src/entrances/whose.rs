@@ -17,7 +17,7 @@ pub(super) enum NotOurs {
     #[error("it is of another user (uid {0})")]
     Foreign(u32),
     /// Its program has closed it already, so that nobody can say whose it was.
-    #[error("its program has closed it")]
+    #[error("its program has closed it, or another's is on its way")]
     Nobodys,
     /// The kernel gave no answer.
     #[error("the kernel does not say whose it is: {0}")]
@@ -44,6 +44,9 @@ impl Whose {
     pub(super) fn is_ours(&self, peer: SocketAddr, own: SocketAddr) -> Result<(), NotOurs> {
         let mut diag = self.diag.lock().unwrap_or_else(PoisonError::into_inner);
         match diag.connection(peer, own)? {
+            // Beside a socket that is bound to a device another of the same addresses may be on its way here (inet_bound_dev_eq in the
+            // kernel's inet_hashtables.h): it is not the one that has come.
+            Some(found) if found.is_connecting => Err(NotOurs::Nobodys),
             Some(found) if found.uid == self.uid => Ok(()),
             Some(found) => Err(NotOurs::Foreign(found.uid)),
             None => Err(NotOurs::Nobodys),
@@ -79,5 +82,23 @@ mod tests {
             stranger.is_ours(peer, own),
             Err(NotOurs::Foreign(_))
         ));
+    }
+
+    #[test]
+    fn one_that_is_on_its_way_is_not_the_one_that_has_come() {
+        use socket2::{Domain, Socket, Type};
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any.into()).unwrap();
+        // One finds room; to the next nobody answers.
+        listener.listen(0).unwrap();
+        let own = listener.local_addr().unwrap().as_socket().unwrap();
+        let _first = std::net::TcpStream::connect(own).unwrap();
+        let second = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        second.set_nonblocking(true).unwrap();
+        second.connect(&own.into()).unwrap_err();
+        let peer = second.local_addr().unwrap().as_socket().unwrap();
+        let judged = Whose::new().unwrap().is_ours(peer, own);
+        assert!(matches!(judged, Err(NotOurs::Nobodys)), "{judged:?}");
     }
 }
