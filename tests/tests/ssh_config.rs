@@ -270,6 +270,31 @@ fn a_key_that_is_locked_is_left_to_the_agent() -> Result<()> {
     Ok(())
 }
 
+/// As a unit of the user finds it, whose environment names none.
+#[test]
+fn an_agent_at_a_usual_place_holds_a_key_that_is_locked() -> Result<()> {
+    let config = format!("Host corp\nHostName 192.0.2.1\nPort 443\n{KEYS}");
+    let line = "ssh-add -q ~/keys/id_ed25519 && ssh-keygen -q -p -N secret -f ~/keys/id_ed25519 >&2; unset SSH_AUTH_SOCK; exec \"$@\"";
+    let home = "/run/lab/home/adit-alice";
+    let (runtime, socket) = (
+        format!("XDG_RUNTIME_DIR={home}"),
+        format!("{home}/ssh-agent.socket"),
+    );
+    let before = [
+        "env",
+        &runtime,
+        "ssh-agent",
+        "-a",
+        &socket,
+        "sh",
+        "-c",
+        line,
+        "sh",
+    ];
+    started_behind(&config, &rules("corp", &[]), &before)?.works()?;
+    Ok(())
+}
+
 #[test]
 fn a_proxy_command_is_for_ssh_itself() -> Result<()> {
     let config = format!("Host corp\nHostName 192.0.2.1\nPort 443\nProxyCommand nc %h %p\n{KEYS}");

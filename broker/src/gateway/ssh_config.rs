@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use adit_rules::{Gateway, Identity};
 use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::agent;
 use super::connection::Target;
 use crate::zone_targets::expand_home;
 
@@ -180,7 +180,8 @@ async fn asked(target: &Target) -> Result<Option<Answer>, SshConfigError> {
             .collect();
         return Err(failed(format!("ssh -G says: {}", complaint.trim())));
     }
-    Answer::of(&told, &target.home).map(Some).map_err(failed)
+    let answer = Answer::of(&told, &gateway.host, &target.home);
+    answer.map(Some).map_err(failed)
 }
 
 async fn text_of(from: Option<impl AsyncRead + Unpin>) -> String {
@@ -207,8 +208,8 @@ struct Answer {
 }
 
 impl Answer {
-    /// A line for each value: the key word in lower case, a space, the value.
-    fn of(text: &str, home: &Path) -> Result<Self, String> {
+    /// A line for each value: the key word in lower case, a space, the value. It is about the host that was `named`.
+    fn of(text: &str, named: &str, home: &Path) -> Result<Self, String> {
         let mut answer = Self::default();
         for line in text.lines() {
             let Some((word, value)) = line.split_once(' ') else {
@@ -238,7 +239,47 @@ impl Answer {
         if answer.host.is_empty() || answer.port == 0 {
             return Err("ssh -G names no host and port".to_owned());
         }
+        let files = answer.identities.iter().chain(&answer.known_hosts);
+        let files: Vec<_> = files
+            .map(|file| answer.with_tokens(file, named, home))
+            .collect();
+        let (identities, known_hosts) = files.split_at(answer.identities.len());
+        (answer.identities, answer.known_hosts) = (identities.to_vec(), known_hosts.to_vec());
         Ok(answer)
+    }
+
+    /// What ssh makes of the name of a file (ssh_config(5), TOKENS), which it prints as it is written. A token that is not known here
+    /// stays: there is no such file.
+    fn with_tokens(&self, file: &Path, named: &str, home: &Path) -> PathBuf {
+        let Some(text) = file.to_str() else {
+            return file.to_owned();
+        };
+        let mut parts = text.split('%');
+        let mut made = parts.next().unwrap_or_default().to_owned();
+        while let Some(part) = parts.next() {
+            let token = part.chars().next();
+            match token {
+                Some('d') => made.push_str(&home.to_string_lossy()),
+                Some('h') => made.push_str(&self.host),
+                Some('k') => made.push_str(self.host_key_alias.as_deref().unwrap_or(named)),
+                Some('n') => made.push_str(named),
+                Some('p') => made.push_str(&self.port.to_string()),
+                Some('r') => made.push_str(&self.user),
+                Some(_) => {
+                    made.push('%');
+                    made.push_str(part);
+                    continue;
+                }
+                // Of two in a row the second stands for itself, and ends no part.
+                None => {
+                    made.push('%');
+                    made.push_str(parts.next().unwrap_or_default());
+                    continue;
+                }
+            }
+            made.push_str(part.get(1..).unwrap_or_default());
+        }
+        made.into()
     }
 
     async fn fill(&self, target: &mut Target) {
@@ -301,7 +342,7 @@ async fn is_in_agent(file: &Path) -> bool {
         return false;
     };
     let held = async {
-        let mut agent = AgentClient::connect_env().await.ok()?;
+        let mut agent = agent::open().await.ok()?;
         agent.request_identities().await.ok()
     };
     let held = timeout(PATIENCE, held)
@@ -326,7 +367,7 @@ mod tests {
         let text = "user eve\nhostname 2001:DB8::1\nport 2222\nidentityfile ~/.ssh/id_rsa\nidentityfile ~/keys/gw\n\
             globalknownhostsfile /etc/ssh/ssh_known_hosts\nuserknownhostsfile /home/eve/.ssh/a ~/b\n\
             hostkeyalias gate\nproxyjump eve@one:22,ssh://two\nproxycommand none\nlogverbose none\n";
-        let answer = Answer::of(text, Path::new("/home/eve")).unwrap();
+        let answer = Answer::of(text, "corp", Path::new("/home/eve")).unwrap();
         let expected = Answer {
             host: "2001:db8::1".to_owned(),
             user: "eve".to_owned(),
@@ -346,10 +387,27 @@ mod tests {
         assert_eq!(answer, expected);
     }
 
+    #[test]
+    fn tokens_of_files_are_followed() {
+        let check = |alias: &str, written: &str, expected: &str| {
+            let text = format!(
+                "user eve\nhostname gw.example\nport 2222\n{alias}userknownhostsfile {written}\nidentityfile {written}\n"
+            );
+            let answer = Answer::of(&text, "corp", Path::new("/home/eve")).unwrap();
+            assert_eq!(answer.known_hosts, [PathBuf::from(expected)], "{written}");
+            assert_eq!(answer.identities, answer.known_hosts, "{written}");
+        };
+        check("", "~/hosts/%k", "/home/eve/hosts/corp");
+        check("hostkeyalias gate\n", "%d/hosts/%k", "/home/eve/hosts/gate");
+        check("", "/h/%r@%h:%p-%n", "/h/eve@gw.example:2222-corp");
+        check("", "/h/%%k%%%k%", "/h/%k%corp%");
+        check("", "/h/%C%h", "/h/%Cgw.example");
+    }
+
     proptest! {
         #[test]
         fn never_panics(text in "((hostname|port|proxyjump|identityfile|userknownhostsfile) .{0,20}\n){0,6}") {
-            let _ = Answer::of(&text, Path::new("/home/eve"));
+            let _ = Answer::of(&text, "corp", Path::new("/home/eve"));
         }
     }
 }
