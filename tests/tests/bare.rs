@@ -40,8 +40,14 @@ fn started(by: By, more: &str) -> Result<Started> {
 
 /// The same, with that line in the zone.
 fn started_with(line: &str, more: &str) -> Result<Started> {
+    started_after(|_| Ok(()), line, more)
+}
+
+/// The same, after that.
+fn started_after(before: impl Fn(&Lab) -> Result<()>, line: &str, more: &str) -> Result<Started> {
     let lab = Lab::new()?;
     let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, more)?;
+    before(&lab)?;
     let capture = Capture::start(&lab)?;
     let networks = [address::ZONE, address::ZONE6];
     let rules = rules_for_networks(User::Alice, &networks);
@@ -346,5 +352,22 @@ fn a_connection_that_is_lost_resets_its_flow_and_no_other_thing() -> Result<()> 
     started.as_direct(&Conversation::new("both 10K; finish; end", "both 10K; end"))?;
     let log = started.broker.process.stderr();
     ensure!(!log.contains("link lost"), "{log}");
+    Ok(())
+}
+
+/// What ssh knows to be revoked is not to be gone around by an engine that was not told.
+#[test]
+fn a_host_key_that_ssh_does_not_trust_ends_it() -> Result<()> {
+    let revoke = |lab: &Lab| -> Result<()> {
+        let line = "cut -d' ' -f2- ~/.ssh/known_hosts >~/.ssh/revoked
+            echo 'RevokedHostKeys ~/.ssh/revoked' >~/.ssh/config";
+        lab.client().sh(line)?.ok()?;
+        Ok(())
+    };
+    let started = started_after(revoke, "engine: auto", "")?;
+    started.is("down")?;
+    let zone = started.broker.status(&started.lab)?["zones"][0].take();
+    let reason = zone["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("ssh does not trust the host key"), "{zone}");
     Ok(())
 }

@@ -335,6 +335,7 @@ pub async fn connect(
                             session.close().await;
                             return Ok(connection);
                         }
+                        Err(error) if error.is_untrusted() => return Err(error),
                         Err(error) => format!("ssh does not get there: {error}"),
                     }
                 };
