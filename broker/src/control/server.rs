@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -55,7 +55,7 @@ pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     // One broker a socket: without it two that start together would each remove the other's.
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Drop for ControlSocket {
@@ -141,7 +141,8 @@ async fn read_line(mut reader: OwnedReadHalf) -> std::io::Result<Zeroizing<Vec<u
     Ok(line)
 }
 
-fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
+/// The process's own: one that its children inherit would outlive a broker that is killed while it starts one (fcntl(2), flock(2)).
+fn lock_beside(path: &Path) -> Result<File, ControlError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let opened = File::options()
@@ -153,8 +154,10 @@ fn lock_beside(path: &Path) -> Result<Flock<File>, ControlError> {
         path: PathBuf::from(name),
         source,
     })?;
-    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    locked.map_err(|_| ControlError::InUse(path.to_owned()))
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(ControlError::InUse(path.to_owned())),
+    }
 }
 
 async fn converse<A: Future<Output = Answer>>(
