@@ -100,9 +100,17 @@ fn through_openssh_by_our_own_engine_with_new_keys_under_load() -> Result<()> {
     started(sshd, "embedded")?.does_it_all(Resets::AreEnds)
 }
 
+/// It has no limit of its own that could be small: ssh asks for new keys.
+fn dropbear_with_new_keys(lab: &Lab) -> Result<Process> {
+    let server = way::start_dropbear(lab)?;
+    let config = format!("{}/.ssh/config", User::Alice.home());
+    lab.write(User::Alice, &config, "Host *\n    RekeyLimit 8M\n")?;
+    Ok(server)
+}
+
 #[test]
-fn through_dropbear() -> Result<()> {
-    started(way::start_dropbear, "auto")?.does_it_all(Resets::AreEnds)
+fn through_dropbear_with_new_keys_under_load() -> Result<()> {
+    started(dropbear_with_new_keys, "auto")?.does_it_all(Resets::AreEnds)
 }
 
 #[test]
