@@ -132,7 +132,7 @@ impl Figure {
             (
                 Figure::PassUp | Figure::PassDown | Figure::KernelPassUp | Figure::KernelPassDown,
                 Size::Full,
-            ) => 5,
+            ) => 10,
             _ => 1,
         }
     }
