@@ -184,3 +184,19 @@ async fn converse<A: Future<Output = Answer>>(
     timeout(PATIENCE, writer.write_all(&text)).await??;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy of its descriptor is what a child has that is about to run another program.
+    #[tokio::test]
+    async fn the_lock_of_a_broker_that_is_gone_is_not_its_childs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let first = ControlSocket::bind(&path).await.unwrap();
+        let _of_the_child = first._lock.try_clone().unwrap();
+        drop(first);
+        ControlSocket::bind(&path).await.unwrap();
+    }
+}
