@@ -1,6 +1,7 @@
 //! How the broker proves who its user is: certificates, passphrases, passwords, what a gateway asks, several of them, and agents that take
 //! their time. The gateway is OpenSSH's sshd; `adit-server` where it makes no difference.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -268,6 +269,19 @@ fn a_passphrase_is_asked_for_once() -> Result<()> {
     Ok(())
 }
 
+/// `adit unlock` on a terminal, with `then` behind it, once it asks; and what types there.
+fn asked_on_a_terminal(rig: &Rig, then: &str) -> Result<(Process, File)> {
+    let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));
+    rig.alice(&format!("mkfifo {keyboard}"))?;
+    let words = format!("adit unlock lab --control {control}{then}");
+    let line = format!("script -qec '{words}' /dev/null <{keyboard}");
+    let mut unlock = rig.lab.client().start("unlock", &["sh", "-c", &line])?;
+    let keyboard = rig.lab.outside(&keyboard);
+    let typed = File::options().write(true).open(keyboard)?;
+    unlock.line_with("Passphrase for the key", PATIENCE)?;
+    Ok((unlock, typed))
+}
+
 /// What is typed is not seen.
 #[test]
 fn a_passphrase_is_typed_on_a_terminal() -> Result<()> {
@@ -275,14 +289,7 @@ fn a_passphrase_is_typed_on_a_terminal() -> Result<()> {
     lock_key(&rig)?;
     let broker = rig.broker("", &[])?;
     rig.down(&broker, &["locked: run `adit unlock`", KEY])?;
-    let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));
-    rig.alice(&format!("mkfifo {keyboard}"))?;
-    let line = format!("script -qec 'adit unlock lab --control {control}' /dev/null <{keyboard}");
-    let mut unlock = rig.lab.client().start("unlock", &["sh", "-c", &line])?;
-    let mut typed = std::fs::OpenOptions::new()
-        .write(true)
-        .open(rig.lab.outside(&keyboard))?;
-    unlock.line_with("Passphrase for the key", PATIENCE)?;
+    let (mut unlock, mut typed) = asked_on_a_terminal(&rig, "")?;
     writeln!(typed, "{WORD}")?;
     ensure!(unlock.end(PATIENCE)?.success(), "{}", unlock.tale());
     ensure!(!unlock.tale().contains(WORD), "{}", unlock.tale());
@@ -295,16 +302,7 @@ fn a_terminal_is_as_it_was_after_ctrl_c() -> Result<()> {
     lock_key(&rig)?;
     let broker = rig.broker("", &[])?;
     rig.down(&broker, &["locked: run `adit unlock`", KEY])?;
-    let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));
-    rig.alice(&format!("mkfifo {keyboard}"))?;
-    let line = format!(
-        "script -qec 'adit unlock lab --control {control}; echo ended $?; stty -a' /dev/null <{keyboard}"
-    );
-    let mut unlock = rig.lab.client().start("unlock", &["sh", "-c", &line])?;
-    let mut typed = std::fs::OpenOptions::new()
-        .write(true)
-        .open(rig.lab.outside(&keyboard))?;
-    unlock.line_with("Passphrase for the key", PATIENCE)?;
+    let (mut unlock, mut typed) = asked_on_a_terminal(&rig, "; echo ended $?; stty -a")?;
     write!(typed, "\u{3}")?;
     unlock.end(PATIENCE)?;
     let tale = unlock.tale();
