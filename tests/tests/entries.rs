@@ -279,7 +279,10 @@ fn a_static_tunnel_leads_to_its_destination() -> Result<()> {
         let said = zone.sh(&line)?.ok()?;
         ensure!(said.trim() == "42", "{said}");
     }
-    let flow = zone.flow("db.finance.test:5432", |_| true)?;
+    // Who opened it is only for people to see here, so one stays.
+    let stays = "psql -h 127.0.0.1 -p 5433 -U postgres -c 'select pg_sleep(60)'";
+    let _psql = zone.lab.client().start("psql", &["sh", "-c", stays])?;
+    let flow = zone.flow("db.finance.test:5432", |flow| flow.application.is_some())?;
     ensure!(
         flow.rule.as_deref() == Some("database") && flow.zone.as_deref() == Some("lab"),
         "{flow:?}"

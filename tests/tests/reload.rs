@@ -126,8 +126,9 @@ impl Talk {
         let mut program = lab.client().start("talk", &["bash", "-c", &line])?;
         program.line_with("heard one", PATIENCE)?;
         let (to, own) = (to.to_string(), "an open flow");
+        // Whose it is comes a moment later where no rule asks.
         let flow = broker.flow(lab, own, |flow| {
-            flow.destination == to && flow.state == "open"
+            flow.destination == to && flow.state == "open" && flow.application.is_some()
         })?;
         Ok(Talk {
             go: lab.outside(&go),
