@@ -256,7 +256,7 @@ fn a_name_that_is_not_utf_8_is_shown_all_the_same() -> Result<()> {
     let to = to.to_string();
     let shown = "/run/lab/home/adit-alice/peer-\u{fffd}";
     // Who opened it is looked up beside the relay, so the program stays.
-    adit.broker.flow(&lab, "the flow with its program", |flow| {
+    adit.broker.flow(&lab, "the open flow", |flow| {
         flow.destination == to
             && flow.application.as_deref() == Some(shown)
             && (flow.state.as_str(), flow.up, flow.down) == ("open", 10, 20)
