@@ -1,6 +1,9 @@
 //! Other rules while flows live: which go on and which do not, what is told of it, and what happens when the rules are wrong.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use adit_tests::{
 };
 use adit_tests::{address, connecting, rules_with, until};
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -98,7 +102,8 @@ fn rules(kept: SocketAddr, changed: SocketAddr, action: &str) -> String {
     )
 }
 
-/// A program that says a word, hears it, and says another when it is told to.
+/// A program that says a word, hears it, and says another when it is told to. It starts no program that would share its
+/// connection, so that nobody could say whose that is.
 struct Talk {
     go: std::path::PathBuf,
     program: Process,
@@ -116,9 +121,9 @@ impl Talk {
         let number = TALKS.fetch_add(1, Ordering::Relaxed);
         let go = format!("{}/go-{number}", User::Alice.home());
         let line = format!(
-            "exec 3<>/dev/tcp/{}/{} || exit 1
+            "mkfifo {go} && exec 4<>{go} 3<>/dev/tcp/{}/{} || exit 1
              echo one >&3; read -r word <&3 && echo \"heard $word\"
-             until [ -e {go} ]; do sleep 0.05; done
+             read -r go <&4
              echo two >&3; read -r word <&3 && echo \"heard $word\" || echo gone",
             at.ip(),
             at.port()
@@ -139,7 +144,13 @@ impl Talk {
 
     /// What becomes of the other word.
     fn go_on(mut self) -> Result<String> {
-        std::fs::write(&self.go, "")?;
+        // Of a program that has ended it is an error at once.
+        let mut go = OpenOptions::new();
+        let mut go = go
+            .write(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&self.go)?;
+        writeln!(go)?;
         self.program.end(PATIENCE)?;
         let said = self.program.stdout();
         Ok(said.lines().last().unwrap_or_default().to_owned())
