@@ -89,6 +89,32 @@ fn accepted(zone: &Zone) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
+/// The server has accepted all of them from the client's own address.
+fn came_themselves(zone: &Zone) -> Result<()> {
+    until("the server to have accepted them", PATIENCE, || {
+        Ok(accepted(zone).len() == HELD)
+    })?;
+    let own = accepted(zone);
+    let all = own.iter().all(|line| line.starts_with(address::CLIENT));
+    ensure!(all, "{own:?}");
+    Ok(())
+}
+
+/// As before: held, and told the truth; and nothing is left of what was held.
+fn is_honest_again(zone: &mut Zone) -> Result<()> {
+    until("nothing to be left open", PATIENCE, || {
+        let flows = zone.adit.broker.flows(&zone.lab)?;
+        let open = ["deciding", "opening", "open"];
+        Ok(!flows.iter().any(|flow| open.contains(&&*flow.state)))
+    })?;
+    zone.adit.broker.wait_capturing(&zone.lab)?;
+    let to = Target::Closed.at(Family::V4).to_string();
+    until("connects to be honest again", PATIENCE, || {
+        let text = zone.lab.client().argv(&["adit-connect", "to", &to])?.ok()?;
+        Ok(told(&text)?.remove(0).outcome == "ECONNREFUSED")
+    })
+}
+
 #[test]
 fn a_broker_killed_while_it_holds_five_hundred_is_refused_to_all_of_them() -> Result<()> {
     for family in Family::ALL {
@@ -133,14 +159,7 @@ fn a_broker_killed_whose_word_is_release_lets_all_of_them_go_direct() -> Result<
     let mut programs = hold(&zone)?;
     zone.adit.broker.process.kill()?;
     all_are(&mut programs, PATIENCE, CONNECTED)?;
-    until("the server to have accepted them", PATIENCE, || {
-        Ok(accepted(&zone).len() == HELD)
-    })?;
-    let own = accepted(&zone);
-    ensure!(
-        own.iter().all(|line| line.starts_with(address::CLIENT)),
-        "{own:?}"
-    );
+    came_themselves(&zone)?;
     as_before(&zone.lab, &zone.before)
 }
 
@@ -154,37 +173,33 @@ fn a_helper_killed_while_five_hundred_are_held_loses_none_of_them() -> Result<()
     zone.adit.gateway.process.signal(Signal::SIGCONT)?;
     all_are(&mut programs, PATIENCE, CONNECTED).with_context(|| zone.adit.broker.process.tale())?;
     witness.finish(&zone.lab)?.nothing()?;
-    until("nothing to be left open", PATIENCE, || {
-        let flows = zone.adit.broker.flows(&zone.lab)?;
-        let open = ["deciding", "opening", "open"];
-        Ok(!flows.iter().any(|flow| open.contains(&&*flow.state)))
-    })?;
-    // As before: held, and told the truth.
-    zone.adit.broker.wait_capturing(&zone.lab)?;
-    let to = Target::Closed.at(Family::V4).to_string();
-    until("connects to be honest again", PATIENCE, || {
-        let text = zone.lab.client().argv(&["adit-connect", "to", &to])?.ok()?;
-        Ok(told(&text)?.remove(0).outcome == "ECONNREFUSED")
-    })
+    is_honest_again(&mut zone)
 }
 
+/// A helper that is told to end leaves nobody waiting: the broker's word is applied to all that is held.
 #[test]
-fn adit_down_while_five_hundred_are_held_leaves_none_waiting() -> Result<()> {
+fn a_helper_started_anew_while_five_hundred_are_held_leaves_none_of_them_waiting() -> Result<()> {
+    let mut zone = started(Routing::Wire, &[])?;
+    let witness = Witness::start(&zone.lab)?;
+    let mut programs = hold(&zone)?;
+    zone.adit.capture.process.signal(Signal::SIGTERM)?;
+    all_are(&mut programs, AT_ONCE, "ECONNREFUSED")
+        .with_context(|| zone.adit.capture.process.tale())?;
+    ensure!(zone.adit.capture.process.end(PATIENCE)?.success());
+    zone.adit.capture = Capture::start(&zone.lab)?;
+    zone.adit.gateway.process.signal(Signal::SIGCONT)?;
+    is_honest_again(&mut zone)?;
+    witness.finish(&zone.lab)?.nothing()
+}
+
+/// What is held goes out as if Adit had never been there.
+#[test]
+fn adit_down_while_five_hundred_are_held_lets_all_of_them_go_direct() -> Result<()> {
     let mut zone = started(Routing::Open, &[])?;
     let mut programs = hold(&zone)?;
     zone.adit.broker.adit(&zone.lab, &["down"])?.ok()?;
     zone.adit.broker.process.end(PATIENCE)?;
-    ensure!(
-        programs.end(Duration::from_secs(3))?.success(),
-        "{}",
-        programs.tale()
-    );
-    let told = told(&programs.stdout())?;
-    let outcomes = outcomes(&told);
-    println!("after `adit down`: {outcomes:?}");
-    ensure!(
-        told.len() == HELD && !outcomes.contains_key("gave up"),
-        "{outcomes:?}"
-    );
+    all_are(&mut programs, AT_ONCE, CONNECTED)?;
+    came_themselves(&zone)?;
     as_before(&zone.lab, &zone.before)
 }

@@ -13,17 +13,21 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// Rules, the default, and cases. `4.N` and `6.N` are addresses of the server, `4.edge` and `6.edge` the gateway's, which is no
-/// part of the zone. A case is: where to, which program, what it gets, who decides.
+/// part of the zone. A case is: where to, which program, what it gets, who decides. `refused` and `reset` are a tunnel to a port where
+/// nobody listens: told by connect(), or after it.
 struct Policy {
     name: &'static str,
+    /// The zone's word for its connections.
+    connect: &'static str,
     rules: &'static str,
     default: &'static str,
     cases: &'static str,
 }
 
-const POLICIES: [Policy; 7] = [
+const POLICIES: [Policy; 8] = [
     Policy {
         name: "networks that overlap",
+        connect: "honest",
         rules: r#"
   - {name: one host, to: 198.51.100.12, action: block}
   - {name: a pair, to: [198.51.100.12/31, "2001:db8:2::12/127"], action: pass}
@@ -47,6 +51,7 @@ const POLICIES: [Policy; 7] = [
     },
     Policy {
         name: "ports",
+        connect: "honest",
         rules: r#"
   - {name: no telnet, ports: 23, action: block}
   - {name: some, to: [198.51.100.0/24, "2001:db8:2::/64"], ports: [80, 8000-8100], action: tunnel}
@@ -72,6 +77,7 @@ const POLICIES: [Policy; 7] = [
     },
     Policy {
         name: "ranges, and all but some",
+        connect: "honest",
         rules: r#"
   - {name: elsewhere, to: {not: [198.51.100.0/24, "2001:db8:2::/64"]}, action: pass}
   - {name: a run, to: [198.51.100.12-198.51.100.14, "2001:db8:2::12-2001:db8:2::14"], ports: {not: 80}, action: block}
@@ -96,6 +102,7 @@ const POLICIES: [Policy; 7] = [
     },
     Policy {
         name: "applications, and silence",
+        connect: "honest",
         rules: r#"
   - {name: for all, to: [198.51.100.11, "2001:db8:2::11"], action: pass}
   - {name: for one, app: other, to: [198.51.100.12, "2001:db8:2::12"], action: pass}
@@ -126,6 +133,7 @@ const POLICIES: [Policy; 7] = [
     },
     Policy {
         name: "users, groups and days",
+        connect: "honest",
         rules: r#"
   - {name: of another, user: adit-bob, to: [198.51.100.0/24, "2001:db8:2::/64"], action: block}
   - {name: of all others, user: {not: adit-alice}, to: 198.51.100.0/24, action: block}
@@ -156,14 +164,19 @@ const POLICIES: [Policy; 7] = [
     },
     Policy {
         name: "accepted first",
+        connect: "honest",
         rules: r#"
   - {name: early, to: [198.51.100.11, "2001:db8:2::11"], action: tunnel, connect: early}
   - {name: early for one, app: other, to: [198.51.100.12, "2001:db8:2::12"], ports: 80, action: tunnel, connect: early}
   - {name: but not the other, app: adit-connect, to: 198.51.100.12, ports: 80, action: block}
-  - {name: honest, to: [198.51.100.0/24, "2001:db8:2::/64"], ports: 443, action: tunnel, connect: honest}
+  - {name: honest, to: [198.51.100.0/24, "2001:db8:2::/64"], ports: [443, 444], action: tunnel, connect: honest}
 "#,
         default: "pass",
         cases: "
+            4.11:81  connect reset  broker
+            6.11:81  other   reset  broker
+            4.13:444 connect refused broker
+            6.13:444 connect refused broker
             4.11:80  connect tunnel broker
             6.11:443 connect tunnel broker
             4.12:80  other   tunnel broker
@@ -175,7 +188,26 @@ const POLICIES: [Policy; 7] = [
         ",
     },
     Policy {
+        name: "accepted first, but for some",
+        connect: "early",
+        rules: r#"
+  - {name: honest, to: [198.51.100.11, "2001:db8:2::11"], action: tunnel, connect: honest}
+  - {name: as the zone, to: [198.51.100.0/24, "2001:db8:2::/64"], action: tunnel}
+"#,
+        default: "block",
+        cases: "
+            4.11:80  connect tunnel  broker
+            6.11:80  connect tunnel  broker
+            4.11:81  connect refused broker
+            6.11:81  connect refused broker
+            4.12:80  connect tunnel  broker
+            4.12:81  connect reset   broker
+            6.12:81  connect reset   broker
+        ",
+    },
+    Policy {
         name: "all but some",
+        connect: "honest",
         rules: r#"
   - {name: direct, to: [198.51.100.12/30, "2001:db8:2::12/127"], ports: [22, 443], action: pass}
   - {name: never, to: [0.0.0.0/0, "::/0"], ports: 8101, action: block}
@@ -300,8 +332,7 @@ fn check(policy: &Policy) -> Result<()> {
     let (zone, cases) = (zone()?, policy.cases()?);
     let rules = rules_with(User::Alice, policy.rules.trim_start_matches('\n'));
     let rules = rules.replace("default: pass", &format!("default: {}", policy.default));
-    // The zone's word is the default's, whatever order the tests run in.
-    let rules = adit_tests::connecting("honest", &rules);
+    let rules = adit_tests::connecting(policy.connect, &rules);
     let mut broker = Broker::start(&zone.lab, User::Alice, &rules)?;
     for program in ["connect", "other"] {
         let run = cases.iter().filter(|case| case.program == program);
@@ -310,7 +341,11 @@ fn check(policy: &Policy) -> Result<()> {
             let got = got(program, &cases, within)?;
             for case in &cases {
                 let got = got.get(&case.to).context("it told nothing")?;
-                ensure!(*got == case.gets, "{}: {case:?} gets {got}", policy.name);
+                let meant = match case.gets {
+                    "block" => "refused",
+                    other => other,
+                };
+                ensure!(*got == meant, "{}: {case:?} gets {got}", policy.name);
             }
         }
     }
@@ -318,6 +353,7 @@ fn check(policy: &Policy) -> Result<()> {
         let said = explained(&broker, case)?;
         let meant = match case.gets {
             "drop" => "block",
+            "refused" | "reset" => "tunnel",
             other => other,
         };
         ensure!(said == meant, "{}: {case:?}, explained {said}", policy.name);
@@ -360,7 +396,7 @@ fn got(program: &str, cases: &[Case], within: &str) -> Result<BTreeMap<SocketAdd
         let got = match (told.outcome.as_str(), told.then.as_deref(), peer) {
             (CONNECTED, Some("data"), Some((peer, _))) => way(*peer)?,
             (CONNECTED, Some("ECONNRESET"), None) => "reset",
-            ("ECONNREFUSED", None, None) => "block",
+            ("ECONNREFUSED", None, None) => "refused",
             (GAVE_UP, None, None) => "drop",
             _ => bail!("{told:?}, seen {peer:?}"),
         };

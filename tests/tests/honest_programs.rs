@@ -1,12 +1,23 @@
 //! Programs that fall back when a destination does not answer: what they come to through Adit is what they come to
 //! directly.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_tests::connect::{MANY, REFUSING, SILENT, SILENT6, Targets, gateway, honestly};
+use adit_tests::connect::{MANY, REFUSING, REFUSING6, SILENT, SILENT6, Targets, gateway, honestly};
 use adit_tests::{Ended, Lab, Process, Routing, RunningAdit, Shared, User};
 use adit_tests::{address, service};
 use anyhow::{Context, Result, ensure};
+
+/// Names with two addresses, of which this one is tried first; the server is the other.
+const NAMES: [(&str, &str); 4] = [
+    ("half-dead.test", SILENT6),
+    ("half-closed.test", REFUSING6),
+    ("half-unreachable.test", UNREACHABLE6),
+    ("first-refuses.test", REFUSING),
+];
+/// Behind the gateway's last route.
+const UNREACHABLE6: &str = "2001:db8:ffff::1";
 
 /// How much longer than directly a program may take.
 const LATER: Duration = Duration::from_millis(1500);
@@ -23,18 +34,16 @@ fn zone() -> Result<&'static Zone> {
     static ZONE: Shared<Zone> = Shared::new();
     ZONE.get(|| {
         let lab = Lab::with(Routing::Wire)?;
-        let names = format!(
-            "{SILENT6} half-dead.test\\n{server} half-dead.test\\n{REFUSING} first-refuses.test\\n{server} first-refuses.test\\n",
-            server = address::SERVER,
-        );
-        let line = format!("printf '{names}' >>/etc/hosts");
+        let names =
+            NAMES.map(|(name, first)| format!("{first} {name}\\n{} {name}\\n", address::SERVER));
+        let line = format!("printf '{}' >>/etc/hosts", names.concat());
         // What runs directly runs on the gateway, which has a file of its own.
         for host in [lab.client().user(User::Root), lab.gateway()] {
             host.sh(&line)?.ok()?;
         }
         let services = vec![service::web(&lab)?, service::postgresql(&lab)?];
         let targets = Targets::start(&lab)?;
-            let gateway = gateway(&lab)?;
+        let gateway = gateway(&lab)?;
         let rules = honestly(User::Alice);
         let adit = RunningAdit::with(&lab, gateway, &rules)?;
         Ok(Zone {
@@ -67,6 +76,16 @@ fn check(line: &str) -> Result<Ended> {
 fn check_works(line: &str, expected: &str) -> Result<()> {
     let said = check(line)?.ok()?;
     ensure!(said.trim() == expected, "`{said}` instead of `{expected}`");
+    Ok(())
+}
+
+/// A program that had two addresses did try this one through Adit.
+fn was_tried(first: &str) -> Result<()> {
+    let to = SocketAddr::new(first.parse()?, 4001).to_string();
+    let zone = zone()?;
+    let flows = zone.adit.broker.flows(&zone.lab)?;
+    let was = flows.iter().any(|flow| flow.destination == to);
+    ensure!(was, "{to} was not tried: {flows:#?}");
     Ok(())
 }
 
@@ -147,9 +166,10 @@ asyncio.run(main())
 #[test]
 fn happy_eyeballs_of_asyncio_leave_a_dead_family_behind() -> Result<()> {
     let file = program("eyeballs.py", ASYNCIO)?;
-    for name in ["half-dead.test", "first-refuses.test"] {
+    for (name, first) in NAMES {
         let line = format!("/usr/bin/python3 {file} {name}");
         check_works(&line, &format!("{} adit", address::SERVER))?;
+        was_tried(first)?;
     }
     Ok(())
 }
@@ -188,18 +208,23 @@ fn gos_dialer_falls_back_and_says_why_it_can_not() -> Result<()> {
     build.sh(&format!("go build -o dial {file}"))?.ok()?;
     let dial = format!("{}/dial", User::Alice.home());
     // The gateway and the client have the same files, and no address of their own in what is said.
+    let names = NAMES.map(|(name, _)| format!("{name}:4001 ")).concat();
     let said = check(&format!(
-        "{dial} first-refuses.test:4001 half-dead.test:4001 {}:4002 203.0.113.1:4001",
+        "{dial} {names} {}:4002 203.0.113.1:4001",
         address::SERVER
     ))?;
     let said = said.ok()?;
     let lines: Vec<&str> = said.lines().collect();
     let server = format!(r#"{}:4001 "adit\n" <nil>"#, address::SERVER);
-    ensure!(lines.len() == 4, "{said}");
-    ensure!(lines[0] == server && lines[1] == server, "{said}");
-    ensure!(lines[2].ends_with("connection refused"), "{said}");
-    ensure!(lines[3].ends_with("network is unreachable"), "{said}");
-    Ok(())
+    let [found @ .., refused, unreachable] = &lines[..] else {
+        anyhow::bail!("{said}");
+    };
+    ensure!(found == vec![server; NAMES.len()], "{said}");
+    ensure!(refused.ends_with("connection refused"), "{said}");
+    ensure!(unreachable.ends_with("network is unreachable"), "{said}");
+    NAMES
+        .into_iter()
+        .try_for_each(|(_, first)| was_tried(first))
 }
 
 #[test]

@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 pub use attempt::{Attempt, Repeat};
 pub use flood::{Flood, Flooded};
 pub use listen::listen;
-pub use targets::{Family, MANY, REFUSING, SILENT, SILENT6, Target, Targets, gateway, honestly};
+pub use targets::{
+    Family, MANY, REFUSING, REFUSING6, SILENT, SILENT6, Target, Targets, gateway, honestly,
+    send_few_syns,
+};
 
 /// The outcome of a `connect()` that worked.
 pub const CONNECTED: &str = "connected";

@@ -18,6 +18,8 @@ const NOWHERE6: &str = "2001:db8:ffff::/64";
 
 /// An address of the server where everything is refused.
 pub const REFUSING: &str = "198.51.100.11";
+/// See [`REFUSING`].
+pub const REFUSING6: &str = "2001:db8:2::11";
 /// Addresses of the server where everything is dropped.
 pub const SILENT: &str = "198.51.100.12";
 /// See [`SILENT`].
@@ -119,6 +121,7 @@ impl Targets {
         type filter hook input priority 0; policy accept;
         ip daddr {REFUSING} tcp flags syn reject with tcp reset
         ip daddr {SILENT} drop
+        ip6 daddr {REFUSING6} tcp flags syn reject with tcp reset
         ip6 daddr {SILENT6} meta l4proto tcp drop
         tcp dport {{ {filtered}, {first}-{last} }} drop
         tcp dport {rejected} reject with icmpx host-unreachable
@@ -129,8 +132,10 @@ impl Targets {
         lab.write(User::Root, "/run/lab/targets.nft", rules)?;
         let nft = lab.server().argv(&["nft", "-f", "/run/lab/targets.nft"])?;
         nft.ok()?;
-        let added = format!("ip addr add {SILENT6}/64 dev zone nodad");
-        lab.server().sh(&added)?.ok()?;
+        for address in [REFUSING6, SILENT6] {
+            let added = format!("ip addr add {address}/64 dev zone nodad");
+            lab.server().sh(&added)?.ok()?;
+        }
         let words = ["adit-connect", "listen", address::SERVER, address::SERVER6];
         let mut words = words.map(str::to_owned).to_vec();
         let ports = [Target::Open.port(), Target::Denied.port()];
@@ -167,4 +172,18 @@ pub fn gateway(lab: &Lab) -> Result<Gateway> {
 pub fn honestly(user: User) -> String {
     let networks = [address::ZONE, address::ZONE6, NOWHERE, NOWHERE6];
     connecting("honest", &rules_for_networks(user, &networks))
+}
+
+/// SYNs of client and gateway are sent again after 1 s and 3 s, and given up after 7 s.
+///
+/// # Errors
+/// When a kernel refuses.
+pub fn send_few_syns(lab: &Lab) -> Result<()> {
+    let few = "sysctl -qw net.ipv4.tcp_syn_retries=2
+        key=net.ipv4.tcp_syn_linear_timeouts
+        sysctl -n $key >/dev/null 2>&1 && sysctl -qw $key=0 || true";
+    for host in [lab.client().user(User::Root), lab.gateway()] {
+        host.sh(few)?.ok()?;
+    }
+    Ok(())
 }
