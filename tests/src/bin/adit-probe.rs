@@ -9,61 +9,84 @@ mod peer;
 
 use std::io::{self, Write};
 
-use adit_tests::connect::{Family, Target, Targets, Told, gateway, honestly, told};
+use adit_tests::connect::{Family, GAVE_UP, Target, Targets, Told, gateway, honestly, told};
 use adit_tests::{Lab, Routing, RunningAdit, User, connecting};
 use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
 use peer::{Redsocks, Sshuttle};
 
 /// The probe's own time-out in ms: longer than a host takes to find out that a neighbour is not there.
 const WITHIN: &str = "5000";
 const TARGETS: [(Target, &str); 5] = [
-    (Target::Open, "open port"),
-    (Target::Closed, "closed port"),
-    (Target::Filtered, "filtered port"),
-    (Target::Rejected, "host unreachable, says its router"),
-    (Target::Nobody, "host that is not there"),
+    (Target::Open, "open"),
+    (Target::Closed, "closed"),
+    (Target::Filtered, "filtered"),
+    (Target::Rejected, "the server says: host unreachable"),
+    (Target::Nobody, "nobody has the address"),
 ];
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Tool {
+    /// Nothing is in between.
     Direct,
+    /// Adit, as it comes.
     Adit,
-    Early,
+    /// Adit, with `connect: early`.
+    AditEarly,
+    /// redsocks before `ssh -D`.
     Redsocks,
+    /// sshuttle.
     Sshuttle,
 }
 
+impl Tool {
+    fn name(self) -> &'static str {
+        match self {
+            Tool::Direct => "nothing: direct",
+            Tool::Adit => "Adit",
+            Tool::AditEarly => "Adit with `connect: early`",
+            Tool::Redsocks => "redsocks + `ssh -D`",
+            Tool::Sshuttle => "sshuttle",
+        }
+    }
+}
+
+/// Tells what connect() tells a program through each tool.
+#[derive(Parser)]
+struct Arguments {
+    /// Only these tools.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL,…")]
+    only: Vec<Tool>,
+}
+
 fn main() -> Result<()> {
-    let tools = [
-        ("direct", Tool::Direct),
-        ("Adit", Tool::Adit),
-        ("Adit, `connect: early`", Tool::Early),
-        ("redsocks + `ssh -D`", Tool::Redsocks),
-        ("sshuttle", Tool::Sshuttle),
-    ];
+    let Arguments { only } = Arguments::parse();
     let mut out = io::stdout();
     let heads: String = TARGETS.map(|(_, label)| format!(" {label} |")).concat();
     writeln!(out, "| connect() through |{heads}")?;
     writeln!(out, "| --- |{}", " --- |".repeat(TARGETS.len()))?;
-    for (name, tool) in tools {
-        let cells = probe(&tool).with_context(|| name.to_owned())?;
-        writeln!(out, "| {name} |{cells}")?;
-        out.flush()?;
+    for tool in Tool::value_variants() {
+        if only.is_empty() || only.contains(tool) {
+            let cells = probe(*tool).with_context(|| tool.name())?;
+            writeln!(out, "| {} |{cells}", tool.name())?;
+            out.flush()?;
+        }
     }
     Ok(())
 }
 
 /// A row of the table.
-fn probe(tool: &Tool) -> Result<String> {
+fn probe(tool: Tool) -> Result<String> {
     let lab = Lab::with(match tool {
         Tool::Direct => Routing::Open,
-        Tool::Adit | Tool::Early | Tool::Redsocks | Tool::Sshuttle => Routing::Wire,
+        Tool::Adit | Tool::AditEarly | Tool::Redsocks | Tool::Sshuttle => Routing::Wire,
     })?;
     let _targets = Targets::start(&lab)?;
     // Held until all was asked.
     let (_adit, _redsocks, _sshuttle) = match tool {
         Tool::Direct => (None, None, None),
         Tool::Adit => (Some(adit(&lab, "honest")?), None, None),
-        Tool::Early => (Some(adit(&lab, "early")?), None, None),
+        Tool::AditEarly => (Some(adit(&lab, "early")?), None, None),
         Tool::Redsocks => (None, Some(Redsocks::start(&lab)?), None),
         Tool::Sshuttle => (None, None, Some(Sshuttle::start(&lab)?)),
     };
@@ -92,11 +115,20 @@ fn adit(lab: &Lab, word: &str) -> Result<RunningAdit> {
 }
 
 fn cell(one: &Told) -> String {
-    let said = match (one.outcome.as_str(), one.then.as_deref()) {
-        (outcome, Some("data")) => outcome.to_owned(),
-        (outcome, Some(then)) => format!("{outcome}, then {then}"),
-        ("gave up", _) => "no answer".to_owned(),
-        (outcome, None) => outcome.to_owned(),
+    let said = match one.then.as_deref() {
+        None | Some("data") => word(&one.outcome).to_owned(),
+        Some(then) => format!("{}, then {}", word(&one.outcome), word(then)),
     };
     format!("{said} ({:.1} ms)", one.us as f64 / 1e3)
+}
+
+/// What people call it.
+fn word(outcome: &str) -> &str {
+    match outcome {
+        GAVE_UP => "no answer",
+        "ECONNREFUSED" => "refused",
+        "ECONNRESET" => "reset",
+        "EHOSTUNREACH" => "no route to host",
+        other => other,
+    }
 }

@@ -13,8 +13,9 @@ use socket2::{Domain, Socket, Type};
 
 use super::{CONNECTED, GAVE_UP, Told, Way, microseconds, uring};
 
-/// How long a connection may say nothing before that is called silence.
-const SILENCE: Duration = Duration::from_secs(3);
+/// How long a connection may say nothing before that is called silence: longer than a host takes to find out that a neighbour is
+/// not there.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A connection to be tried.
 #[derive(Debug, Clone)]

@@ -72,7 +72,7 @@ pub struct Told {
     pub before: Vec<String>,
     /// What `poll()` or `epoll_wait()` reported, for the ways that use them.
     pub events: Option<String>,
-    /// What was to be had from a connection within three seconds, when that was asked for: `data`, `end`, `silence`, or the
+    /// What was to be had from a connection within five seconds, when that was asked for: `data`, `end`, `silence`, or the
     /// name of an errno.
     pub then: Option<String>,
 }
