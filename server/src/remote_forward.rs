@@ -127,7 +127,8 @@ struct Place {
 
 impl Place {
     async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) {
-        let _audited = audit::Listening::new(&self.forwarding.session.who, &self.host, self.port);
+        let session = &self.forwarding.session;
+        let _audited = audit::Listening::new(&session.who, &self.host, self.port);
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(Arc::clone(&self).accept_all(listener));
@@ -135,12 +136,14 @@ impl Place {
         let ended = async { while accepting.join_next().await.is_some() {} };
         tokio::select! {
             () = ended => {}
-            _ = self.forwarding.gateway.over(&self.forwarding.session) => {}
+            () = session.not_permitted(|held| held.listens(&self.host, self.wanted)) => {}
+            _ = self.forwarding.gateway.over(session) => {}
             _ = self.forwarding.gateway.draining() => {}
         }
+        // Nobody can connect any more when the audit says so.
+        accepting.shutdown().await;
     }
 
-    /// Ends when the place is not permitted any more.
     async fn accept_all(self: Arc<Self>, listener: TcpListener) {
         let mut offered = JoinSet::new();
         loop {
@@ -148,10 +151,6 @@ impl Place {
                 accepted = listener.accept(), if offered.len() < MAX_OFFERED => accepted,
                 Some(_) = offered.join_next() => continue,
             };
-            let session = &self.forwarding.session;
-            if !session.permissions().listens(&self.host, self.wanted) {
-                return;
-            }
             match accepted {
                 Ok((socket, peer)) => {
                     let place = Arc::clone(&self);

@@ -33,7 +33,7 @@ pub struct Session {
     pub(crate) ending: Arc<Ending>,
     /// What its brokers are told; nothing when empty.
     notice: watch::Sender<Arc<str>>,
-    permissions: Mutex<Arc<Permissions>>,
+    permissions: watch::Sender<Arc<Permissions>>,
     flows: Mutex<BTreeMap<u64, Arc<Flow>>>,
     /// Since when no flow is open, while none is.
     idle_since: Mutex<Option<tokio::time::Instant>>,
@@ -135,7 +135,7 @@ impl Session {
             proof,
             ending,
             notice: watch::Sender::new("".into()),
-            permissions: Mutex::new(Arc::new(permissions)),
+            permissions: watch::Sender::new(Arc::new(permissions)),
             flows: Mutex::default(),
             idle_since: Mutex::new(Some(tokio::time::Instant::now())),
             sent: AtomicU64::new(0),
@@ -144,11 +144,18 @@ impl Session {
     }
 
     pub(crate) fn permissions(&self) -> Arc<Permissions> {
-        Arc::clone(&lock(&self.permissions))
+        Arc::clone(&self.permissions.borrow())
     }
 
     pub(crate) fn permit(&self, permissions: Permissions) {
-        *lock(&self.permissions) = Arc::new(permissions);
+        self.permissions.send_replace(Arc::new(permissions));
+    }
+
+    /// Resolves when its permissions, now or after a change, do not allow this.
+    pub(crate) async fn not_permitted(&self, allowed: impl Fn(&Permissions) -> bool) {
+        let mut permissions = self.permissions.subscribe();
+        // The sender lives in self, so that waiting cannot fail.
+        let _ = permissions.wait_for(|held| !allowed(held)).await;
     }
 
     /// Tells its brokers something in the place of what they were told before; nothing takes it back.

@@ -1,4 +1,4 @@
-//! What stock clients do: `ssh -L`, `-D`, `-W`, `-J`, `-N` and `-R`, with the same policy and audit.
+//! What stock clients do: `ssh -L`, `-D`, `-W`, `-J` and `-N`, with the same policy and audit.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -9,14 +9,14 @@ use crate::flows::{Broker, log_in};
 use crate::site::{PATIENCE, Running, Site, output};
 use crate::stdio::{Sshd, own_name};
 
-const POLICY: &str =
+pub(crate) const POLICY: &str =
     r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*", "*.zone.test:*"]}]"#;
 
 /// An `ssh` that stays; ended when dropped.
-struct Client(Child);
+pub(crate) struct Client(Child);
 
 impl Client {
-    fn start(site: &Site, gateway: &Running, arguments: &[&str]) -> Self {
+    pub(crate) fn start(site: &Site, gateway: &Running, arguments: &[&str]) -> Self {
         let mut ssh = site.ssh(gateway.address, "alice", "alice");
         ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"])
             .args(arguments);
@@ -32,13 +32,13 @@ impl Drop for Client {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     listener.local_addr().expect("address").port()
 }
 
 /// As soon as somebody listens there.
-fn connect(port: u16) -> TcpStream {
+pub(crate) fn connect(port: u16) -> TcpStream {
     let since = Instant::now();
     loop {
         match TcpStream::connect(("127.0.0.1", port)) {
@@ -52,7 +52,7 @@ fn connect(port: u16) -> TcpStream {
     }
 }
 
-fn echoes(socket: &mut TcpStream, text: &[u8]) {
+pub(crate) fn echoes(socket: &mut TcpStream, text: &[u8]) {
     socket.write_all(text).expect("write");
     let mut back = vec![0; text.len()];
     socket.read_exact(&mut back).expect("read");
@@ -60,7 +60,7 @@ fn echoes(socket: &mut TcpStream, text: &[u8]) {
 }
 
 /// Ends one direction and expects the other to end after it.
-fn finishes(mut socket: TcpStream) {
+pub(crate) fn finishes(mut socket: TcpStream) {
     socket
         .shutdown(std::net::Shutdown::Write)
         .expect("shutdown");
@@ -68,7 +68,7 @@ fn finishes(mut socket: TcpStream) {
 }
 
 /// Nothing of it is to be read, whether it is called an end or a reset.
-fn is_refused(mut socket: TcpStream) {
+pub(crate) fn is_refused(mut socket: TcpStream) {
     assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0);
 }
 
@@ -391,53 +391,6 @@ async fn a_reload_closes_forwarded_ports_too() {
     gateway.signal(nix::sys::signal::Signal::SIGHUP);
     is_refused(socket);
     is_refused(connect(port));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_may_listen_where_its_key_permits_it() {
-    let site = Site::new();
-    let port = free_port();
-    let key = site.public_key("alice");
-    site.authorize("alice", &format!("permitlisten=\"localhost:{port}\" {key}"));
-    let gateway = site.start(POLICY, "");
-    let near = echo().await;
-    let client = Client::start(&site, &gateway, &["-R", &format!("{port}:{near}")]);
-    let mut socket = connect(port);
-    echoes(&mut socket, b"seven b");
-    let from = socket.local_addr().expect("address").to_string();
-    finishes(socket);
-    let place = format!("localhost:{port}");
-    gateway.wait_log(|line| line["event"] == "listen" && line["place"] == place.as_str());
-    let open = gateway.wait_log(|line| line["event"] == "open" && line["asked"] == place.as_str());
-    assert_eq!(
-        (&open["dialled"], &open["entry"]),
-        (&from.as_str().into(), &"permitlisten".into())
-    );
-    gateway.wait_log(|line| line["event"] == "end" && line["received"] == 7 && line["sent"] == 7);
-
-    let refused = |forward: String| {
-        let mut ssh = site.ssh(gateway.address, "alice", "alice");
-        ssh.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", &forward]);
-        let output = output(ssh);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            stderr.contains("remote port forwarding failed"),
-            "{forward}: {stderr}"
-        );
-    };
-    refused(format!("{}:127.0.0.1:1", free_port()));
-    refused(format!("*:{port}:127.0.0.1:1"));
-    refused("0:127.0.0.1:1".to_owned());
-    // The place is free again when its client is gone.
-    drop(client);
-    gateway.wait_log(|line| line["event"] == "unlisten");
-    let since = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
-        assert!(since.elapsed() < PATIENCE, "still listened at");
-    }
-    // Without the option nobody listens.
-    site.authorize("alice", &key);
-    refused(format!("{port}:127.0.0.1:1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ mod hostile;
 mod links;
 mod logins;
 mod policies;
+mod remote_forwards;
 mod service;
 mod sessions;
 mod site;
