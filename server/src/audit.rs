@@ -15,6 +15,7 @@ use crate::asker::Asker;
 use crate::audit_event::Event;
 use crate::credential::Credential;
 use crate::log_queue;
+use crate::throttle::{Throttle, shown};
 use crate::user_name::UserName;
 
 /// Target of all audit events: filters can pick them by it.
@@ -301,6 +302,42 @@ impl Drop for LoggedIn {
             user = self.who.user.as_str(),
             seconds = self.since.elapsed().as_secs_f64(),
             "logged out"
+        );
+    }
+}
+
+/// What somebody showed who is not let in. Of what it says, only the address is known to be true.
+pub(crate) struct RefusedLogin<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) user: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) credential: &'a Credential,
+}
+
+impl RefusedLogin<'_> {
+    /// Anybody can cause such a line, so there are few of them in a second, and none where those of
+    /// users have no room.
+    pub(crate) fn because(&self, why: &str) {
+        static LINES: Throttle = Throttle::new();
+        if !log_queue::has_room() {
+            return log_queue::lose(1);
+        }
+        let Some(left_out) = LINES.admit(Instant::now()) else {
+            return;
+        };
+        let certificate = self.credential.certificate().map(ToString::to_string);
+        tracing::info!(
+            target: TARGET,
+            id = Event::LoginRefused.id(),
+            event = Event::LoginRefused.name(),
+            user = shown(self.user),
+            from = self.from.to_string(),
+            method = self.method,
+            key = self.credential.key(),
+            certificate,
+            why,
+            left_out = (left_out > 0).then_some(left_out),
+            "login refused"
         );
     }
 }

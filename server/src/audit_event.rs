@@ -8,6 +8,8 @@ pub enum Event {
     Login,
     /// That session is over.
     Logout,
+    /// Somebody was not let in.
+    LoginRefused,
     /// A flow was opened.
     Open,
     /// One was not.
@@ -32,9 +34,10 @@ pub enum Event {
 
 impl Event {
     /// All there are.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Login,
         Self::Logout,
+        Self::LoginRefused,
         Self::Open,
         Self::Refuse,
         Self::End,
@@ -52,6 +55,7 @@ impl Event {
         match self {
             Self::Login => 100,
             Self::Logout => 101,
+            Self::LoginRefused => 102,
             Self::Open => 200,
             Self::Refuse => 201,
             Self::End => 202,
@@ -70,6 +74,7 @@ impl Event {
         match self {
             Self::Login => "login",
             Self::Logout => "logout",
+            Self::LoginRefused => "login_refused",
             Self::Open => "open",
             Self::Refuse => "refuse",
             Self::End => "end",

@@ -4,24 +4,53 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use russh::keys::Certificate;
 use russh::keys::ssh_key::public::KeyData;
 use russh::server::{Auth, Response};
 use tokio::time::{Instant, sleep, sleep_until};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::answers::Answered;
+use crate::audit::RefusedLogin;
 use crate::client::{Client, ConversationError};
-use crate::credential::fingerprint;
+use crate::credential::{CertificateId, Credential, fingerprint};
 use crate::login::{Login, NotAuthorized};
 use crate::login_progress::{Progress, Shown};
 use crate::methods::{self, Method};
 use crate::metrics::Metrics;
 use crate::password::MAX_PASSWORD;
-use crate::throttle::{seldom, shown};
+use crate::throttle::shown;
 
 /// How long an answer to a wrong password, code or signature takes; a key that is merely offered is
 /// answered sooner (see [`crate::listener`]), because agents offer several.
 const REJECTION: Duration = Duration::from_secs(1);
+
+/// What a client shows, for the audit.
+pub(crate) struct Tried {
+    /// As in `how` of a login.
+    pub(crate) method: String,
+    pub(crate) credential: Credential,
+}
+
+impl Tried {
+    pub(crate) fn key(key: &KeyData) -> Self {
+        let fingerprint = fingerprint(key);
+        Self {
+            method: Method::PublicKey.name().to_owned(),
+            credential: Credential::Key { fingerprint },
+        }
+    }
+
+    /// Anybody can have written it.
+    pub(crate) fn certificate(certificate: &Certificate) -> Self {
+        let mut id = CertificateId::of(certificate);
+        id.id = shown(&id.id).to_owned();
+        Self {
+            method: "certificate".to_owned(),
+            credential: Credential::Certificate(id),
+        }
+    }
+}
 
 impl Client {
     /// What this user can show next. Another user's way is forgotten.
@@ -44,26 +73,51 @@ impl Client {
         }
     }
 
-    pub(crate) async fn reject_slowly(&mut self, user: &str) -> Auth {
+    /// For a method that nobody is asked for now.
+    pub(crate) async fn reject_method(&mut self, user: &str, method: &str) -> Auth {
+        let tried = Tried {
+            method: method.to_owned(),
+            credential: self.shown_before(user),
+        };
+        self.refuse_login(user, &tried, &NotAuthorized::NotNext);
+        self.reject_slowly(user).await
+    }
+
+    async fn reject_slowly(&mut self, user: &str) -> Auth {
         sleep(REJECTION).await;
         self.rejection(user)
     }
 
-    /// `by` is a fingerprint, or the methods that were asked for.
-    pub(crate) fn log_unauthorized(&self, user: &str, by: &str, why: &NotAuthorized) {
+    pub(crate) fn refuse_login(&self, user: &str, tried: &Tried, why: &NotAuthorized) {
         Metrics::count(&self.gateway.metrics().logins_refused);
         self.attempt.refused();
-        let (peer, user) = (self.peer, shown(user));
-        // As text, which is escaped.
-        let why = why.to_string();
-        seldom!(info, %peer, user, by, why, "login refused");
+        self.audit_refused(user, tried, &why.to_string());
+    }
+
+    pub(crate) fn audit_refused(&self, user: &str, tried: &Tried, why: &str) {
+        let refused = RefusedLogin {
+            from: self.peer,
+            user,
+            method: &tried.method,
+            credential: &tried.credential,
+        };
+        refused.because(why);
+    }
+
+    /// The key or certificate of a step that this user has behind it.
+    fn shown_before(&self, user: &str) -> Credential {
+        let so_far = self.progress.as_ref();
+        let key = so_far
+            .filter(|progress| progress.is_of(user))
+            .and_then(|progress| progress.key.as_ref());
+        key.map_or(Credential::Answers, |login| login.credential.clone())
     }
 
     /// What becomes of a key that was signed with.
     pub(crate) async fn answer(
         &mut self,
         user: &str,
-        key: &KeyData,
+        tried: &Tried,
         login: Result<Login, NotAuthorized>,
         changes: u64,
     ) -> Auth {
@@ -71,7 +125,7 @@ impl Client {
         match judged {
             Ok(auth) => auth,
             Err(why) => {
-                self.log_unauthorized(user, &fingerprint(key), &why);
+                self.refuse_login(user, tried, &why);
                 self.reject_slowly(user).await
             }
         }
@@ -83,7 +137,7 @@ impl Client {
         let mut asked = self.next(user);
         asked.retain(|method| *method != Method::PublicKey);
         let Some(prompt) = prompt(&asked) else {
-            return Ok(self.reject_slowly(user).await);
+            return Ok(self.reject_method(user, "keyboard-interactive").await);
         };
         self.asked = Some((user.to_owned(), asked));
         Ok(Auth::Partial {
@@ -104,7 +158,10 @@ impl Client {
         let answer = only_answer(response);
         let asked = self.asked.take().filter(|(whom, _)| whom == user);
         let asked = asked.map(|(_, asked)| asked).unwrap_or_default();
-        let by = names(&asked);
+        let tried = Tried {
+            method: names(&asked),
+            credential: self.shown_before(user),
+        };
         let judged = match answer {
             Some(answer) => self.logins.answer(user, asked, answer).await,
             None => Err(NotAuthorized::Answer),
@@ -114,7 +171,7 @@ impl Client {
         match judged {
             Ok(auth) => Ok(auth),
             Err(why) => {
-                self.log_unauthorized(user, &by, &why);
+                self.refuse_login(user, &tried, &why);
                 sleep_until(at_least).await;
                 Ok(self.rejection(user))
             }

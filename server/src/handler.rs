@@ -12,14 +12,13 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 
 use crate::audit::Who;
+use crate::authentication::Tried;
 use crate::client::{Client, ConversationError};
-use crate::credential::fingerprint;
 use crate::link_channel::LinkChannel;
 use crate::login::NotAuthorized;
 use crate::methods::Method;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
-use crate::throttle::seldom;
 use crate::time_outs::TimeOuts;
 
 /// RFC 4254 section 5.2, SSH_EXTENDED_DATA_STDERR.
@@ -33,7 +32,7 @@ impl Handler for Client {
     }
 
     async fn auth_password(&mut self, user: &str, _password: &str) -> Result<Auth, Self::Error> {
-        Ok(self.reject_slowly(user).await)
+        Ok(self.reject_method(user, "password").await)
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -56,8 +55,8 @@ impl Handler for Client {
         let attempt = self.count_offer()?;
         let changes = self.gateway.changes();
         let login = self.logins.certificate(user, certificate, attempt).await;
-        let key = certificate.public_key();
-        Ok(self.answer(user, key, login, changes).await)
+        let tried = Tried::certificate(certificate);
+        Ok(self.answer(user, &tried, login, changes).await)
     }
 
     async fn auth_publickey_offered(
@@ -74,7 +73,7 @@ impl Handler for Client {
         match offered {
             Ok(()) => Ok(Auth::Accept),
             Err(why) => {
-                self.log_unauthorized(user, &fingerprint(key.key_data()), &why);
+                self.refuse_login(user, &Tried::key(key.key_data()), &why);
                 Ok(self.rejection(user))
             }
         }
@@ -91,7 +90,8 @@ impl Handler for Client {
         let (key, algorithm) = (key.public_key, key.algorithm);
         let changes = self.gateway.changes();
         let login = self.logins.key(user, key, algorithm, attempt).await;
-        Ok(self.answer(user, key.key_data(), login, changes).await)
+        let tried = Tried::key(key.key_data());
+        Ok(self.answer(user, &tried, login, changes).await)
     }
 
     async fn authentication_banner(&mut self) -> Result<Option<String>, Self::Error> {
@@ -102,8 +102,13 @@ impl Handler for Client {
         let Some((login, changes)) = self.login.take() else {
             return Err(russh::Error::NotAuthenticated.into());
         };
+        let tried = Tried {
+            method: login.proof.how(),
+            credential: login.credential.clone(),
+        };
         if self.gateway.is_draining() {
             let words = "the gateway takes no new connections";
+            self.audit_refused(login.user.as_str(), &tried, words);
             return Ok(ssh.disconnect(Disconnect::ByApplication, words, "")?);
         }
         let user = login.user.clone();
@@ -111,9 +116,8 @@ impl Handler for Client {
         let place = match self.connections.take_within(&user, own) {
             Ok(place) => place,
             Err(full) => {
-                let (user, why) = (user.as_str(), full.to_string());
-                seldom!(warn, peer = %self.peer, user, why, "refused: too many connections");
-                let words = format!("too many connections: {why}");
+                let words = format!("too many connections: {full}");
+                self.audit_refused(user.as_str(), &tried, &words);
                 return Ok(ssh.disconnect(Disconnect::TooManyConnections, &words, "")?);
             }
         };

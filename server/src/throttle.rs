@@ -1,5 +1,5 @@
 //! Bounds how often a line is logged that anybody can cause, so that a flood of them hides nothing
-//! and fills no disk. The audit is never left out.
+//! and fills no disk. Of the audit, refused logins are all that is left out.
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -13,7 +13,7 @@ const POLICY: &str = r#"[{name: loopback, users: [alice, bob], allow: ["127.0.0.
 /// Logged in: there is no such subsystem.
 const IN: &str = "subsystem request failed";
 const OUT: &str = "Permission denied";
-const SECRET: &str = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U";
+pub(crate) const SECRET: &str = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U";
 const OTHER_SECRET: &str = "ORUGS4ZANFZSAYLON52GQZLSEBXW4ZJO";
 
 /// Gives the answers in the file beside it, one each time it is called, and notes the questions.
@@ -24,13 +24,13 @@ sed -i 1d "$0.answers"
 "#;
 
 /// What `ssh` said, with `-v`, and what it was asked.
-struct Tried {
+pub(crate) struct Tried {
     stderr: String,
     asked: Vec<String>,
 }
 
 impl Tried {
-    fn check(&self, words: &str) -> &Self {
+    pub(crate) fn check(&self, words: &str) -> &Self {
         assert!(self.stderr.contains(words), "{words}: {}", self.stderr);
         self
     }
@@ -47,7 +47,12 @@ impl Tried {
 }
 
 /// Tries to log in as `user` with a key and with these answers.
-fn try_with(site: &Site, gateway: &Running, (user, key): (&str, &str), answers: &[&str]) -> Tried {
+pub(crate) fn try_with(
+    site: &Site,
+    gateway: &Running,
+    (user, key): (&str, &str),
+    answers: &[&str],
+) -> Tried {
     let askpass = site.write("askpass", ASKPASS);
     fs::set_permissions(&askpass, fs::Permissions::from_mode(0o700)).expect("chmod");
     site.write("askpass.answers", &(answers.join("\n") + "\n"));
@@ -66,7 +71,7 @@ fn try_with(site: &Site, gateway: &Running, (user, key): (&str, &str), answers: 
 }
 
 /// The program's hash of a password.
-fn hash(password: &str) -> String {
+pub(crate) fn hash(password: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
     command.arg("hash-password").stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
@@ -95,14 +100,14 @@ fn code(secret: &str, steps: i64) -> String {
 }
 
 /// A code that is none of these minutes'.
-fn wrong_code(secret: &str) -> String {
+pub(crate) fn wrong_code(secret: &str) -> String {
     let near: Vec<_> = (-3..=3).map(|steps| code(secret, steps)).collect();
     let mut guesses = ["000000", "111111", "222222", "333333"].into_iter();
     let wrong = guesses.find(|guess| !near.iter().any(|code| code == guess));
     wrong.expect("one that is wrong").to_owned()
 }
 
-fn secrets(site: &Site, name: &str, lines: &[(&str, &str)]) -> String {
+pub(crate) fn secrets(site: &Site, name: &str, lines: &[(&str, &str)]) -> String {
     let text: Vec<_> = lines
         .iter()
         .map(|(user, secret)| format!("{user}:{secret}\n"))
@@ -123,7 +128,7 @@ fn files(site: &Site) -> String {
         + &secrets(site, "totp", &[("alice", SECRET), ("bob", OTHER_SECRET)])
 }
 
-const ALICE: (&str, &str) = ("alice", "alice");
+pub(crate) const ALICE: (&str, &str) = ("alice", "alice");
 
 #[test]
 fn a_key_and_a_code_let_in_and_the_code_once() {
@@ -145,7 +150,7 @@ fn a_key_and_a_code_let_in_and_the_code_once() {
     let (wrong, next) = (wrong_code(SECRET), code(SECRET, 1));
     let tried = try_with(&site, &gateway, ALICE, &[&wrong, &next]);
     tried.check(IN).was_asked(&["Verification code: "; 2]);
-    gateway.wait_log(|line| line["why"] == "a wrong code" && line["by"] == "totp");
+    gateway.wait_log(|line| line["why"] == "a wrong code" && line["method"] == "totp");
     // The code without the key, and the key without a code.
     let without = try_with(&site, &gateway, ("alice", "mallory"), &[&next]);
     without.check(OUT).was_asked(&[]);

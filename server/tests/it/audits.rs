@@ -7,9 +7,11 @@ use adit_link::RefusalReason;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::answers::{ALICE, SECRET, hash, secrets, try_with, wrong_code};
 use crate::destinations::echo;
-use crate::flows::Broker;
-use crate::site::{PATIENCE, Site};
+use crate::flows::{Broker, try_log_in};
+use crate::logins::keygen;
+use crate::site::{PATIENCE, Running, Site, output};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 
@@ -95,6 +97,159 @@ async fn without_an_audit_no_flow_is_opened() {
         refusal.detail.contains("the audit cannot be written"),
         "{refusal}"
     );
+}
+
+/// What a file has of logins that were refused, once there are so many.
+fn refused(site: &Site, number: usize) -> Vec<Value> {
+    let since = Instant::now();
+    loop {
+        let mut found = lines(site, "audit", 0);
+        found.retain(|line| line["id"] == 102);
+        if found.len() >= number {
+            return found;
+        }
+        assert!(since.elapsed() < PATIENCE, "{found:#?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn fingerprint(site: &Site, key: &str) -> String {
+    let mut keygen = std::process::Command::new("ssh-keygen");
+    keygen.arg("-lf").arg(site.path(&format!("{key}.pub")));
+    let said = String::from_utf8(output(keygen).stdout).expect("text");
+    said.split(' ').nth(1).expect("a fingerprint").to_owned()
+}
+
+/// One line more: who it was, by what, and why not.
+fn check_refused(site: &Site, number: usize, expected: [&str; 4]) -> Value {
+    let last = refused(site, number).pop().expect("a line");
+    let field = |name: &str| last[name].as_str().unwrap_or_default();
+    let shown = ["user", "method", "key", "why"].map(field);
+    assert_eq!(shown, expected, "{last:#}");
+    assert_eq!(last["event"], "login_refused");
+    let from: std::net::SocketAddr = field("from").parse().expect("a source");
+    assert!(from.ip().is_loopback() && last["timestamp"].is_string());
+    last
+}
+
+fn stays_out(site: &Site, gateway: &Running, (user, key): (&str, &str), options: &[&str]) {
+    let mut ssh = site.ssh(gateway.address, user, key);
+    ssh.args(options);
+    assert!(!output(ssh).status.success());
+}
+
+#[test]
+fn whoever_shows_a_key_in_vain_is_in_the_audit() {
+    let site = Site::new();
+    for name in ["ca", "other"] {
+        site.keygen(name, "");
+    }
+    site.write("revoked", &site.public_key("other"));
+    let extra = format!(
+        "audit: {}\nrevoked_keys: [{}]\nuser_ca: [{}]",
+        site.path("audit").display(),
+        site.path("revoked").display(),
+        site.path("ca.pub").display()
+    );
+    let gateway = site.start(POLICY, &extra);
+    let keys = ["mallory", "other"].map(|key| fingerprint(&site, key));
+    let [mallory, other] = keys.each_ref().map(String::as_str);
+
+    stays_out(&site, &gateway, ("alice", "mallory"), &[]);
+    let why = "not a key of this user";
+    check_refused(&site, 1, ["alice", "publickey", mallory, why]);
+    stays_out(&site, &gateway, ("nobody", "mallory"), &[]);
+    let why = "a user that no entry or group of the policy names";
+    check_refused(&site, 2, ["nobody", "publickey", mallory, why]);
+    stays_out(&site, &gateway, ("alice", "other"), &[]);
+    check_refused(
+        &site,
+        3,
+        ["alice", "publickey", other, "the key is revoked"],
+    );
+
+    let signed = [
+        "-s",
+        "ca",
+        "-I",
+        "stale",
+        "-z",
+        "7",
+        "-n",
+        "bob",
+        "mallory.pub",
+    ];
+    keygen(&site, &signed);
+    let file = site.path("mallory-cert.pub");
+    let option = format!("CertificateFile={}", file.display());
+    stays_out(&site, &gateway, ("alice", "mallory"), &["-o", &option]);
+    let lines = refused(&site, 4);
+    let line = lines.iter().find(|line| line["method"] == "certificate");
+    let line = line.unwrap_or_else(|| panic!("{lines:#?}"));
+    let certificate = format!("ID \"stale\" serial 7 CA {}", fingerprint(&site, "ca"));
+    assert_eq!(
+        (&line["certificate"], &line["key"], &line["why"]),
+        (
+            &certificate.into(),
+            &mallory.into(),
+            &"the certificate does not name \"alice\"".into()
+        )
+    );
+}
+
+#[test]
+fn whoever_answers_wrong_is_in_the_audit() {
+    let site = Site::new();
+    let extra = secrets(&site, "totp", &[("alice", SECRET)])
+        + &secrets(&site, "passwords", &[("alice", &hash("open sesame"))])
+        + &format!(
+            "methods: [\"publickey,totp\", \"password\"]\naudit: {}",
+            site.path("audit").display()
+        );
+    let gateway = site.start(POLICY, &extra);
+    // Behind a key that is good, which is told as well.
+    try_with(&site, &gateway, ALICE, &[&wrong_code(SECRET)]).check("Permission denied");
+    let key = fingerprint(&site, "alice");
+    check_refused(&site, 1, ["alice", "totp", &key, "a wrong code"]);
+
+    let guess = ("alice", "mallory");
+    try_with(&site, &gateway, guess, &["hunter2"]).check("Permission denied");
+    let key = fingerprint(&site, "mallory");
+    let lines = refused(&site, 3);
+    assert_eq!(lines[1]["key"], key.as_str(), "{lines:#?}");
+    check_refused(&site, 3, ["alice", "password", "-", "a wrong answer"]);
+    let text = std::fs::read_to_string(site.path("audit")).expect("audit");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_refused_logins_is_counted() {
+    const FLOOD: usize = 50;
+    let site = std::sync::Arc::new(Site::new());
+    let extra = format!("audit: {}", site.path("audit").display());
+    let gateway = site.start(POLICY, &extra);
+    let at = gateway.address;
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..FLOOD {
+        let site = std::sync::Arc::clone(&site);
+        strangers.spawn(async move { try_log_in(&site, at, "stranger").await.1 });
+    }
+    while let Some(success) = strangers.join_next().await {
+        assert!(!success.expect("tried"));
+    }
+    // The next one that finds room tells how many did not.
+    let (mut tried, since) = (FLOOD as u64, Instant::now());
+    let lines = loop {
+        assert!(!try_log_in(&site, at, "stranger").await.1);
+        tried += 1;
+        let lines = refused(&site, 10);
+        let left_out = |line: &Value| line["left_out"].as_u64().unwrap_or(0);
+        if lines.iter().map(|line| 1 + left_out(line)).sum::<u64>() == tried {
+            break lines;
+        }
+        assert!(since.elapsed() < PATIENCE, "{tried}: {lines:#?}");
+    };
+    assert!((lines.len() as u64) < tried, "{lines:#?}");
 }
 
 #[test]

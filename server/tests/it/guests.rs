@@ -90,7 +90,10 @@ async fn connections_are_bounded_and_a_place_is_given_back() {
         second.channel_open_session().await.is_err(),
         "a second connection"
     );
-    gateway.wait_log(|line| line["message"] == "refused: too many connections");
+    gateway.wait_log(|line| {
+        let why = line["why"].as_str().unwrap_or_default();
+        line["event"] == "login_refused" && why.starts_with("too many connections: ")
+    });
     drop(first);
     gateway.wait_log(|line| line["message"] == "link ended");
     let tried = async {
@@ -121,7 +124,7 @@ async fn a_user_has_a_bounded_number_of_connections_and_others_have_theirs() {
         third.channel_open_session().await.is_err(),
         "a third connection"
     );
-    gateway.wait_log(|line| line["why"] == "this user has 2 already");
+    gateway.wait_log(|line| line["why"] == "too many connections: this user has 2 already");
     let (bob, success) = crate::flows::try_log_in(&site, gateway.address, "bob").await;
     assert!(success && bob.channel_open_session().await.is_ok());
     drop(held);

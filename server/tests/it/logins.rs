@@ -34,7 +34,7 @@ fn check(site: &Site, gateway: &Running, user: &str, certificate: Option<&str>, 
     );
 }
 
-fn keygen(site: &Site, arguments: &[&str]) {
+pub(crate) fn keygen(site: &Site, arguments: &[&str]) {
     let mut keygen = Command::new("ssh-keygen");
     keygen.arg("-q").args(arguments).current_dir(site.path(""));
     let output = output(keygen);
