@@ -2,9 +2,12 @@
 //! connections.
 use std::io::ErrorKind;
 use std::process::Command;
+use std::sync::Arc;
 
-use adit_link::RefusalReason;
+use adit_link::{ReadChunks, RefusalReason, StreamError};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo, once, read_all, reset, silent};
@@ -414,4 +417,74 @@ async fn a_stream_that_is_given_up_at_once_is_in_the_audit() {
         .iter()
         .filter(|line| line["event"] == "open" || line["event"] == "refuse");
     assert_eq!(answers.count(), 51, "{lines:#?}");
+}
+
+/// What a broker reads, held back while `held` says so; `came` tells that there is something.
+struct Held<R> {
+    read: R,
+    held: watch::Receiver<bool>,
+    came: Arc<Notify>,
+}
+
+impl<R: ReadChunks> ReadChunks for Held<R> {
+    async fn read_chunk(&mut self) -> std::io::Result<Option<Bytes>> {
+        let chunk = self.read.read_chunk().await;
+        if *self.held.borrow_and_update() {
+            self.came.notify_one();
+        }
+        self.held.wait_for(|held| !held).await.expect("a test");
+        chunk
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_link_refuses_by_itself_is_counted_in_the_audit() {
+    let site = Site::new();
+    let control = crate::sessions::extra(&site);
+    let gateway = site.start(POLICY, &format!("groups: {{staff: [alice]}}\n{control}"));
+    let session = crate::flows::log_in(&site, gateway.address).await;
+    let channel = session.channel_open_session().await.expect("channel");
+    channel
+        .request_subsystem(true, "adit-link")
+        .await
+        .expect("subsystem");
+    let (read, write) = adit_link::ssh::split(channel);
+    let (hold, held) = watch::channel(false);
+    let came = Arc::new(Notify::new());
+    let read = Held {
+        read,
+        held,
+        came: Arc::clone(&came),
+    };
+    let link = crate::flows::begin(read, write).await;
+    let at = echo().await;
+    let program = flow(&link, "127.0.0.1", at.port()).await;
+    // The gateway has said that it takes no more, and the broker has not heard it yet.
+    hold.send_replace(true);
+    crate::sessions::done(&site, &["drain", "--deadline", "600"]).await;
+    timeout(PATIENCE, came.notified()).await.expect("a word");
+    let header = adit_link::OpenHeader {
+        host: adit_link::Host::Address(at.ip()),
+        port: at.port(),
+        application: None,
+    };
+    let mut late: Vec<_> = (0..3).map(|_| link.open(&header).expect("open")).collect();
+    hold.send_replace(false);
+    for stream in &mut late {
+        let refused = timeout(PATIENCE, stream.opened()).await.expect("in time");
+        assert!(
+            matches!(&refused, Err(StreamError::Refused(refusal)) if refusal.reason == RefusalReason::Busy),
+            "{refused:?}"
+        );
+    }
+    drop(program);
+    let surplus = gateway.wait_log(|line| line["event"] == "surplus");
+    let login = gateway.wait_log(|line| line["event"] == "login");
+    assert_eq!(
+        (&surplus["id"], &surplus["streams"]),
+        (&203.into(), &3.into())
+    );
+    for name in ["session", "user", "from", "key"] {
+        assert!(surplus[name] == login[name] && !surplus[name].is_null());
+    }
 }

@@ -73,21 +73,33 @@ async fn a_principal_of_a_certificate_is_enough() {
         policy,
         &format!("user_ca: [{}]", site.path("ca.pub").display()),
     );
-    let forwards = |user: &str| {
+    let forwards_to = |user: &str, to: &str| {
         let mut ssh = site.ssh(gateway.address, user, "alice");
         ssh.arg("-o").arg(format!(
             "CertificateFile={}",
             site.path("alice-cert.pub").display()
         ));
-        ssh.args(["-W", &at.to_string()]);
+        ssh.args(["-W", to]);
         let output = tokio::task::block_in_place(|| output(ssh));
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.success(), stderr)
     };
+    let forwards = |user: &str| forwards_to(user, &at.to_string());
     sign("alice,dba");
     assert!(forwards("alice").0, "{}", forwards("alice").1);
     let open = gateway.wait_log(|line| line["event"] == "open");
     assert_eq!(open["entry"], "databases");
+    assert!(!forwards_to("alice", "127.0.0.2:1").0);
+    let refuse = gateway.wait_log(|line| line["event"] == "refuse");
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.arg("-lf").arg(site.path("ca.pub"));
+    let said = String::from_utf8(output(keygen).stdout).expect("text");
+    let authority = said.split(' ').nth(1).expect("a fingerprint");
+    let certificate = format!("ID \"x\" serial 0 CA {authority}");
+    assert_eq!(
+        (&open["certificate"], &refuse["certificate"]),
+        (&certificate.as_str().into(), &certificate.as_str().into())
+    );
     // Nobody by that name is in the file: without the principal she is no user.
     sign("alice,ops");
     assert!(forwards("alice").1.contains("Permission denied"));

@@ -19,7 +19,7 @@ fn start(site: &Site, policy: &str) -> Running {
     site.start(policy, &extra(site))
 }
 
-fn extra(site: &Site) -> String {
+pub(crate) fn extra(site: &Site) -> String {
     format!("control: {}", site.path("control.sock").display())
 }
 
@@ -33,7 +33,7 @@ fn ask(site: &Site, arguments: &[&str]) -> Output {
 }
 
 /// Asks off the thread that the test's sockets live on.
-async fn done(site: &Site, arguments: &[&str]) -> String {
+pub(crate) async fn done(site: &Site, arguments: &[&str]) -> String {
     let output = tokio::task::block_in_place(|| ask(site, arguments));
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
@@ -103,6 +103,11 @@ async fn sessions_are_listed_with_their_flows_and_can_be_ended() {
     let id = session["id"].to_string();
     done(&site, &["kill", &id]).await;
     assert!(is_reset(&mut program).await);
+    let killed = gateway.wait_log(|line| line["event"] == "kill");
+    assert_eq!(
+        (&killed["id"], &killed["session"], &killed["user"]),
+        (&302.into(), &session["id"], &"alice".into())
+    );
     let end = timeout(PATIENCE, broker.link.ended())
         .await
         .expect("in time");
@@ -216,6 +221,11 @@ async fn a_drain_lets_the_old_finish_and_takes_nothing_new() {
     let at = echo().await;
     let mut program = broker.flow(at).await;
     done(&site, &["drain", "--deadline", "600"]).await;
+    let drain = gateway.wait_log(|line| line["event"] == "drain");
+    assert_eq!(
+        (&drain["id"], &drain["deadline"]),
+        (&301.into(), &600.into())
+    );
     // The broker is told, and takes no more streams for this link.
     let told = async {
         while !broker.link.is_closing() {
