@@ -73,7 +73,7 @@ pub(crate) fn is_refused(mut socket: TcpStream) {
 }
 
 /// A port that `ssh` listens on for these destinations.
-fn forwarded(site: &Site, gateway: &Running, to: &str) -> (Client, u16) {
+pub(crate) fn forwarded(site: &Site, gateway: &Running, to: &str) -> (Client, u16) {
     let port = free_port();
     let client = Client::start(site, gateway, &["-L", &format!("127.0.0.1:{port}:{to}")]);
     (client, port)

@@ -180,7 +180,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         let child = command.stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the gateway starts");
         let log = Log::follow(child.stderr.take().expect("stderr"));
