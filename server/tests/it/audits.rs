@@ -191,7 +191,7 @@ async fn flows_are_opened_again_once_the_disk_has_room() {
     loop {
         let text = std::fs::read_to_string(disk.join("audit")).expect("audit");
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let read = whole.lines().map(|line| serde_json::from_str(line));
+        let read = whole.lines().map(serde_json::from_str);
         let lines: Vec<Value> = read.collect::<Result<_, _>>().expect("JSON");
         if lines.iter().filter(|line| line["id"] == 200).count() == 3 {
             break;
