@@ -1,12 +1,12 @@
 //! What stock clients do: `ssh -L`, `-D`, `-W`, `-J` and `-N`, with the same policy and audit.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::destinations::{closed_port, echo};
 use crate::flows::{Broker, log_in};
-use crate::site::{PATIENCE, Running, Site, output};
+use crate::site::{PATIENCE, Running, Site, output, wait};
 use crate::stdio::{Sshd, own_name};
 
 pub(crate) const POLICY: &str =
@@ -22,6 +22,11 @@ impl Client {
             .args(arguments);
         let ssh = ssh.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Self(ssh.expect("ssh starts"))
+    }
+
+    /// Waits until it goes by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        wait(&mut self.0)
     }
 }
 

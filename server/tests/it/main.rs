@@ -19,3 +19,4 @@ mod sessions;
 mod site;
 mod ssh_command;
 mod stdio;
+mod stock_sessions;

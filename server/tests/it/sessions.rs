@@ -39,7 +39,7 @@ pub(crate) async fn done(site: &Site, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-async fn sessions(site: &Site) -> Vec<Value> {
+pub(crate) async fn sessions(site: &Site) -> Vec<Value> {
     let text = done(site, &["sessions", "--json"]).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     answer["sessions"].as_array().expect("a list").clone()
