@@ -45,7 +45,12 @@ impl Rig {
     }
 
     fn broker(&self, word: &str) -> Result<Broker> {
-        Broker::start(&self.lab, User::Alice, &rules(word))
+        self.broker_by("auto", word)
+    }
+
+    fn broker_by(&self, engine: &str, word: &str) -> Result<Broker> {
+        let rules = rules(word).replacen("\nrules:", &format!("\n    engine: {engine}\nrules:"), 1);
+        Broker::start(&self.lab, User::Alice, &rules)
     }
 
     /// The fingerprint of the gateway's key, by ssh-keygen.
@@ -316,7 +321,7 @@ fn ask_is_answered_on_a_screen() -> Result<()> {
 }
 
 /// An sshd with two keys, of which only one is known; it proves that it holds the other. Later it has only that.
-fn second_key(word: &str) -> Result<(Rig, Broker, String)> {
+fn second_key(subsystem: &str, engine: &str, word: &str) -> Result<(Rig, Broker, String)> {
     let mut rig = Rig::start(GatewayKind::AditServer, None)?;
     rig.gateway.process.kill()?;
     let (lab, root) = (&rig.lab, User::Root.home());
@@ -328,21 +333,23 @@ fn second_key(word: &str) -> Result<(Rig, Broker, String)> {
     let second: Vec<_> = second.split(' ').take(2).collect();
     let known = format!("[192.0.2.1]:443 {}\n", rig.public_key()?);
     lab.write(User::Alice, KNOWN, known)?;
-    rig.sshd = Some(sshd(&rig, &["first", "second"])?);
-    let broker = rig.broker(word)?;
+    rig.sshd = Some(sshd(&rig, &["first", "second"], subsystem)?);
+    let broker = rig.broker_by(engine, word)?;
     wait_up(&rig.lab, &broker)?;
     Ok((rig, broker, second.join(" ")))
 }
 
-fn sshd(rig: &Rig, keys: &[&str]) -> Result<Process> {
+/// Our relay in an sshd.
+const SUBSYSTEM: &str = "Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr --allow 198.51.100.0/24:*\n";
+
+fn sshd(rig: &Rig, keys: &[&str], subsystem: &str) -> Result<Process> {
     let root = User::Root.home();
     let keys: String = keys
         .iter()
         .map(|key| format!("HostKey {root}/{key}\n"))
         .collect();
     let config = format!(
-        "Port 443\n{keys}PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-         Subsystem adit-link /run/lab/bin/adit-server --stdio --log-to stderr --allow 198.51.100.0/24:*\n"
+        "Port 443\n{keys}PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n{subsystem}"
     );
     let file = format!("{root}/sshd_config");
     rig.lab.write(User::Root, &file, config)?;
@@ -354,7 +361,26 @@ fn sshd(rig: &Rig, keys: &[&str]) -> Result<Process> {
 
 #[test]
 fn a_key_that_the_gateway_proves_is_noted() -> Result<()> {
-    let (mut rig, mut broker, second) = second_key("accept-new")?;
+    proves_another(SUBSYSTEM, "auto", "accept-new")
+}
+
+#[test]
+fn a_key_that_the_gateway_proves_is_noted_where_its_user_is_asked() -> Result<()> {
+    proves_another(SUBSYSTEM, "auto", "ask")
+}
+
+#[test]
+fn a_key_that_a_bare_sshd_proves_is_noted() -> Result<()> {
+    proves_another("", "auto", "accept-new")
+}
+
+#[test]
+fn a_key_that_a_bare_sshd_proves_to_our_own_engine_is_noted() -> Result<()> {
+    proves_another("", "embedded", "accept-new")
+}
+
+fn proves_another(subsystem: &str, engine: &str, word: &str) -> Result<()> {
+    let (mut rig, mut broker, second) = second_key(subsystem, engine, word)?;
     let line = format!("[192.0.2.1]:443 {second}");
     until("the second key", PATIENCE, || {
         Ok(rig.lab.read(KNOWN)?.contains(&line))
@@ -365,13 +391,13 @@ fn a_key_that_the_gateway_proves_is_noted() -> Result<()> {
     broker.adit(&rig.lab, &["down"])?.ok()?;
     broker.process.end(PATIENCE)?;
     rig.sshd.take().context("it runs")?.kill()?;
-    rig.sshd = Some(sshd(&rig, &["second"])?);
-    wait_up(&rig.lab, &rig.broker("strict")?)
+    rig.sshd = Some(sshd(&rig, &["second"], subsystem)?);
+    wait_up(&rig.lab, &rig.broker_by(engine, "strict")?)
 }
 
 #[test]
 fn strict_notes_nothing() -> Result<()> {
-    let (rig, mut broker, _) = second_key("strict")?;
+    let (rig, mut broker, _) = second_key(SUBSYSTEM, "auto", "strict")?;
     let before = rig.lab.read(KNOWN)?;
     // The announcement comes before anything else of the session.
     goes_through(&rig.lab)?;

@@ -325,6 +325,9 @@ pub async fn connect(
                 after: HANDSHAKE_TIMEOUT,
             })?;
             if let Err(ConnectError::NoSubsystem) = opened {
+                if let Some(more) = more {
+                    more.note_what_came(&session.ssh).await;
+                }
                 let without_ssh = if !matches!(target.engine, Engine::Auto) {
                     "the rules want no ssh".to_owned()
                 } else if !master::asks_nothing(&target) {

@@ -47,9 +47,19 @@ impl MoreHostKeys {
 
     /// Waits for the announcement, and notes what is new in it.
     pub(super) async fn note(mut self, session: &Handle<HostKeyCheck>) {
-        let Some(keys) = self.announced.recv().await else {
-            return;
-        };
+        if let Some(keys) = self.announced.recv().await {
+            self.note_new(keys, session).await;
+        }
+    }
+
+    /// The same where a channel was answered already: what was not announced before that is not any more.
+    pub(super) async fn note_what_came(mut self, session: &Handle<HostKeyCheck>) {
+        if let Ok(keys) = self.announced.try_recv() {
+            self.note_new(keys, session).await;
+        }
+    }
+
+    async fn note_new(&self, keys: Vec<PublicKey>, session: &Handle<HostKeyCheck>) {
         let Gateway { host, port, .. } = &self.gateway;
         let known = match KnownHost::read(&self.files, host, *port) {
             Ok(known) => known,
