@@ -103,7 +103,9 @@ pub fn start_dropbear(lab: &Lab) -> Result<Process> {
 }
 
 /// Lets whoever has Alice's key connect to anywhere.
-const ASYNCSSH: &str = "import asyncio, asyncssh, sys
+const ASYNCSSH: &str = "import asyncio, asyncssh, logging, sys
+logging.basicConfig(level=logging.DEBUG)
+asyncssh.set_debug_level(1)
 class Server(asyncssh.SSHServer):
     def connection_requested(self, *_): return True
 async def main():

@@ -4,7 +4,7 @@ use adit_tests::{
     AsDirect, Broker, Capture, Conversation, Gateway, Host, Lab, Process, User, address,
     rules_for_networks, way,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Where `ssh -D` listens.
 const SOCKS: u16 = 9000;
@@ -21,7 +21,7 @@ enum Resets {
 struct Started {
     lab: Lab,
     broker: Broker,
-    _server: Process,
+    server: Process,
     _capture: Capture,
 }
 
@@ -39,14 +39,25 @@ fn started(server: impl Fn(&Lab) -> Result<Process>, engine: &str) -> Result<Sta
     Ok(Started {
         lab,
         broker,
-        _server: server,
+        server,
         _capture: capture,
     })
 }
 
 fn sshd(lab: &Lab) -> Result<Process> {
-    way::start_jump(lab, Host::Gateway, address::GATEWAY, 22, "RekeyLimit 8M")
+    way::start_jump(
+        lab,
+        Host::Gateway,
+        address::GATEWAY,
+        22,
+        "RekeyLimit 8M\nLogLevel DEBUG1",
+    )
 }
+
+/// What OpenSSH and AsyncSSH log at the end of each exchange of keys but a connection's first, and of each.
+const NEW_KEYS: [&str; 2] = ["rekeying out", "Completed key exchange"];
+/// 64 MiB both ways, with new keys after 8.
+const RENEWALS: usize = 8;
 
 impl Started {
     fn does_it_all(&self, resets: Resets) -> Result<()> {
@@ -57,6 +68,16 @@ impl Started {
         // New keys come under the bulk, where the server has a limit.
         gateway.does_all_but_resets(200)?;
         self.has_resets(resets).context("resets")
+    }
+
+    /// The server has seen new keys as often as its limit says.
+    fn has_new_keys(&self) -> Result<()> {
+        let log = self.server.stderr();
+        let [openssh, asyncssh] = NEW_KEYS.map(|words| log.matches(words).count());
+        let logins = log.matches("Starting SSH").count();
+        let renewals = openssh.max(asyncssh.saturating_sub(logins));
+        ensure!(renewals >= RENEWALS, "{renewals} in {}", self.server.tale());
+        Ok(())
     }
 
     fn has_resets(&self, resets: Resets) -> Result<()> {
@@ -92,12 +113,16 @@ impl Started {
 
 #[test]
 fn through_openssh_with_new_keys_under_load() -> Result<()> {
-    started(sshd, "auto")?.does_it_all(Resets::AreEnds)
+    let started = started(sshd, "auto")?;
+    started.does_it_all(Resets::AreEnds)?;
+    started.has_new_keys()
 }
 
 #[test]
 fn through_openssh_by_our_own_engine_with_new_keys_under_load() -> Result<()> {
-    started(sshd, "embedded")?.does_it_all(Resets::AreEnds)
+    let started = started(sshd, "embedded")?;
+    started.does_it_all(Resets::AreEnds)?;
+    started.has_new_keys()
 }
 
 /// It has no limit of its own that could be small: ssh asks for new keys.
@@ -120,7 +145,10 @@ fn through_dropbear_by_our_own_engine() -> Result<()> {
 
 #[test]
 fn through_asyncssh_with_new_keys_under_load() -> Result<()> {
-    started(|lab| way::start_asyncssh(lab, Some(8 << 20)), "auto")?.does_it_all(Resets::AreTold)
+    let server = |lab: &Lab| way::start_asyncssh(lab, Some(8 << 20));
+    let started = started(server, "auto")?;
+    started.does_it_all(Resets::AreTold)?;
+    started.has_new_keys()
 }
 
 /// Its new keys are more than the library of our own engine can bear under load.
