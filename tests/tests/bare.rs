@@ -45,6 +45,16 @@ fn started_with(line: &str, more: &str) -> Result<Started> {
 
 /// The same, after that.
 fn started_after(before: impl Fn(&Lab) -> Result<()>, line: &str, more: &str) -> Result<Started> {
+    started_behind(&[], before, line, more)
+}
+
+/// The same, with these words before the broker's own.
+fn started_behind(
+    words: &[&str],
+    before: impl Fn(&Lab) -> Result<()>,
+    line: &str,
+    more: &str,
+) -> Result<Started> {
     let lab = Lab::new()?;
     let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, more)?;
     before(&lab)?;
@@ -55,7 +65,7 @@ fn started_after(before: impl Fn(&Lab) -> Result<()>, line: &str, more: &str) ->
     let rules = rules
         .replace(&usual, usual.trim_end_matches(":443"))
         .replacen("rules:\n", &format!("    {line}\nrules:\n"), 1);
-    let broker = Broker::start(&lab, User::Alice, &rules)?;
+    let broker = Broker::start_behind(&lab, User::Alice, &rules, words, &[])?;
     Ok(Started {
         lab,
         broker,
@@ -276,6 +286,35 @@ fn ssh_is_not_taken_where_it_does_not_get_in() -> Result<()> {
     let because = zone["engine_because"].as_str().unwrap_or_default();
     ensure!(
         because.contains("as ssh does not get there: ssh was not let in"),
+        "{zone}"
+    );
+    Ok(())
+}
+
+/// Where no program of that name is found.
+fn started_without_ssh(line: &str) -> Result<Started> {
+    started_behind(&["env", "PATH=/run/lab/bin"], |_| Ok(()), line, "")
+}
+
+#[test]
+fn no_ssh_is_needed() -> Result<()> {
+    let started = started_without_ssh("engine: auto")?;
+    started.as_direct(&Conversation::new("ping 20; finish; end", "echo").times(10))?;
+    let zone = started.broker.status(&started.lab)?["zones"][0].clone();
+    ensure!(zone["engine"] == "embedded", "{zone}");
+    let because = zone["engine_because"].as_str().unwrap_or_default();
+    ensure!(because.contains("ssh cannot be run"), "{zone}");
+    Ok(())
+}
+
+#[test]
+fn the_engine_openssh_names_what_is_missing() -> Result<()> {
+    let started = started_without_ssh("engine: openssh")?;
+    started.is("down")?;
+    let zone = started.broker.status(&started.lab)?["zones"][0].clone();
+    let reason = zone["reason"].as_str().unwrap_or_default();
+    ensure!(
+        reason.contains("ssh cannot be run") && reason.contains("openssh-client"),
         "{zone}"
     );
     Ok(())

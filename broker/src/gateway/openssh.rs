@@ -201,6 +201,7 @@ fn start(
     connection: Option<OwnedFd>,
     standard: fn() -> Stdio,
 ) -> io::Result<OpenSsh> {
+    is_there()?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(NO_LONGER).arg(std::process::id().to_string());
@@ -220,6 +221,18 @@ fn start(
     ours.set_nonblocking(true)?;
     let complaint = Complaint::listen(UnixStream::from_std(ours)?);
     Ok(OpenSsh { child, complaint })
+}
+
+/// Our own program is what runs it, so its start says nothing of an `ssh` that is missing.
+fn is_there() -> io::Result<()> {
+    let Some(path) = std::env::var_os("PATH") else {
+        return Ok(());
+    };
+    if std::env::split_paths(&path).any(|directory| directory.join("ssh").is_file()) {
+        return Ok(());
+    }
+    let words = "no directory of PATH has it";
+    Err(io::Error::new(io::ErrorKind::NotFound, words))
 }
 
 fn options(all: &[&str]) -> Vec<String> {
