@@ -42,7 +42,7 @@ pub(crate) fn keygen(site: &Site, arguments: &[&str]) {
 }
 
 /// Signs alice's key with these arguments; the certificate gets this name.
-fn sign(site: &Site, name: &str, arguments: &[&str]) {
+pub(crate) fn sign(site: &Site, name: &str, arguments: &[&str]) {
     keygen(
         site,
         &[&["-s", "ca", "-I", name], arguments, &["alice.pub"]].concat(),

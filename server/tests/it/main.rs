@@ -14,6 +14,7 @@ mod links;
 mod logins;
 mod policies;
 mod remote_forwards;
+mod revoked_live;
 mod service;
 mod sessions;
 mod site;
