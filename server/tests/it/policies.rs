@@ -223,6 +223,60 @@ async fn users_have_limits_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_reload_count_for_what_is_opened_from_then_on() {
+    let site = Site::new();
+    let policy = r#"[{name: e, users: [alice], allow: ["127.0.0.1:*"]}]"#;
+    let limits = |own: &str| {
+        let control = crate::sessions::extra(&site);
+        format!("{control}\nlimits: [{{users: [alice], {own}}}]")
+    };
+    let gateway = site.start(policy, &limits("flows: 1"));
+    let at = echo().await;
+    let broker = Broker::connect(&site, gateway.address).await;
+    let reload = async |own: &str| {
+        site.config(policy, &limits(own));
+        crate::sessions::done(&site, &["reload"]).await;
+    };
+    let busy = async |words: &str| {
+        let refusal = broker.refusal("127.0.0.1", at.port()).await;
+        assert_eq!(refusal.reason, RefusalReason::Busy, "{refusal}");
+        assert!(refusal.detail.contains(words), "{refusal}");
+    };
+    let mut first = broker.flow(at).await;
+    busy("this user has 1 already").await;
+    reload("flows: 2").await;
+    let second = broker.flow(at).await;
+    busy("this user has 2 already").await;
+    // Fewer than there are: those go on.
+    reload("flows: 1").await;
+    first.write_all(b"!").await.expect("write");
+    assert_eq!(first.read_u8().await.expect("read"), b'!');
+    drop(second);
+
+    reload("opens_per_second: 1").await;
+    let opened =
+        async { while broker.refusal("127.0.0.2", 1).await.reason != RefusalReason::Busy {} };
+    tokio::time::timeout(crate::site::PATIENCE, opened)
+        .await
+        .expect("too fast");
+    reload("bytes_per_second: 1000000").await;
+    let sent = vec![7; 1_500_000];
+    let since = std::time::Instant::now();
+    let (mut read, mut write) = broker.flow(at).await.into_split();
+    let writing = sent.clone();
+    tokio::spawn(async move {
+        write.write_all(&writing).await.expect("write");
+        write.shutdown().await.expect("shutdown");
+    });
+    let mut back = Vec::new();
+    read.read_to_end(&mut back).await.expect("read");
+    assert!(back == sent);
+    // As in the next test.
+    let slowest = std::time::Duration::from_millis(1_500);
+    assert!(since.elapsed() >= slowest, "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_goes_no_faster_than_allowed() {
     let site = Site::new();
     let policy = r#"[{name: e, users: [alice], allow: ["127.0.0.1:*"]}]"#;
