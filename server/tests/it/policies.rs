@@ -3,13 +3,14 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use adit_link::RefusalReason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::destinations::echo;
 use crate::flows::{Broker, flow};
-use crate::site::{Site, output};
+use crate::site::{PATIENCE, Site, output};
 
 async fn is_denied(broker: &Broker, at: SocketAddr) -> bool {
     let refusal = broker.refusal(&at.ip().to_string(), at.port()).await;
@@ -162,7 +163,7 @@ async fn a_name_is_looked_up_once_and_that_address_is_dialled() {
     let refusal = broker.refusal("db.rebind.test", at.port()).await;
     assert_eq!(refusal.reason, RefusalReason::Denied, "{refusal}");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
-    let none = tokio::time::timeout(std::time::Duration::ZERO, trap.accept()).await;
+    let none = tokio::time::timeout(Duration::ZERO, trap.accept()).await;
     assert!(none.is_err(), "the trap was connected to");
 }
 
@@ -213,7 +214,7 @@ async fn users_have_limits_of_their_own() {
             }
         }
     };
-    let refusal = tokio::time::timeout(crate::site::PATIENCE, opened)
+    let refusal = tokio::time::timeout(PATIENCE, opened)
         .await
         .expect("in time");
     assert!(
@@ -256,12 +257,23 @@ async fn limits_of_a_reload_count_for_what_is_opened_from_then_on() {
     reload("opens_per_second: 1").await;
     let opened =
         async { while broker.refusal("127.0.0.2", 1).await.reason != RefusalReason::Busy {} };
-    tokio::time::timeout(crate::site::PATIENCE, opened)
+    tokio::time::timeout(PATIENCE, opened)
         .await
         .expect("too fast");
     reload("bytes_per_second: 1000000").await;
-    let sent = vec![7; 1_500_000];
-    let since = std::time::Instant::now();
+    let took = there_and_back(&broker, at).await;
+    assert!(took >= SLOWEST, "{took:?}");
+}
+
+/// Bytes that go there and back, at a million a second: a second's worth of both directions is a burst, and what is under way when
+/// the rate is used up is little beside that.
+const BYTES: usize = 1_500_000;
+const SLOWEST: Duration = Duration::from_millis(1_500);
+
+/// How long they take on a flow of their own.
+async fn there_and_back(broker: &Broker, at: SocketAddr) -> Duration {
+    let sent = vec![7; BYTES];
+    let since = Instant::now();
     let (mut read, mut write) = broker.flow(at).await.into_split();
     let writing = sent.clone();
     tokio::spawn(async move {
@@ -271,9 +283,7 @@ async fn limits_of_a_reload_count_for_what_is_opened_from_then_on() {
     let mut back = Vec::new();
     read.read_to_end(&mut back).await.expect("read");
     assert!(back == sent);
-    // As in the next test.
-    let slowest = std::time::Duration::from_millis(1_500);
-    assert!(since.elapsed() >= slowest, "{:?}", since.elapsed());
+    since.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,34 +295,21 @@ async fn a_user_goes_no_faster_than_allowed() {
         "limits: [{users: [alice], bytes_per_second: 1000000}]",
     );
     let at = echo().await;
-    let sent = vec![7; 1_500_000];
-    // Both directions count: 3,000,000 bytes, of which a second's worth is a burst, and what is under
-    // way when the rate is used up is little beside that.
-    let slowest = std::time::Duration::from_millis(1_500);
     let broker = Broker::connect(&site, gateway.address).await;
-    let since = std::time::Instant::now();
-    let (mut read, mut write) = broker.flow(at).await.into_split();
-    let writing = sent.clone();
-    tokio::spawn(async move {
-        write.write_all(&writing).await.expect("write");
-        write.shutdown().await.expect("shutdown");
-    });
-    let mut back = Vec::new();
-    read.read_to_end(&mut back).await.expect("read");
-    assert!(back == sent);
-    assert!(since.elapsed() >= slowest, "a link: {:?}", since.elapsed());
+    let took = there_and_back(&broker, at).await;
+    assert!(took >= SLOWEST, "a link: {took:?}");
 
     // The same through `ssh -W`, which reads no more once its input has ended.
     let mut ssh = site.ssh(gateway.address, "alice", "alice");
-    let input = std::fs::File::open(site.write("input", &"x".repeat(sent.len()))).expect("open");
+    let input = std::fs::File::open(site.write("input", &"x".repeat(BYTES))).expect("open");
     ssh.args(["-W", &at.to_string()])
         .stdin(input)
         .stdout(std::process::Stdio::piped());
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     let got = tokio::task::spawn_blocking(move || ssh.output().expect("ssh"));
-    assert_eq!(got.await.expect("joined").stdout.len(), sent.len());
+    assert_eq!(got.await.expect("joined").stdout.len(), BYTES);
     assert!(
-        since.elapsed() >= slowest,
+        since.elapsed() >= SLOWEST,
         "a forwarded port: {:?}",
         since.elapsed()
     );
