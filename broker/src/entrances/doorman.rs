@@ -46,7 +46,7 @@ impl Doorman {
     /// Lets in what comes, one after another; whoever finds no room waits in the listener's backlog.
     pub(super) async fn accept_all(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         leads: watch::Receiver<Leads>,
     ) {
         loop {

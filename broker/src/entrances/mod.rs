@@ -10,10 +10,11 @@ mod socks5;
 mod whose;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
 use adit_rules::{EntryProtocol, Listen, Policy};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -52,12 +53,17 @@ pub struct Entrances {
 #[derive(Debug)]
 struct Open {
     leads: watch::Sender<Leads>,
+    listener: Arc<TcpListener>,
     accepting: AbortHandle,
 }
 
 impl Drop for Open {
+    /// Nobody is let in from now on, whoever else has the socket: a program that is just being started has all of ours.
     fn drop(&mut self) {
         self.accepting.abort();
+        if let Err(error) = SockRef::from(&*self.listener).shutdown(Shutdown::Both) {
+            tracing::warn!("a listener that cannot be closed: {error}");
+        }
     }
 }
 
@@ -136,9 +142,14 @@ impl Entrances {
 
     fn accept_on(&self, listener: TcpListener, leads: Leads) -> Open {
         let (leads, now) = watch::channel(leads);
-        let doorman = self.doorman.clone();
-        let accepting = tokio::spawn(doorman.accept_all(listener, now)).abort_handle();
-        Open { leads, accepting }
+        let listener = Arc::new(listener);
+        let accept_all = self.doorman.clone().accept_all(listener.clone(), now);
+        let accepting = tokio::spawn(accept_all).abort_handle();
+        Open {
+            leads,
+            listener,
+            accepting,
+        }
     }
 }
 
@@ -161,9 +172,12 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
+    use std::os::fd::AsFd as _;
     use std::path::Path;
+    use std::time::Duration;
 
     use adit_rules::Date;
+    use socket2::{Domain, Socket, Type};
     use tokio::sync::mpsc;
     use tokio::task::spawn_blocking;
 
@@ -197,10 +211,13 @@ mod tests {
         Entrances::new(Arc::new(dispatcher), Arc::new(Semaphore::new(places))).unwrap()
     }
 
-    /// An address of the loopback network that nobody uses.
+    /// An address of the loopback network that nobody uses. It was never listened at: a program that was being started just then may have our socket.
     fn free() -> SocketAddr {
-        let taken = std::net::TcpListener::bind("127.83.7.1:0").unwrap();
-        taken.local_addr().unwrap()
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        let any: SocketAddr = "127.83.7.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.local_addr().unwrap().as_socket().unwrap()
     }
 
     fn asking(protocol: EntryProtocol, address: SocketAddr) -> Wanted {
@@ -214,6 +231,7 @@ mod tests {
     async fn answer(address: SocketAddr, words: &'static [u8]) -> Result<Vec<u8>, String> {
         let asked = spawn_blocking(move || {
             let mut tcp = TcpStream::connect(address)?;
+            tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
             tcp.write_all(words)?;
             let mut answer = Vec::new();
             tcp.read_to_end(&mut answer).map(|_| answer)
@@ -245,10 +263,13 @@ mod tests {
         let said = answer(one, HTTP).await.unwrap();
         assert!(said.starts_with(b"HTTP/1.1 403 Forbidden\r\n"), "{said:?}");
         assert_eq!(answer(other, SOCKS).await.unwrap(), blocked);
+        // As a program has it between its fork and its execve.
+        let inherited = entrances.open[&one].listener.as_fd().try_clone_to_owned();
         entrances.set(&[]).unwrap();
-        // Its task is gone when the runtime had a moment.
-        tokio::task::yield_now().await;
         assert_eq!(answer(one, HTTP).await.unwrap_err(), REFUSED);
+        entrances.set(&[asking(socks, one)]).unwrap();
+        assert_eq!(answer(one, SOCKS).await.unwrap(), blocked);
+        drop(inherited);
     }
 
     #[tokio::test]
