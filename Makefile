@@ -62,9 +62,11 @@ e2e: deps programs ## Only the end-to-end tests, with the programs built first; 
 	exit $$red
 
 .PHONY: fuzz
-fuzz: ## Rule files, keys, certificates and revocation lists that nobody would write, for a minute each or SECONDS=…; bad files' time
+fuzz: deps ## Rule files, keys, lists and what strangers send that nobody would write, for a minute each or SECONDS=…; bad files' time
 	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-rules --test fuzz -- --nocapture
 	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-server --test fuzz -- --nocapture
+	ADIT_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --release --locked -p adit-server --test it -- before_login any_bytes
+	PROPTEST_CASES=$(or $(SECONDS),60)0000 cargo test --release --locked -p adit-broker --lib -- known_hosts
 	cargo bench --locked -p adit-rules --bench bad_files
 
 .PHONY: probe

@@ -1,10 +1,7 @@
 //! What those can do who have logged in: at most lose their own connection. The peer that misbehaves is
 //! `bad_peer.py`, on paramiko.
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,28 +9,14 @@ use tokio::time::timeout;
 use crate::destinations::echo;
 use crate::flows::Broker;
 use crate::hostile::{POLICY, is_well};
-use crate::site::{PATIENCE, Running, Site, wait};
+use crate::misbehaviour::{Expected, NOTHING, expect, misbehave};
+use crate::site::{PATIENCE, Site};
 
 // RFC 4250 section 4.1.2.
 const REQUEST_FAILURE: u64 = 82;
 const OPEN_FAILURE: u64 = 92;
 const CLOSE: u64 = 97;
 const CHANNEL_FAILURE: u64 = 100;
-
-/// What has to come of a misbehaviour, where something has to.
-struct Expected {
-    name: &'static str,
-    /// The connection's end, or none.
-    ended: Option<bool>,
-    /// Messages that have to come, and how many of them at least.
-    come: (u64, usize),
-}
-
-const fn expect(name: &'static str, ended: Option<bool>, come: (u64, usize)) -> Expected {
-    Expected { name, ended, come }
-}
-
-const NOTHING: (u64, usize) = (0, 0);
 
 const ALL: &[Expected] = &[
     expect("beyond_the_window_of_a_link", None, (CLOSE, 1)),
@@ -85,29 +68,6 @@ const ALL: &[Expected] = &[
     expect("places_to_listen_at", None, NOTHING),
 ];
 
-fn bad_peer(site: &Site, gateway: &Running) -> Child {
-    // Debian's own, which has the package's libraries.
-    let mut python = Command::new("/usr/bin/python3");
-    python
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/bad_peer.py"))
-        .arg(gateway.address.port().to_string())
-        .arg(site.path("alice"))
-        .arg("alice");
-    python.stdout(Stdio::piped()).spawn().expect("python3")
-}
-
-fn check(expected: &Expected, line: &str) {
-    let said: Value = serde_json::from_str(line).expect("JSON");
-    assert_eq!(said["name"], expected.name, "{line}");
-    if let Some(ended) = expected.ended {
-        assert_eq!(said["ended"], ended, "{line}");
-    }
-    let (number, least) = expected.come;
-    let came = said["came"].as_array().expect("messages");
-    let count = came.iter().filter(|came| **came == number).count();
-    assert!(count >= least, "{line}");
-}
-
 /// One round trip after another; the number of them.
 async fn echoes(mut program: TcpStream, mut over: tokio::sync::oneshot::Receiver<()>) -> usize {
     let mut number = 0;
@@ -129,20 +89,7 @@ async fn what_nobody_should_say_after_a_login_ends_its_own_connection_at_most() 
     let at = echo().await;
     let (done, over) = tokio::sync::oneshot::channel();
     let honest = tokio::spawn(echoes(broker.flow(at).await, over));
-    let mut peer = bad_peer(&site, &gateway);
-    let said = BufReader::new(peer.stdout.take().expect("stdout")).lines();
-    tokio::task::block_in_place(|| {
-        let mut said = said.map(|line| line.expect("line"));
-        for expected in ALL {
-            let line = said.next();
-            check(
-                expected,
-                &line.unwrap_or_else(|| panic!("nothing of {}", expected.name)),
-            );
-        }
-        assert_eq!(said.next(), None, "what is not in the table");
-        assert!(wait(&mut peer).success());
-    });
+    tokio::task::block_in_place(|| misbehave("bad_peer.py", &site, &gateway, ALL));
     done.send(()).expect("the honest flow goes on");
     let number = timeout(PATIENCE, honest).await.expect("in time");
     assert!(number.expect("every byte came back") > ALL.len());

@@ -1,74 +1,23 @@
-"""A peer that logs in and then says what it should not, on an SSH library that is not the gateway's.
-
-    bad_peer.py PORT KEY USER
-
-Each misbehaviour has a connection of its own and gives a line of JSON: its name, whether the gateway
-ended the connection (else it still answers), and the messages that came, by number, before that.
-Numbers are those of RFC 4250 section 4.1.2.
-"""
-import json
+"""A peer that logs in and then says what it should not: bad_peer.py PORT KEY USER"""
 import os
-import socket
 import struct
-import sys
-import threading
-import time
 
 import paramiko
 
-PATIENCE = 15
+import peer as ssh
+from peer import string, u32
+
 PING = 0x70696E67
 GLOBAL, OPEN, CONFIRMATION, OPEN_FAILURE, ADJUST, DATA, EXTENDED, EOF, CLOSE, REQUEST = (
     80, 90, 91, 92, 93, 94, 95, 96, 97, 98)
 
 
-def u32(*numbers):
-    return struct.pack(f">{len(numbers)}I", *numbers)
-
-
-def string(text):
-    text = text.encode() if isinstance(text, str) else text
-    return u32(len(text)) + text
-
-
-class Peer:
-    """Logged in; what comes for channels is noted and goes nowhere."""
+class Guest(ssh.Peer):
+    """Logged in; what comes for channels is noted."""
 
     def __init__(self, port, key, user):
-        self.came, self.news = [], threading.Condition()
-        self.transport = paramiko.Transport(socket.create_connection(("127.0.0.1", port)))
-        self.transport.start_client(timeout=PATIENCE)
-        read = self.transport.packetizer.read_message
-
-        def noting():
-            while True:
-                kind, message = read()
-                if kind < 80:
-                    return kind, message
-                with self.news:
-                    self.came.append(bytes([kind]) + message.asbytes())
-                    self.news.notify_all()
-
-        self.transport.packetizer.read_message = noting
+        super().__init__(port, range(80, 256))
         self.transport.auth_publickey(user, key)
-
-    def send(self, kind, *parts):
-        message = paramiko.Message()
-        message.add_bytes(bytes([kind]) + b"".join(parts))
-        self.transport.packetizer.send_message(message)
-
-    def wait(self, fits):
-        """The first message that fits; none when the connection ended."""
-        until = time.monotonic() + PATIENCE
-        with self.news:
-            while time.monotonic() < until:
-                for message in self.came:
-                    if fits(message):
-                        return message
-                if not self.transport.is_active():
-                    return None
-                self.news.wait(0.02)
-        raise TimeoutError("neither answered nor ended")
 
     def open(self, number=1, kind="session", window=1 << 20, most=32768, more=b""):
         self.send(OPEN, string(kind), u32(number, window, most), more)
@@ -273,21 +222,5 @@ def places_to_listen_at(peer):
         peer.send(GLOBAL, string("tcpip-forward"), b"\1", string("x" * 100), u32(0xFFFF0000 + port))
 
 
-def main():
-    port, key, user = int(sys.argv[1]), paramiko.Ed25519Key.from_private_key_file(sys.argv[2]), sys.argv[3]
-    ours = [f for f in globals().values() if callable(f) and getattr(f, "__code__", None) is not None]
-    for act in ours:
-        if act.__code__.co_varnames[:1] != ("peer",):
-            continue
-        peer = Peer(port, key, user)
-        try:
-            act(peer)
-        except (OSError, EOFError, paramiko.SSHException, TypeError):
-            pass  # Ended before all was said.
-        ended = peer.ended()
-        came = [message[0] for message in peer.came]
-        print(json.dumps({"name": act.__name__, "ended": ended, "came": came[:200]}), flush=True)
-        peer.transport.close()
-
-
-main()
+arguments = ssh.arguments()
+ssh.act(dict(globals()), lambda: Guest(*arguments), 1)

@@ -219,6 +219,30 @@ async fn what_is_no_ssh_ends_its_own_connection_at_most() {
     is_well(&site, &gateway, &broker, at).await;
 }
 
+/// Is this answered by the gateway's part of a key exchange, or does the connection end?
+fn is_answered(socket: &mut TcpStream, bytes: &[u8]) -> bool {
+    // Closed before all was sent is closed as well.
+    let _ = socket.write_all(bytes);
+    let mut said: Vec<u8> = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        // SSH_MSG_KEX_ECDH_REPLY, in clear as all of this is, has the kind of the host key in it.
+        let names = said.windows(11).filter(|w| *w == b"ssh-ed25519").count();
+        // The first is in the list of what the server can do.
+        if names >= 2 {
+            return true;
+        }
+        match socket.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(read) => said.extend(&piece[..read]),
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "not closed");
+                return false;
+            }
+        }
+    }
+}
+
 /// Terrapin (CVE-2023-48795): with strict key exchange nothing may be put in before the keys.
 #[test]
 fn a_key_exchange_is_strict_where_the_client_can_do_it() {
@@ -235,24 +259,7 @@ fn a_key_exchange_is_strict_where_the_client_can_do_it() {
         [HELLO, &both.concat(), &packet(&ecdh(&[9; 32]))].concat()
     };
     let plain = kexinit("curve25519-sha256");
-    // SSH_MSG_KEX_ECDH_REPLY, in clear as all of this is, has the kind of the host key in it.
-    let answered = |bytes: &[u8]| {
-        let mut socket = connect(&gateway);
-        socket.write_all(bytes).expect("write");
-        let mut said: Vec<u8> = Vec::new();
-        let mut piece = [0; 4096];
-        loop {
-            let names = said.windows(11).filter(|w| *w == b"ssh-ed25519").count();
-            // The first is in the list of what the server can do.
-            if names >= 2 {
-                return true;
-            }
-            match socket.read(&mut piece) {
-                Ok(0) | Err(_) => return false,
-                Ok(read) => said.extend(&piece[..read]),
-            }
-        }
-    };
+    let answered = |bytes: &[u8]| is_answered(&mut connect(&gateway), bytes);
     let offers = until_closed(connect(&gateway), &[HELLO, &packet(&[21])].concat());
     let strict_marker = b"kex-strict-s-v00@openssh.com";
     assert!(
@@ -270,6 +277,13 @@ fn a_key_exchange_is_strict_where_the_client_can_do_it() {
     assert!(!answered(&with(&strict(), true)), "put in before");
     // Without it this is what RFC 4253 allows.
     assert!(answered(&with(&plain, false)));
+}
+
+/// When it has been enough: at once, or as `make fuzz` says.
+fn fuzz_until() -> Instant {
+    let seconds = std::env::var("ADIT_FUZZ_SECONDS").ok();
+    let seconds = seconds.map(|seconds| seconds.parse().expect("a number of seconds"));
+    Instant::now() + Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// Changes of a good beginning, through the listener as it is.
@@ -302,34 +316,37 @@ async fn any_bytes_before_a_login_leave_the_gateway_as_it_was() {
             0..6,
         );
         let cut = any::<prop::sample::Index>();
-        TestRunner::new(config)
-            .run(
-                &(changes, cut, prop::bool::weighted(0.3)),
-                |(changes, cut, is_cut)| {
-                    let mut bytes = good.clone();
-                    for (index, value, length) in changes {
-                        let start = index.index(bytes.len());
-                        let end = (start + length).min(bytes.len());
-                        bytes.splice(start..end, [value]);
-                    }
-                    if is_cut {
-                        bytes.truncate(cut.index(bytes.len()));
-                    }
-                    let mut socket = connect_from(1, address);
-                    let _ = socket.write_all(&bytes);
-                    let _ = socket.shutdown(std::net::Shutdown::Write);
-                    let mut said = Vec::new();
-                    let read = socket.read_to_end(&mut said);
-                    let is_timeout =
-                        |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
-                    prop_assert!(
-                        !read.as_ref().is_err_and(is_timeout),
-                        "not closed: {bytes:x?}"
-                    );
-                    Ok(())
-                },
-            )
-            .expect("closed each time");
+        let cases = (changes, cut, prop::bool::weighted(0.3));
+        let until = fuzz_until();
+        loop {
+            let tried = TestRunner::new(config.clone()).run(&cases, |(changes, cut, is_cut)| {
+                let mut bytes = good.clone();
+                for (index, value, length) in changes {
+                    let start = index.index(bytes.len());
+                    let end = (start + length).min(bytes.len());
+                    bytes.splice(start..end, [value]);
+                }
+                if is_cut {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                let mut socket = connect_from(1, address);
+                let _ = socket.write_all(&bytes);
+                let _ = socket.shutdown(std::net::Shutdown::Write);
+                let mut said = Vec::new();
+                let read = socket.read_to_end(&mut said);
+                let is_timeout =
+                    |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+                prop_assert!(
+                    !read.as_ref().is_err_and(is_timeout),
+                    "not closed: {bytes:x?}"
+                );
+                Ok(())
+            });
+            tried.expect("closed each time");
+            if Instant::now() >= until {
+                break;
+            }
+        }
     });
     is_well(&site, &gateway, &broker, at).await;
 }
@@ -464,4 +481,43 @@ async fn a_source_whose_connections_come_to_nothing_is_not_listened_to_for_a_whi
     let mut hello = [0; 8];
     other.read_exact(&mut hello).expect("read");
     assert_eq!(&hello, b"SSH-2.0-");
+}
+
+/// Comes from a source and is greeted.
+fn come(from: u8, gateway: &Running) -> TcpStream {
+    let mut socket = connect_from(from, gateway.address);
+    socket.read_exact(&mut [0; 8]).expect("greeted");
+    socket
+}
+
+fn goes_on(mut socket: TcpStream) -> bool {
+    let begun = [HELLO, &packet(&strict()), &packet(&ecdh(&[9; 32]))].concat();
+    is_answered(&mut socket, &begun)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_more_of_a_source_closes_its_oldest_and_no_other() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "max_unauthenticated_per_source: 2");
+    let (first, second, other) = (come(1, &gateway), come(1, &gateway), come(2, &gateway));
+    let third = come(1, &gateway);
+    until_closed(first, b"");
+    assert!(goes_on(other), "another source's");
+    // Whoever logs in makes room: nobody has to go for the next.
+    let _in = Broker::connect(&site, gateway.address).await;
+    until_closed(second, b"");
+    let fourth = come(1, &gateway);
+    assert!(goes_on(third) && goes_on(fourth));
+    gateway.wait_log(|line| line["each"] == 2 && line["from"] == "127.0.0.1");
+}
+
+#[test]
+fn one_more_in_all_closes_the_oldest_of_whoever_has_most() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "max_unauthenticated: 3");
+    let (alone, first, second) = (come(2, &gateway), come(1, &gateway), come(1, &gateway));
+    let third = come(3, &gateway);
+    until_closed(first, b"");
+    assert!(goes_on(alone) && goes_on(second) && goes_on(third));
+    gateway.wait_log(|line| line["limit"] == 3 && line["from"] == "127.0.0.1");
 }

@@ -5,6 +5,7 @@
 mod after_login;
 mod answers;
 mod audits;
+mod before_login;
 mod destinations;
 mod flows;
 mod forwards;
@@ -12,6 +13,7 @@ mod guests;
 mod hostile;
 mod links;
 mod logins;
+mod misbehaviour;
 mod policies;
 mod remote_forwards;
 mod revoked_live;

@@ -1,12 +1,13 @@
 //! Certificates that are taken back while their sessions live.
 use std::fs;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use crate::destinations::echo;
 use crate::forwards::{Client, connect, echoes, free_port, is_refused};
 use crate::logins::{keygen, sign};
 use crate::sessions::{done, extra, sessions};
-use crate::site::{Running, Site};
+use crate::site::{PATIENCE, Running, Site};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 
@@ -61,4 +62,31 @@ async fn a_reload_ends_the_sessions_whose_certificate_is_taken_back() {
     is_refused(of_second);
     assert!(!second.ended().success());
     assert!(sessions(&site).await.is_empty());
+}
+
+/// As in OpenSSH's sshd, whoever is in stays in; what is judged again has to be good at that time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_ends_the_sessions_whose_validity_is_over() {
+    let site = Site::new();
+    site.keygen("ca", "");
+    sign(&site, "short", &["-n", "alice", "-V", "-1h:+10s"]);
+    sign(&site, "long", &["-n", "alice", "-V", "-1h:+1h"]);
+    site.authorize("alice", "");
+    site.write("revoked", "");
+    let authority = site.path("ca.pub").display().to_string();
+    let gateway = site.start(POLICY, &configured(&site, &authority));
+    let (mut short, of_short) = by_certificate(&site, &gateway, "short").await;
+    let (_long, mut of_long) = by_certificate(&site, &gateway, "long").await;
+    let until = Instant::now() + Duration::from_secs(10) + PATIENCE;
+    while !done(&site, &["reload"]).await.contains("1 sessions") {
+        assert!(Instant::now() < until, "still in");
+    }
+    is_refused(of_short);
+    assert!(!short.ended().success());
+    echoes(&mut of_long, b"still");
+    let why = "not valid now";
+    gateway.wait_log(|line| {
+        line["message"] == "session closed"
+            && line["why"].as_str().is_some_and(|said| said.contains(why))
+    });
 }
