@@ -67,7 +67,11 @@ pub(crate) async fn try_log_in(
 
 impl Broker {
     pub(crate) async fn connect(site: &Site, gateway: SocketAddr) -> Self {
-        let session = log_in(site, gateway).await;
+        Self::over(log_in(site, gateway).await).await
+    }
+
+    /// Begins a link on a connection that is logged in.
+    pub(crate) async fn over(session: client::Handle<KnowsHost>) -> Self {
         let channel = session.channel_open_session().await.expect("channel");
         channel
             .request_subsystem(true, SUBSYSTEM)
@@ -103,8 +107,8 @@ pub(crate) async fn begin<R: adit_link::ReadChunks, W: adit_link::WriteChunks>(
     link
 }
 
-/// `host` is an address or a name.
-async fn open(link: &Link, host: &str, port: u16) -> Result<adit_link::Stream, StreamError> {
+/// Asks for a stream and waits for nothing. `host` is an address or a name.
+pub(crate) fn asked(link: &Link, host: &str, port: u16) -> adit_link::Stream {
     let host = host
         .parse::<IpAddr>()
         .map_or_else(|_| Host::Name(host.to_owned()), Host::Address);
@@ -113,7 +117,16 @@ async fn open(link: &Link, host: &str, port: u16) -> Result<adit_link::Stream, S
         port,
         application: Some("/usr/bin/test".to_owned()),
     };
-    let mut stream = link.open(&header).expect("open");
+    link.open(&header).expect("open")
+}
+
+/// Asks for a stream and waits for the answer.
+pub(crate) async fn open(
+    link: &Link,
+    host: &str,
+    port: u16,
+) -> Result<adit_link::Stream, StreamError> {
+    let mut stream = asked(link, host, port);
     timeout(PATIENCE, stream.opened())
         .await
         .expect("answered in time")?;

@@ -16,10 +16,10 @@ use crate::site::{PATIENCE, Running, Site, output};
 pub(crate) const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 /// Of two hundred hostile connections.
 const SOURCES: usize = 20;
-const HELLO: &[u8] = b"SSH-2.0-hostile\r\n";
+pub(crate) const HELLO: &[u8] = b"SSH-2.0-hostile\r\n";
 
 /// From one of the loopback addresses, so that there are several sources.
-fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
+pub(crate) fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
     socket
         .bind(&SocketAddr::from(([127, 0, 0, last], 0)).into())
@@ -35,7 +35,7 @@ fn connect(gateway: &Running) -> TcpStream {
 }
 
 /// RFC 4253 section 6, before keys are exchanged.
-fn packet(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(payload: &[u8]) -> Vec<u8> {
     let padding = 4 + (8 - (payload.len() + 9) % 8) % 8;
     let length = u32::try_from(1 + payload.len() + padding).expect("short");
     let padding_length = u8::try_from(padding).expect("short");
@@ -80,6 +80,11 @@ fn strict() -> Vec<u8> {
 fn ecdh(point: &[u8]) -> Vec<u8> {
     let length = u32::try_from(point.len()).expect("short").to_be_bytes();
     [&[30], &length[..], point].concat()
+}
+
+/// As far as the client's part of a key exchange.
+pub(crate) fn begun() -> Vec<u8> {
+    [HELLO, &packet(&strict()), &packet(&ecdh(&[9; 32]))].concat()
 }
 
 /// Sends it all and reads to the end, which has to come by itself.
@@ -267,9 +272,7 @@ fn a_key_exchange_is_strict_where_the_client_can_do_it() {
             .windows(strict_marker.len())
             .any(|w| w == strict_marker)
     );
-    assert!(answered(
-        &[HELLO, &packet(&strict()), &packet(&ecdh(&[9; 32]))].concat()
-    ));
+    assert!(answered(&begun()));
     assert!(
         !answered(&with(&strict(), false)),
         "put in after its key exchange began"
@@ -353,7 +356,7 @@ async fn any_bytes_before_a_login_leave_the_gateway_as_it_was() {
 
 /// What an opening takes, all of so many in a row taken together: a quarter of a second of them, long enough for twenty of the hostile
 /// ones to come again. One that has to wait for long is one of many, but it counts with its time.
-async fn usual(broker: &Broker, at: SocketAddr) -> Duration {
+pub(crate) async fn usual(broker: &Broker, at: SocketAddr) -> Duration {
     const OPENINGS: u32 = 401;
     let since = Instant::now();
     for _ in 0..OPENINGS {
@@ -366,11 +369,10 @@ async fn usual(broker: &Broker, at: SocketAddr) -> Duration {
 /// that come again and again.
 /// All are there when this returns.
 fn hostile(address: SocketAddr, until: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<()>> {
-    let begun = [HELLO, &packet(&strict()), &packet(&ecdh(&[9; 32]))].concat();
     let there = Arc::new(Barrier::new(SOURCES + 1));
     let attackers = (0..SOURCES)
         .map(|source| {
-            let (until, begun, there) = (Arc::clone(until), begun.clone(), Arc::clone(&there));
+            let (until, there) = (Arc::clone(until), Arc::clone(&there));
             let source = u8::try_from(source).expect("few");
             std::thread::spawn(move || {
                 let new = |kind: usize| {
@@ -378,7 +380,7 @@ fn hostile(address: SocketAddr, until: &Arc<AtomicBool>) -> Vec<std::thread::Joi
                     let _ = match kind % 3 {
                         0 => Ok(()),
                         1 => socket.write_all(HELLO),
-                        _ => socket.write_all(&begun),
+                        _ => socket.write_all(&begun()),
                     };
                     socket
                 };
@@ -491,8 +493,7 @@ fn come(from: u8, gateway: &Running) -> TcpStream {
 }
 
 fn goes_on(mut socket: TcpStream) -> bool {
-    let begun = [HELLO, &packet(&strict()), &packet(&ecdh(&[9; 32]))].concat();
-    is_answered(&mut socket, &begun)
+    is_answered(&mut socket, &begun())
 }
 
 #[tokio::test(flavor = "multi_thread")]
