@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,6 +146,26 @@ pub fn act(stream: TcpStream, script: &Script, end: End, seed: u64, number: u64)
     }
 }
 
+/// How many have come to the meeting, and who waits for more of them.
+static MEETING: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
+
+fn meet(number: u64) -> io::Result<()> {
+    let (come, more) = &MEETING;
+    let mut come = come.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = (*come / number + 1) * number;
+    *come += 1;
+    more.notify_all();
+    let (come, waited) = more
+        .wait_timeout_while(come, PATIENCE, |come| *come < whole)
+        .unwrap_or_else(PoisonError::into_inner);
+    match waited.timed_out() {
+        true => Err(io::Error::other(format!(
+            "only {come} of {whole} have come"
+        ))),
+        false => Ok(()),
+    }
+}
+
 struct Actor {
     stream: TcpStream,
     end: End,
@@ -200,6 +221,7 @@ impl Actor {
                 thread::sleep(Duration::from_millis(ms));
                 Ok("paused".to_owned())
             }
+            Step::Meet(number) => meet(number).map(|()| "met".to_owned()),
             Step::Echo => self.echo(),
             Step::Ping(times) => self.ping(times),
             Step::Both(bytes) => self.both(bytes),

@@ -35,7 +35,7 @@ pub use adit::{
     Broker, Capture, Flow, Gateway, GatewayKind, RunningAdit, adit, control_socket,
     rules_for_networks, rules_with,
 };
-pub use as_direct::AsDirect;
+pub use as_direct::{AN_HOURS_KEYS, AsDirect, MANY};
 pub use content::Content;
 pub use control_group::ControlGroup;
 pub use conversation::{Conversation, Exchange, sights};

@@ -37,6 +37,8 @@ pub enum Step {
     Reset,
     /// `pause MS`: does nothing, and reads nothing.
     Pause(u64),
+    /// `meet N`: waits until N connections of this process are as far.
+    Meet(u64),
     /// `echo`: sends back what comes until the other end finishes.
     Echo,
     /// `ping N`: sends a byte and awaits one, that many times; the times are reported.
@@ -81,6 +83,7 @@ fn parse_step(text: &str) -> Result<Step> {
         "expect-dribble" => Step::ExpectDribble,
         "slowly" => Step::Slowly,
         "pause" => Step::Pause,
+        "meet" => Step::Meet,
         "ping" => Step::Ping,
         "both" => Step::Both,
         "saturate" => Step::Saturate,

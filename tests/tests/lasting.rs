@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use adit_tests::{
-    AsDirect, Conversation, Gateway, GatewayKind, Lab, Process, RunningAdit, User, address,
+    AN_HOURS_KEYS, AsDirect, Conversation, Gateway, GatewayKind, Lab, RunningAdit, User, address,
     rules_for_networks, sights, until,
 };
 use anyhow::{Result, ensure};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A connection that carries 100 Mbit/s both ways for an hour has as many GiB to renew keys after.
-const RENEWALS: usize = 80;
 
 fn started(lab: &Lab, kind: GatewayKind) -> Result<RunningAdit> {
     let gateway = Gateway::allowing(lab, kind, &["198.51.100.0/24:*"])?;
@@ -19,35 +17,9 @@ fn started(lab: &Lab, kind: GatewayKind) -> Result<RunningAdit> {
     RunningAdit::with(lab, gateway, &rules)
 }
 
-/// A flow beside all that happens, which is to see nothing of it.
-fn beside(lab: &Lab) -> Result<[Process; 2]> {
-    let talk = Conversation::new(
-        "ping 300; pause 1500; ping 300; pause 1500; ping 300; finish; end",
-        "echo",
-    );
-    let (listener, to) = talk.listen(lab)?;
-    Ok([talk.dial(&lab.client(), to)?, listener])
-}
-
-fn saw_nothing([mut dialler, mut listener]: [Process; 2]) -> Result<()> {
-    dialler.end(PATIENCE)?;
-    listener.end(PATIENCE)?;
-    let steps = sights(&dialler.stdout())?.remove(0).steps;
-    ensure!(steps.last().is_some_and(|last| last == "end"), "{steps:?}");
-    Ok(())
-}
-
-/// Bytes enough for that many renewals in either direction, as directly.
-fn carries(lab: &Lab, adit: &RunningAdit, bytes: &str) -> Result<()> {
-    let (client, server) = (
-        format!("number; both {bytes}; finish; end"),
-        format!("number; both {bytes}; end"),
-    );
-    let gateway = AsDirect {
-        lab,
-        broker: &adit.broker,
-    };
-    gateway.sees(&Conversation::new(&client, &server).times(2))
+fn lasts_an_hour(lab: &Lab, adit: &RunningAdit) -> Result<()> {
+    let broker = &adit.broker;
+    AsDirect { lab, broker }.lasts_an_hour()
 }
 
 /// One login was enough for all of it.
@@ -62,12 +34,10 @@ fn is_one_session(adit: &RunningAdit, login: &str) -> Result<()> {
 fn an_hours_new_keys_of_a_stock_sshd_lose_nothing() -> Result<()> {
     let lab = Lab::new()?;
     let adit = started(&lab, GatewayKind::RenewingSshd("256K"))?;
-    let beside = beside(&lab)?;
-    carries(&lab, &adit, "16M")?;
-    saw_nothing(beside)?;
+    lasts_an_hour(&lab, &adit)?;
     let log = adit.gateway.process.stderr();
     let renewals = log.matches("set_newkeys: rekeying out").count();
-    ensure!(renewals >= RENEWALS, "{renewals} renewals:\n{log}");
+    ensure!(renewals >= AN_HOURS_KEYS, "{renewals} renewals:\n{log}");
     is_one_session(&adit, "Accepted publickey")
 }
 
@@ -76,9 +46,7 @@ fn an_hours_new_keys_of_our_own_gateway_lose_nothing() -> Result<()> {
     let lab = Lab::new()?;
     // 128 times 256 KiB go either way.
     let adit = started(&lab, GatewayKind::Configured("rekey_bytes: 262144\n"))?;
-    let beside = beside(&lab)?;
-    carries(&lab, &adit, "16M")?;
-    saw_nothing(beside)?;
+    lasts_an_hour(&lab, &adit)?;
     is_one_session(&adit, "logged in")
 }
 
