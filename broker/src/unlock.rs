@@ -68,10 +68,14 @@ async fn unlock_link(link: &ZoneLink, answers: Option<Answers>) -> Answer {
             ended = ended(link, state, begins) => ended,
         }
     };
-    match timeout(PATIENCE, next).await {
+    let answer = match timeout(PATIENCE, next).await {
         Ok(answer) => answer,
         Err(_) => Answer::Error(format!("not within {} s", PATIENCE.as_secs())),
+    };
+    if !matches!(answer, Answer::Form(_)) {
+        unlocking.leave();
     }
+    answer
 }
 
 /// How the attempt ends. One that may have been under way before, with nobody there, is followed by the next, as is one that only

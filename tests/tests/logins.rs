@@ -312,26 +312,87 @@ fn a_terminal_is_as_it_was_after_ctrl_c() -> Result<()> {
     Ok(())
 }
 
+/// What the broker is told of a screen, and of a program that notes what it asks and then does this.
+fn with_screen(rig: &Rig, then: &str) -> Result<[String; 2]> {
+    let script = format!("#!/bin/sh\necho \"$SSH_ASKPASS_PROMPT:$1\" >>{HOME}/asked\n{then}\n");
+    let program = format!("{HOME}/askpass");
+    rig.lab.write(User::Alice, &program, script)?;
+    rig.alice(&format!("chmod 700 {program}"))?;
+    Ok([
+        "WAYLAND_DISPLAY=x".to_owned(),
+        format!("SSH_ASKPASS={program}"),
+    ])
+}
+
+fn asked(rig: &Rig) -> Result<Vec<String>> {
+    let asked = rig.lab.read(&format!("{HOME}/asked"))?;
+    Ok(asked.lines().map(str::to_owned).collect())
+}
+
 #[test]
 fn a_passphrase_is_asked_for_on_a_screen() -> Result<()> {
     let rig = Rig::start()?;
     lock_key(&rig)?;
-    let script =
-        format!("#!/bin/sh\necho \"$SSH_ASKPASS_PROMPT:$1\" >>{HOME}/asked\necho '{WORD}'\n");
-    rig.lab
-        .write(User::Alice, &format!("{HOME}/askpass"), script)?;
-    rig.alice(&format!("chmod 700 {HOME}/askpass"))?;
-    let askpass = format!("SSH_ASKPASS={HOME}/askpass");
+    let screen = with_screen(&rig, &format!("echo '{WORD}'"))?;
     let broker = rig.broker(
         "    identity: ~/.ssh/id_ed25519\n",
-        &["WAYLAND_DISPLAY=x", &askpass],
+        &screen.each_ref().map(String::as_str),
     )?;
     rig.up(&broker)?;
-    let asked = rig.lab.read(&format!("{HOME}/asked"))?;
+    let asked = asked(&rig)?;
     ensure!(
-        asked.lines().count() == 1 && asked.starts_with(&format!(":Passphrase for the key {KEY}")),
-        "{asked}"
+        asked.len() == 1 && asked[0].starts_with(&format!(":Passphrase for the key {KEY}")),
+        "{asked:?}"
     );
+    Ok(())
+}
+
+fn is_asked_on_a_screen(sshd: &str, methods: &str, questions: &[&str]) -> Result<()> {
+    let rig = with_passwords(sshd)?;
+    let screen = with_screen(&rig, &format!("echo '{WORD}'"))?;
+    let keys = format!("    methods: [{methods}]\n");
+    let broker = rig.broker(&keys, &screen.each_ref().map(String::as_str))?;
+    rig.up(&broker)?;
+    let asked = asked(&rig)?;
+    ensure!(asked == questions, "{asked:?}");
+    let log = broker.process.tale();
+    ensure!(!log.contains(WORD), "it is in the log: {log}");
+    Ok(())
+}
+
+#[test]
+fn a_password_is_asked_for_on_a_screen() -> Result<()> {
+    let sshd =
+        "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nPubkeyAuthentication no";
+    let question = ":Password of adit-alice at adit-alice@192.0.2.1:443: ";
+    is_asked_on_a_screen(sshd, "password", &[question])
+}
+
+#[test]
+fn what_the_gateway_asks_is_asked_on_a_screen() -> Result<()> {
+    let sshd = "PasswordAuthentication no\nKbdInteractiveAuthentication yes\nAuthenticationMethods keyboard-interactive,keyboard-interactive";
+    // The name of whoever asks, and sshd's words.
+    let question = ":(adit-alice@192.0.2.1:443) Password: ";
+    is_asked_on_a_screen(sshd, "keyboard-interactive", &[question; 2])
+}
+
+/// Nobody is asked over and over who does not want to answer.
+#[test]
+fn who_cancels_on_a_screen_is_asked_by_unlock_alone() -> Result<()> {
+    let rig = with_passwords(
+        "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nPubkeyAuthentication no",
+    )?;
+    let screen = with_screen(&rig, "exit 1")?;
+    let broker = rig.broker(
+        "    methods: [password]\n",
+        &screen.each_ref().map(String::as_str),
+    )?;
+    let_in_after(&rig, &broker, "password", &[WORD])?;
+    // Nor for the next login.
+    rig.lab.gateway().sh("ss -K state established sport = :443")?.ok()?;
+    rig.down(&broker, &["locked: run `adit unlock`"])?;
+    let asked = asked(&rig)?;
+    ensure!(asked.len() == 1, "{asked:?}");
     Ok(())
 }
 

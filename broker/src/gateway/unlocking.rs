@@ -177,6 +177,11 @@ impl Unlocking {
         self.shared.attends.notify_waiters();
     }
 
+    /// Nobody is there to answer any more.
+    pub fn leave(&self) {
+        self.state().attended_until = None;
+    }
+
     /// Nothing that was asked matters any more: the zone has other gateways.
     pub(super) fn forget(&self) {
         self.state().locked = None;
