@@ -389,7 +389,10 @@ fn who_cancels_on_a_screen_is_asked_by_unlock_alone() -> Result<()> {
     )?;
     let_in_after(&rig, &broker, "password", &[WORD])?;
     // Nor for the next login.
-    rig.lab.gateway().sh("ss -K state established sport = :443")?.ok()?;
+    rig.lab
+        .gateway()
+        .sh("ss -K state established sport = :443")?
+        .ok()?;
     rig.down(&broker, &["locked: run `adit unlock`"])?;
     let asked = asked(&rig)?;
     ensure!(asked.len() == 1, "{asked:?}");
