@@ -6,6 +6,7 @@ use adit_tests::{
     Broker, Capture, Gateway, Host, Lab, User, address, rules_for_networks, until, way,
 };
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 /// draft-ietf-sshm-mlkem-hybrid-kex; OpenSSH's own default since 10.0.
@@ -98,7 +99,7 @@ fn the_gateway_offers_a_post_quantum_exchange_first_and_nothing_weak() -> Result
 #[test]
 fn the_broker_offers_a_post_quantum_exchange_first_and_nothing_weak() -> Result<()> {
     let lab = Lab::new()?;
-    let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, "LogLevel DEBUG2")?;
+    let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, "LogLevel DEBUG3")?;
     let _capture = Capture::start(&lab)?;
     let rules = rules_for_networks(User::Alice, &[address::ZONE]);
     let rules = rules.replace(
@@ -110,5 +111,69 @@ fn the_broker_offers_a_post_quantum_exchange_first_and_nothing_weak() -> Result<
         Ok(broker.status(&lab)?["zones"][0]["state"] == "up")
     })?;
     let said = sshd.stderr();
+    // Terrapin (CVE-2023-48795): as sshd takes it.
+    ensure!(said.contains("will use strict KEX ordering"), "{said}");
     is_strong(&offer(&said, "peer client KEXINIT proposal")?)
+}
+
+/// Stands before the gateway, and says so many messages (SSH_MSG_IGNORE, RFC 4253 section 11.2) in its name, behind its KEXINIT.
+const BETWEEN: &str = r#"
+import socket, struct, sys, threading
+
+here, there, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+listener = socket.create_server((here, 2222))
+
+def pump(source, to):
+    while piece := source.recv(65536):
+        to.sendall(piece)
+    to.shutdown(socket.SHUT_WR)
+
+def answer(server, client):
+    source = server.makefile("rb")
+    said = source.readline()
+    length = source.read(4)
+    said += length + source.read(struct.unpack(">I", length)[0])
+    client.sendall(said + number * (struct.pack(">IB", 12, 6) + b"\x02\0\0\0\0" + bytes(6)))
+    while piece := source.read1(65536):
+        client.sendall(piece)
+
+while True:
+    client, _ = listener.accept()
+    server = socket.create_connection((there, 443))
+    for act, one, other in ((pump, client, server), (answer, server, client)):
+        threading.Thread(target=act, args=(one, other), daemon=True).start()
+"#;
+
+/// The zone, entered by way of somebody who says so many messages before the keys are there.
+fn behind_somebody(number: &str, fits: impl Fn(&Value) -> bool) -> Result<()> {
+    let lab = Lab::new()?;
+    let _gateway = Gateway::start(&lab)?;
+    let place = address::GATEWAY;
+    let words = ["/usr/bin/python3", "-c", BETWEEN, place, place, number];
+    let _between = lab.gateway().start("between", &words)?;
+    until("somebody between", PATIENCE, || {
+        lab.listening(Host::Gateway, 2222)
+    })?;
+    let known = format!("{}/.ssh/known_hosts", User::Alice.home());
+    let also = lab.read(&known)?.replace("]:443", "]:2222");
+    lab.write(User::Alice, &known, also)?;
+    let _capture = Capture::start(&lab)?;
+    let rules = rules_for_networks(User::Alice, &[address::ZONE]);
+    let broker = Broker::start(&lab, User::Alice, &rules.replace(":443", ":2222"))?;
+    let mut zone = Value::Null;
+    until("the zone to be so", PATIENCE, || {
+        zone = broker.status(&lab)?["zones"][0].clone();
+        Ok(fits(&zone))
+    })
+    .with_context(|| format!("{zone}; {}", broker.process.tale()))
+}
+
+/// Terrapin (CVE-2023-48795): a message that is slipped in before the keys would let one behind them be cut out.
+#[test]
+fn the_broker_takes_nothing_that_is_slipped_in_before_the_keys() -> Result<()> {
+    behind_somebody("0", |zone| zone["state"] == "up")?;
+    behind_somebody("1", |zone| {
+        let reason = zone["reason"].as_str().unwrap_or_default();
+        zone["state"] == "down" && reason.contains("strict key exchange")
+    })
 }
