@@ -7,7 +7,7 @@ use adit_tests::{
     Broker, Capture, Conversation, Gateway, GatewayKind, Host, Lab, Process, User, address, until,
     way,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,13 +31,22 @@ fn started(
     lines: &[&str],
     change: impl Fn(&Lab) -> Result<()>,
 ) -> Result<Started> {
+    // The gateway's own network is tunnelled too: ssh's connection must not be captured.
+    let networks = [address::ZONE, address::OUTSIDE];
+    started_by(kind, &with_lines(&networks, lines), change)
+}
+
+/// The same by these rules.
+fn started_by(
+    kind: GatewayKind,
+    rules: &str,
+    change: impl Fn(&Lab) -> Result<()>,
+) -> Result<Started> {
     let lab = Lab::new()?;
     let gateway = Gateway::allowing(&lab, kind, &["198.51.100.0/24:*"])?;
     change(&lab)?;
     let capture = Capture::start(&lab)?;
-    // The gateway's own network is tunnelled too: ssh's connection must not be captured.
-    let networks = [address::ZONE, address::OUTSIDE];
-    let broker = Broker::start(&lab, User::Alice, &with_lines(&networks, lines))?;
+    let broker = Broker::start(&lab, User::Alice, rules)?;
     Ok(Started {
         lab,
         broker,
@@ -189,6 +198,93 @@ fn an_unknown_host_key_and_a_key_that_is_not_let_in_are_told() -> Result<()> {
         &denied.broker,
         &["ssh was not let in", "Permission denied"],
     )
+}
+
+fn known_hosts() -> String {
+    format!("{}/.ssh/known_hosts", User::Alice.home())
+}
+
+/// The gateway's line goes elsewhere, and nothing is known.
+fn forgotten(lab: &Lab) -> Result<()> {
+    let line = lab.read(&known_hosts())?;
+    lab.write(
+        User::Alice,
+        &format!("{}/.ssh/two", User::Alice.home()),
+        line,
+    )?;
+    lab.write(User::Alice, &known_hosts(), "")
+}
+
+#[test]
+fn a_new_host_key_is_noted_where_the_rules_say_so() -> Result<()> {
+    let lines = [ENGINE, "host_keys: accept-new"];
+    let started = started(GatewayKind::AditServer, &lines, forgotten)?;
+    is_up(&started.lab, &started.broker)?;
+    // Debian's ssh hashes the name.
+    let find = format!(
+        "ssh-keygen -F '[{}]:443' -f {}",
+        address::GATEWAY,
+        known_hosts()
+    );
+    let noted = started.lab.client().sh(&find)?.ok()?;
+    let key = started.lab.read("/run/lab/gateway/host_ed25519.pub")?;
+    let key = key.split_whitespace().nth(1).context("no key")?;
+    ensure!(noted.contains(key), "{noted}");
+    Ok(())
+}
+
+/// Nobody is there to be asked.
+#[test]
+fn a_new_host_key_that_is_to_be_asked_about_is_not_trusted() -> Result<()> {
+    let started = started(
+        GatewayKind::AditServer,
+        &[ENGINE, "host_keys: ask"],
+        forgotten,
+    )?;
+    let words = ["ssh does not trust the host key", "host key is known for"];
+    is_down(&started.lab, &started.broker, &words)?;
+    ensure!(started.lab.read(&known_hosts())?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_revoked_host_key_is_not_trusted() -> Result<()> {
+    let revoke = |lab: &Lab| {
+        let line = lab.read(&known_hosts())?;
+        let (_, key) = line.split_once(' ').context("no key")?;
+        lab.write(
+            User::Alice,
+            &known_hosts(),
+            format!("{line}\n@revoked * {key}\n"),
+        )
+    };
+    let started = started(GatewayKind::AditServer, &[ENGINE], revoke)?;
+    let words = ["ssh does not trust the host key", "REVOKED"];
+    is_down(&started.lab, &started.broker, &words)
+}
+
+/// In the rules, and in ssh's configuration where they name none.
+#[test]
+fn a_host_key_may_stand_in_the_second_of_several_files() -> Result<()> {
+    let configured = |lab: &Lab| {
+        let config = format!("{}/.ssh/config", User::Alice.home());
+        let line = "Host *\n    UserKnownHostsFile ~/.ssh/known_hosts ~/.ssh/two\n";
+        lab.write(User::Alice, &config, line)?;
+        forgotten(lab)
+    };
+    let usual = "known_hosts: ~/.ssh/known_hosts";
+    let rules = with_lines(&[address::ZONE], &[ENGINE]);
+    ensure!(rules.contains(usual), "{rules}");
+    let both = rules.replace(usual, "known_hosts: [~/.ssh/known_hosts, ~/.ssh/two]");
+    let none = rules.replace(&format!("    {usual}\n"), "");
+    for (rules, change) in [
+        (both, &forgotten as &dyn Fn(&Lab) -> Result<()>),
+        (none, &configured),
+    ] {
+        let started = started_by(GatewayKind::AditServer, &rules, change)?;
+        is_up(&started.lab, &started.broker)?;
+    }
+    Ok(())
 }
 
 /// The rules for a gateway that is a stock sshd and knows of no link.
