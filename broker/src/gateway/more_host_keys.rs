@@ -2,6 +2,7 @@
 //! can be given another one without a word from anyone. They are noted once the gateway has proved that it holds them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use adit_rules::{Gateway, HostKeys};
 use russh::client::Handle;
@@ -9,12 +10,14 @@ use russh::keys::PublicKey;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{HANDSHAKE_TIMEOUT, Target};
+use super::connection::Target;
 use super::fingerprint;
 use super::host_key::HostKeyCheck;
 use super::known_hosts::{self, KnownHost};
 use super::new_host_key;
 
+/// How long a gateway may take to prove what it announces: some flows wait for it.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Keys of one gateway that are noted at once.
 const MOST_KEYS: usize = 16;
 
@@ -70,7 +73,7 @@ impl MoreHostKeys {
         if new.is_empty() {
             return;
         }
-        match timeout(HANDSHAKE_TIMEOUT, session.hostkeys_prove(new.clone())).await {
+        match timeout(PATIENCE, session.hostkeys_prove(new.clone())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 return tracing::warn!("{host} does not prove the host keys it announces: {error}");

@@ -1,15 +1,19 @@
 //! The program as a service: files, exit codes, signals.
-use std::process::Command;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use adit_link::RefusalReason;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo, listener};
 use crate::flows::{Broker, log_in, try_log_in};
-use crate::site::{PATIENCE, Site, output};
+use crate::site::{PATIENCE, Site, output, wait};
+use crate::stdio::with_run;
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 const NOTHING: &str = r#"[{name: elsewhere, users: [alice], allow: ["192.0.2.1:1"]}]"#;
@@ -355,4 +359,47 @@ async fn a_log_that_nobody_takes_holds_nothing_up_and_opens_nothing() {
     gateway.hold_log(false);
     gateway.wait_log(|line| line["event"] == "lost" && line["lines"] == 2);
     broker.flow(at).await;
+}
+
+#[test]
+fn a_log_for_the_journal_goes_there_and_nowhere_else() {
+    let site = Site::new();
+    std::fs::create_dir_all(site.path("run/systemd/journal")).expect("directory");
+    let journal = UnixDatagram::bind(site.path("run/systemd/journal/socket")).expect("journal");
+    journal.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    // systemd.io, "Native Journal Protocol": a field is a line of its name, its length, and its value.
+    let hears = |message: &str| {
+        let field = [
+            b"MESSAGE\n",
+            &(message.len() as u64).to_le_bytes()[..],
+            message.as_bytes(),
+            b"\n",
+        ]
+        .concat();
+        let mut entry = vec![0; 65_536];
+        loop {
+            let length = journal.recv(&mut entry).expect(message);
+            if entry[..length]
+                .windows(field.len())
+                .any(|part| part == field)
+            {
+                return;
+            }
+        }
+    };
+    let mut command = with_run(&site.path("run"));
+    command
+        .arg("--config")
+        .arg(site.config(POLICY, "log: {to: journal}"))
+        .stderr(Stdio::piped());
+    let mut server = command.spawn().expect("starts");
+    hears("listening");
+    let pid = Pid::from_raw(i32::try_from(server.id()).expect("a process"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("kill");
+    hears("stopping");
+    assert!(wait(&mut server).success());
+    let mut said = String::new();
+    let mut stderr = server.stderr.take().expect("stderr");
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(said, "");
 }

@@ -100,7 +100,7 @@ async fn a_file_gives_the_policy_of_the_processs_own_user() {
 }
 
 /// The program with `/run` in the place of the system's.
-fn with_run(run: &Path) -> Command {
+pub(crate) fn with_run(run: &Path) -> Command {
     let mut command = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
         command.arg("--map-root-user");
