@@ -165,9 +165,12 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        // What a gateway that was killed leaves.
+        // What a gateway that was killed leaves. Closed as a process's end does it: another test may be starting a program,
+        // which has our descriptors until its execve.
         let stale = directory.path().join("stale.sock");
-        drop(std::os::unix::net::UnixListener::bind(&stale).expect("bind"));
+        let killed = std::os::unix::net::UnixListener::bind(&stale).expect("bind");
+        let shut_down = socket2::SockRef::from(&killed).shutdown(std::net::Shutdown::Both);
+        shut_down.expect("shut down");
         assert!(ControlSocket::bind(&stale).is_ok());
         drop(first);
         assert!(!path.exists());

@@ -40,6 +40,7 @@ const ALL: &[Expected] = &[
         None,
         (SERVICE_ACCEPT, 1),
     ),
+    // RFC 4252 section 6 wants these answered with an end; the library goes on without a word, and nothing is opened.
     expect("a_channel_before_the_login", None, NOTHING),
     expect("forwarded_ports_before_the_login", None, NOTHING),
     expect("a_place_to_listen_at_before_the_login", None, NOTHING),

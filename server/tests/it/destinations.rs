@@ -34,9 +34,16 @@ pub(crate) async fn echo() -> SocketAddr {
     address
 }
 
-/// A port that nothing listens on.
-pub(crate) async fn closed_port() -> u16 {
-    listener().await.1.port()
+/// A port that nothing listens on, and nobody else gets. It never was listened at: a program that another test is just starting has
+/// all descriptors of ours until its execve.
+pub(crate) fn closed_port() -> u16 {
+    let socket = TcpSocket::new_v4().expect("socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("bind");
+    Box::leak(Box::new(socket))
+        .local_addr()
+        .expect("address")
+        .port()
 }
 
 /// Does one thing with the first connection.

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
+
 use crate::destinations::{closed_port, echo};
 use crate::flows::{Broker, log_in};
 use crate::site::{PATIENCE, Running, Site, output, wait};
@@ -37,9 +39,13 @@ impl Drop for Client {
     }
 }
 
+/// For a program to listen at. See [`closed_port`].
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("address").port()
+    let socket = TcpSocket::new_v4().expect("socket");
+    socket.set_reuseaddr(true).expect("reuse");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("bind");
+    socket.local_addr().expect("address").port()
 }
 
 /// As soon as somebody listens there.
@@ -140,10 +146,7 @@ async fn what_is_denied_or_fails_is_told_and_audited() {
     check("127.0.0.2:80", "administratively prohibited");
     check("[::1]:80", "administratively prohibited");
     check("no-such-host.zone.test:80", "connect failed");
-    check(
-        &format!("127.0.0.1:{}", closed_port().await),
-        "connect failed",
-    );
+    check(&format!("127.0.0.1:{}", closed_port()), "connect failed");
     let line =
         gateway.wait_log(|line| line["event"] == "refuse" && line["asked"] == "127.0.0.2:80");
     assert_eq!(line["reason"], "Denied");

@@ -36,7 +36,7 @@ async fn refusals_say_what_the_program_would_have_seen() {
     check(
         &broker,
         "127.0.0.1",
-        closed_port().await,
+        closed_port(),
         RefusalReason::Refused,
         "",
     )
@@ -44,7 +44,7 @@ async fn refusals_say_what_the_program_would_have_seen() {
     check(
         &broker,
         "db.zone.test",
-        closed_port().await,
+        closed_port(),
         RefusalReason::Refused,
         "",
     )

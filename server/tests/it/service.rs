@@ -208,7 +208,7 @@ async fn sighup_reads_the_policy_again_and_keeps_the_old_one_when_the_file_is_ba
     let site = Site::new();
     let gateway = site.start(POLICY, "");
     let broker = Broker::connect(&site, gateway.address).await;
-    let port = closed_port().await;
+    let port = closed_port();
     assert_eq!(
         broker.refusal("127.0.0.1", port).await.reason,
         RefusalReason::Refused

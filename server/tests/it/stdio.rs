@@ -58,9 +58,7 @@ async fn pipes_carry_a_link_and_only_what_is_allowed() {
     let (link, mut child) = link_of(command).await;
     check_flow(&link, at).await;
     assert_eq!(
-        refusal(&link, "127.0.0.1", closed_port().await)
-            .await
-            .reason,
+        refusal(&link, "127.0.0.1", closed_port()).await.reason,
         RefusalReason::Denied
     );
     link.close();
