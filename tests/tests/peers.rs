@@ -72,6 +72,8 @@ fn sshd(lab: &Lab, limit: &str) -> Result<Process> {
 
 /// What OpenSSH and AsyncSSH log at the end of each exchange of keys but a connection's first, and of each.
 const NEW_KEYS: [&str; 2] = ["rekeying out", "Completed key exchange"];
+/// A connection of AsyncSSH's.
+const ACCEPTED: &str = "Accepted SSH client connection";
 /// 64 MiB both ways, with new keys after 8.
 const RENEWALS: usize = 8;
 /// Connections that our own engine may have at a gateway that knows of no link: some of the flows wait for others to end.
@@ -102,7 +104,7 @@ impl Started {
             false => self.server.stderr(),
         };
         let [openssh, asyncssh] = NEW_KEYS.map(|words| log.matches(words).count());
-        let logins = log.matches("Starting SSH").count();
+        let logins = log.matches(ACCEPTED).count();
         let renewals = openssh.max(asyncssh.saturating_sub(logins));
         ensure!(renewals >= least, "{renewals} in {log}");
         Ok(())
@@ -208,10 +210,11 @@ fn asyncssh(lab: &Lab, limit: u64) -> Result<Process> {
 fn through_asyncssh_with_new_keys_under_load() -> Result<()> {
     let started = started(|lab| asyncssh(lab, 8 << 20), "auto")?;
     started.does_it_all(MANY, Resets::AreTold)?;
-    started.has_new_keys(RENEWALS)
+    // It goes on with what it had begun to send, up to a window, before its new keys.
+    started.has_new_keys(RENEWALS / 2)
 }
 
-/// It goes on with what it had begun to send, up to a window, before its new keys: so there are fewer.
+/// There are fewer new keys as well.
 #[test]
 fn through_asyncssh_for_an_hour() -> Result<()> {
     let started = started(|lab| asyncssh(lab, 256 << 10), "auto")?;
@@ -219,8 +222,7 @@ fn through_asyncssh_for_an_hour() -> Result<()> {
     started.has_new_keys(AN_HOURS_KEYS / 8)
 }
 
-/// Its new keys are more than the library of our own engine can bear under load: it asks for more before it has those it asked
-/// for. What is lost is told, and the next flow goes on.
+/// Its new keys are more than the library of our own engine can bear under load. What is lost is told, and the next flow goes on.
 #[test]
 fn new_keys_of_asyncssh_lose_nothing_silently_by_our_own_engine() -> Result<()> {
     let started = started(|lab| asyncssh(lab, 1 << 20), "embedded")?;
@@ -240,6 +242,9 @@ fn new_keys_of_asyncssh_lose_nothing_silently_by_our_own_engine() -> Result<()> 
         next.hold(&started.lab, &client)?
             .same_as(&next.hold(&started.lab, &direct)?)?;
     }
+    let log = started.server.stderr();
+    let exchanges = log.matches("Requesting key exchange").count();
+    ensure!(exchanges > log.matches(ACCEPTED).count(), "{log}");
     Ok(())
 }
 
