@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::flows::try_log_in;
-use crate::site::{PATIENCE, Running, Site, output};
+use crate::site::{Kept, PATIENCE, Running, Site, output};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice, bob], allow: ["127.0.0.1:*"]}]"#;
 /// Logged in: there is no such subsystem.
@@ -306,7 +306,7 @@ fn another_password_or_other_methods_end_a_session_at_a_reload() {
             .arg("-N")
             .stdin(Stdio::null())
             .stderr(Stdio::null());
-        ssh.spawn().expect("ssh")
+        Kept(ssh.spawn().expect("ssh"))
     };
     let logged_in = |number: usize| {
         let logins = || {
@@ -326,7 +326,7 @@ fn another_password_or_other_methods_end_a_session_at_a_reload() {
     gateway.wait_log(|line| line["event"] == "reload" && line["sessions"] == 0);
     secrets(&site, "passwords", &[("alice", &hash("open sesame"))]);
     reload();
-    crate::site::wait(&mut first);
+    crate::site::wait(&mut first.0);
     gateway.wait_log(|line| {
         line["why"]
             .as_str()
@@ -336,7 +336,7 @@ fn another_password_or_other_methods_end_a_session_at_a_reload() {
     logged_in(2);
     site.config(POLICY, &(extra + "\nmethods: [\"publickey,password\"]\n"));
     reload();
-    crate::site::wait(&mut second);
+    crate::site::wait(&mut second.0);
     gateway.wait_log(|line| {
         line["why"]
             .as_str()

@@ -1,21 +1,21 @@
 //! What stock clients do: `ssh -L`, `-D`, `-W`, `-J` and `-N`, with the same policy and audit.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 
 use crate::destinations::{closed_port, echo};
 use crate::flows::{Broker, log_in};
-use crate::site::{PATIENCE, Running, Site, output, wait};
+use crate::site::{Kept, PATIENCE, Running, Site, output, wait};
 use crate::stdio::{Sshd, own_name};
 
 pub(crate) const POLICY: &str =
     r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*", "*.zone.test:*"]}]"#;
 
 /// An `ssh` that stays; ended when dropped.
-pub(crate) struct Client(Child);
+pub(crate) struct Client(Kept);
 
 impl Client {
     pub(crate) fn start(site: &Site, gateway: &Running, arguments: &[&str]) -> Self {
@@ -23,19 +23,12 @@ impl Client {
         ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"])
             .args(arguments);
         let ssh = ssh.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        Self(ssh.expect("ssh starts"))
+        Self(Kept(ssh.expect("ssh starts")))
     }
 
     /// Waits until it goes by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        wait(&mut self.0)
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        wait(&mut self.0.0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::site::{Running, Site, wait};
+use crate::site::{Kept, Running, Site, wait};
 
 /// RFC 4250 section 4.1.2.
 pub(crate) const USERAUTH_SUCCESS: u64 = 52;
@@ -33,8 +33,8 @@ pub(crate) fn misbehave(script: &str, site: &Site, gateway: &Running, table: &[E
         .arg(gateway.address.port().to_string())
         .arg(site.path("alice"))
         .arg("alice");
-    let mut peer = python.stdout(Stdio::piped()).spawn().expect("python3");
-    let said = BufReader::new(peer.stdout.take().expect("stdout")).lines();
+    let mut peer = Kept(python.stdout(Stdio::piped()).spawn().expect("python3"));
+    let said = BufReader::new(peer.0.stdout.take().expect("stdout")).lines();
     let mut said = said.map(|line| line.expect("line"));
     for expected in table {
         let line = said.next();
@@ -44,7 +44,7 @@ pub(crate) fn misbehave(script: &str, site: &Site, gateway: &Running, table: &[E
         );
     }
     assert_eq!(said.next(), None, "what is not in the table");
-    assert!(wait(&mut peer).success());
+    assert!(wait(&mut peer.0).success());
 }
 
 fn check(expected: &Expected, line: &str) {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::destinations::{closed_port, echo, listener};
 use crate::flows::{Broker, log_in, try_log_in};
-use crate::site::{PATIENCE, Site, output, wait};
+use crate::site::{Kept, PATIENCE, Site, output, wait};
 use crate::stdio::with_run;
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
@@ -392,14 +392,14 @@ fn a_log_for_the_journal_goes_there_and_nowhere_else() {
         .arg("--config")
         .arg(site.config(POLICY, "log: {to: journal}"))
         .stderr(Stdio::piped());
-    let mut server = command.spawn().expect("starts");
+    let mut server = Kept(command.spawn().expect("starts"));
     hears("listening");
-    let pid = Pid::from_raw(i32::try_from(server.id()).expect("a process"));
+    let pid = Pid::from_raw(i32::try_from(server.0.id()).expect("a process"));
     nix::sys::signal::kill(pid, Signal::SIGTERM).expect("kill");
     hears("stopping");
-    assert!(wait(&mut server).success());
+    assert!(wait(&mut server.0).success());
     let mut said = String::new();
-    let mut stderr = server.stderr.take().expect("stderr");
+    let mut stderr = server.0.stderr.take().expect("stderr");
     stderr.read_to_string(&mut said).expect("text");
     assert_eq!(said, "");
 }

@@ -172,9 +172,19 @@ impl Site {
     }
 }
 
+/// A process that does not outlive its test, also where that fails.
+pub(crate) struct Kept(pub(crate) Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A gateway's process; killed when dropped.
 pub(crate) struct Running {
-    child: Child,
+    child: Kept,
     pub(crate) address: SocketAddr,
     log: Log,
 }
@@ -182,9 +192,8 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn of(mut command: Command) -> Self {
         let child = command.stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("the gateway starts");
-        let log = Log::follow(child.stderr.take().expect("stderr"));
-        // Killed when dropped from here on, also when what follows fails.
+        let mut child = Kept(child.expect("the gateway starts"));
+        let log = Log::follow(child.0.stderr.take().expect("stderr"));
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut running = Self {
             child,
@@ -217,7 +226,7 @@ impl Running {
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).expect("pid"))
+        Pid::from_raw(i32::try_from(self.child.0.id()).expect("pid"))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -226,14 +235,7 @@ impl Running {
 
     /// Waits for the end.
     pub(crate) fn ended(mut self) -> ExitStatus {
-        wait(&mut self.child)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        wait(&mut self.child.0)
     }
 }
 
