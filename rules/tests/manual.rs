@@ -57,12 +57,12 @@ fn parse(text: &str) -> Result<String, String> {
     }
 }
 
-/// Of the words `text explain --app APP --to HOST:PORT`.
+/// Of the words `$ adit explain --rules rules.yaml --app APP --to HOST:PORT`.
 fn explain(rules: &str, question: &str) -> String {
-    let words: Vec<&str> = question.split(' ').collect();
-    let ["text", "explain", "--app", app, "--to", to] = words[..] else {
-        panic!("not a question: {question}");
-    };
+    let asked = question.strip_prefix("$ adit explain --rules rules.yaml --app ");
+    let (app, to) = asked
+        .and_then(|asked| asked.split_once(" --to "))
+        .unwrap_or_else(|| panic!("not a question: {question}"));
     // Its path is shown in full, from wherever it was asked.
     let file = Path::new("/etc/adit/rules.yaml");
     let checked = parse_file(file, rules, &[]).expect("it is valid");
@@ -89,12 +89,13 @@ fn every_example_does_what_the_page_says() {
             "yaml layered" => assert_eq!(layered(text), Ok(shown()), "{text}"),
             "text" => continue,
             beside if beside.contains(" beside ") => continue,
-            question if question.starts_with("text explain ") => {
+            "console" => {
+                let (question, answer) = text.split_once('\n').expect("a question");
                 let (_, rules) = blocks[..index]
                     .iter()
                     .rfind(|(kind, _)| *kind == "yaml")
                     .expect("rules to explain");
-                assert_eq!(explain(rules, question), text.trim_end(), "{question}");
+                assert_eq!(explain(rules, question), answer.trim_end(), "{question}");
                 continue;
             }
             other => panic!("a block of unknown kind {other:?}:\n{text}"),
