@@ -1,10 +1,11 @@
 //! An accepted connection of a program: whose it is, and what it asked for.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adit_rules::{Application, Destination, EntryProtocol, Judgement, Policy};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 
 /// An accepted connection. Dropped, it is reset: its program must not take an end that nobody meant for the end of an answer.
@@ -126,6 +127,22 @@ impl Accepted {
         std::future::pending().await
     }
 
+    /// Tells its program of an end, and waits for its own: whether it had no other word. Else it is reset.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn end(mut self) -> io::Result<bool> {
+        let Some(tcp) = &mut self.tcp else {
+            return Ok(true);
+        };
+        tcp.shutdown().await?;
+        let has_ended = tcp.read(&mut [0]).await? == 0;
+        if has_ended {
+            self.tcp = None;
+        }
+        Ok(has_ended)
+    }
+
     /// The accepted socket, for whoever relays from now on.
     pub fn into_tcp(mut self) -> TcpStream {
         self.tcp
@@ -147,7 +164,6 @@ mod tests {
     use super::*;
     use socket2::SockRef;
     use std::time::Duration;
-    use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
     async fn accepted() -> (Accepted, std::net::TcpStream) {

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{Connection, Questions, Target, Way, connect};
+use crate::gateway::{Connection, Handing, Questions, Target, Way, connect};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub enum ZoneState {
         target: Arc<Target>,
         /// How that is reached.
         way: Way,
+        /// Takes connections whole, if they may be given to what carries the link.
+        handing: Option<Handing>,
     },
     /// No gateway answered.
     Down {
@@ -57,9 +59,15 @@ impl ZoneState {
     /// The link, as long as it takes new streams.
     fn open_link(&self) -> Option<OpenLink> {
         match self {
-            Self::Up { link, target, .. } if !link.is_closing() => Some(OpenLink {
+            Self::Up {
+                link,
+                target,
+                handing,
+                ..
+            } if !link.is_closing() => Some(OpenLink {
                 link: link.clone(),
                 target: target.clone(),
+                handing: handing.clone(),
             }),
             Self::Up { .. } | Self::Connecting { .. } | Self::Down { .. } => None,
         }
@@ -83,6 +91,8 @@ pub struct OpenLink {
     pub link: Link,
     /// The gateway at its end.
     pub target: Arc<Target>,
+    /// Takes connections whole, if they may be given to what carries the link.
+    pub handing: Option<Handing>,
 }
 
 /// What a gateway said of its own accord, for people.
@@ -404,6 +414,7 @@ impl Keeper {
             link: link.clone(),
             target: target.clone(),
             way: connection.way.clone(),
+            handing: connection.handing.clone(),
         });
         // A task of its own: when the gateway takes no new streams, the old ones go on beside the next link.
         let mut running = tokio::spawn(connection.run());

@@ -26,7 +26,9 @@ fn link_status(zone: &str, behind: &Behind, link: &ZoneLink) -> ZoneStatus {
     };
     match &*link.state().borrow() {
         ZoneState::Connecting { last } => status.reason.clone_from(last),
-        ZoneState::Up { link, target, way } => {
+        ZoneState::Up {
+            link, target, way, ..
+        } => {
             status.state = "up".to_owned();
             status.gateway = Some(target.gateway.to_string());
             status.via.clone_from(&way.via);

@@ -30,6 +30,7 @@ struct Login {
     host_keys: HostKeys,
     home: PathBuf,
     engine: Engine,
+    hands_over: bool,
     unsaid: Option<Unsaid>,
 }
 
@@ -115,6 +116,7 @@ impl Login {
             host_keys: zone.host_keys,
             home: user.home.clone(),
             engine: zone.engine,
+            hands_over: zone.hands_over,
             unsaid: zone.reach.ssh_config.then_some(unsaid),
         }
     }
@@ -132,6 +134,7 @@ impl Login {
             host_keys: self.host_keys,
             home: self.home.clone(),
             engine: self.engine,
+            hands_over: self.hands_over,
             unsaid: self.unsaid,
             host_key_alias: None,
             behind: behind.clone(),

@@ -3,7 +3,7 @@
 //!
 //! The privileged program `adit-capture` is this crate's binary; what the two say to each other is in
 //! `docs/PROTOCOL.capture.md`.
-// In one module alone: two socket options that no library has a safe call for.
+// In two modules alone: socket options that no library has a safe call for.
 #![deny(unsafe_code)]
 
 pub mod attribution;
@@ -12,6 +12,11 @@ mod client;
 pub mod frame;
 pub mod held_packet;
 pub mod mark;
+#[expect(
+    unsafe_code,
+    reason = "TCP_INFO and SIOCOUTQ have no safe call in nix, rustix or socket2"
+)]
+pub mod moved;
 pub mod netfilter;
 pub mod questions;
 #[expect(

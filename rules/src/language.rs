@@ -190,6 +190,11 @@ pub(crate) const ZONE: &[Key] = &[
         Shape::Words(ENGINES),
     ),
     key(
+        "hand_over",
+        "`true` gives early connections whole to the system's ssh, where a gateway has nothing but sshd.",
+        Shape::Switch,
+    ),
+    key(
         "on_down",
         "What a connection gets while no gateway answers.",
         Shape::Words(ON_DOWN),

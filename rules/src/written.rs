@@ -66,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) known_hosts: Vec<At<SmolStr>>,
     pub(crate) host_keys: Option<At<SmolStr>>,
     pub(crate) engine: Option<At<SmolStr>>,
+    pub(crate) hand_over: Option<At<SmolStr>>,
     pub(crate) on_down: Option<At<SmolStr>>,
     pub(crate) connect: Option<At<SmolStr>>,
 }
@@ -79,6 +80,7 @@ static NO_SETTINGS: Settings = Settings {
     known_hosts: Vec::new(),
     host_keys: None,
     engine: None,
+    hand_over: None,
     on_down: None,
     connect: None,
 };
@@ -300,6 +302,7 @@ fn settings(keys: &mut Keys, findings: &mut Findings) -> Box<Settings> {
         known_hosts: texts(keys, "known_hosts", findings),
         host_keys: keys.scalar("host_keys", findings),
         engine: keys.scalar("engine", findings),
+        hand_over: keys.scalar("hand_over", findings),
         on_down: keys.scalar("on_down", findings),
         connect: keys.scalar("connect", findings),
     })

@@ -26,6 +26,8 @@ pub struct Zone {
     pub host_keys: HostKeys,
     /// What speaks SSH to the gateways.
     pub engine: Engine,
+    /// Whether connections that were accepted early are handed over whole to the system's `ssh`, where it forwards a port for each.
+    pub hands_over: bool,
     /// What a flow gets while no gateway answers, unless its rule says otherwise.
     pub on_down: OnDown,
     /// What a program's `connect()` gives, unless the rule says otherwise.

@@ -35,6 +35,16 @@ impl Compiler<'_> {
             .collect();
         let host_keys = self.optional(written.settings().host_keys.as_ref(), words::host_keys_of);
         let engine = self.optional(written.settings().engine.as_ref(), words::engine_of);
+        let hands_over = self.optional(written.settings().hand_over.as_ref(), words::switch);
+        if let (Some(at), Some(Some(true)), Some(Some(Engine::Embedded))) =
+            (&written.settings().hand_over, hands_over, engine)
+        {
+            let fault = Fault::new(
+                "connections can be handed over to `ssh` only, and `engine` says not to take it",
+            );
+            let hint = "write `engine: auto`, or leave `hand_over` out";
+            self.findings.error(at.place, fault.hint(hint));
+        }
         let on_down = self.optional(written.settings().on_down.as_ref(), words::on_down_of);
         let connect = self.optional(written.settings().connect.as_ref(), words::connect_of);
         let accepts_new = host_keys == Some(Some(HostKeys::AcceptNew));
@@ -55,6 +65,7 @@ impl Compiler<'_> {
             known_hosts,
             host_keys: host_keys?.unwrap_or(HostKeys::Strict),
             engine: engine?.unwrap_or(Engine::Auto),
+            hands_over: hands_over?.unwrap_or(false),
             on_down: on_down?.unwrap_or(OnDown::Reject),
             connect: connect?.unwrap_or(Connect::Honest),
         })

@@ -23,6 +23,7 @@ fn zone(name: &str, on_down: OnDown) -> Zone {
         host_keys: HostKeys::Strict,
         reach: Reach::default(),
         engine: Engine::Auto,
+        hands_over: false,
         on_down,
         connect: Connect::Honest,
     }

@@ -102,7 +102,7 @@ fn every_example_does_what_the_page_says() {
         }
         examples += 1;
     }
-    assert_eq!(examples, 27);
+    assert_eq!(examples, 28);
 }
 
 /// All keys of mappings below `schema`.

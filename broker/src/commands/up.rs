@@ -132,6 +132,7 @@ fn settings(options: Up, reach: Reach, user: User) -> std::io::Result<Settings> 
         known_hosts: options.known_hosts.into_iter().collect(),
         host_keys: HostKeys::Strict,
         engine: options.engine.into(),
+        hands_over: false,
         on_down: OnDown::Reject,
         connect: options.connect.into(),
     };

@@ -7,6 +7,7 @@ use adit_link::{Answer, Stream};
 use adit_rules::{Decision, PassPermit, TunnelPermit};
 
 use super::ending::Ending;
+use super::handed::HandedOver;
 use super::opening::NotOpened;
 use super::{Dispatcher, foreign};
 use crate::accepted::{Accepted, Asked, Ends};
@@ -52,10 +53,36 @@ impl Dispatcher {
         permit: TunnelPermit,
         flow: &Arc<Flow>,
     ) -> Ending {
-        match self.open(&permit, flow).await {
+        let (open, header) = match self.link(&permit, flow).await {
+            Ok(first) => first,
+            Err(not) => return self.not_opened(accepted, &permit, not, flow).await,
+        };
+        let accepted = match &open.handing {
+            None => accepted,
+            Some(handing) => {
+                flow.leads_through(open.target.clone());
+                match self.hand_over(accepted, handing, &header, flow).await {
+                    HandedOver::Over(ending) => return ending,
+                    HandedOver::Not(accepted) => accepted,
+                }
+            }
+        };
+        match self.open_on((open, header), &permit, flow).await {
             Ok(stream) => self.relay_unanswered(accepted, stream, flow).await,
-            Err(NotOpened::Down(down)) => self.without_gateway(accepted, &permit, down, flow).await,
-            Err(NotOpened::Ended(ending)) => ending,
+            Err(not) => self.not_opened(accepted, &permit, not, flow).await,
+        }
+    }
+
+    async fn not_opened(
+        &self,
+        accepted: Accepted,
+        permit: &TunnelPermit,
+        not: NotOpened,
+        flow: &Flow,
+    ) -> Ending {
+        match not {
+            NotOpened::Down(down) => self.without_gateway(accepted, permit, down, flow).await,
+            NotOpened::Ended(ending) => ending,
         }
     }
 
@@ -108,25 +135,27 @@ impl Dispatcher {
             }
             Ok(())
         };
-        let attributed = async {
-            if flow.is_attributed() {
-                return Ok(());
+        tokio::try_join!(self.learn_opener(ends, flow), opened).map(|_| ())
+    }
+
+    /// The same of who opened it.
+    pub(super) async fn learn_opener(&self, ends: Ends, flow: &Arc<Flow>) -> Result<(), Ending> {
+        if flow.is_attributed() {
+            return Ok(());
+        }
+        let learning = flow.learning();
+        match self.attribution.probably(ends).await {
+            Attributed::Process(process) => {
+                flow.attributed(process.pid, process.path);
+                flow.begin_lineage();
             }
-            let learning = flow.learning();
-            match self.attribution.probably(ends).await {
-                Attributed::Process(process) => {
-                    flow.attributed(process.pid, process.path);
-                    flow.begin_lineage();
-                }
-                // Nothing depends on it: the rules decided without.
-                Attributed::Unknown | Attributed::NotAsked { .. } => {}
-                Attributed::Foreign { uid } => return Err(foreign(uid)),
-            }
-            drop(learning);
-            self.chronicle.note(flow);
-            Ok(())
-        };
-        tokio::try_join!(attributed, opened).map(|_| ())
+            // Nothing depends on it: the rules decided without.
+            Attributed::Unknown | Attributed::NotAsked { .. } => {}
+            Attributed::Foreign { uid } => return Err(foreign(uid)),
+        }
+        drop(learning);
+        self.chronicle.note(flow);
+        Ok(())
     }
 
     /// Relays to where the application wanted to go, over a socket that the rules let through.

@@ -38,6 +38,7 @@ fn dispatcher(on_down: OnDown) -> Dispatcher {
         known_hosts: Vec::new(),
         host_keys: HostKeys::Strict,
         engine: Engine::Auto,
+        hands_over: false,
         on_down,
         connect: Connect::Honest,
     };

@@ -11,6 +11,7 @@ mod direct;
 #[cfg(test)]
 mod down_tests;
 mod ending;
+mod handed;
 mod opener;
 mod opening;
 mod told;

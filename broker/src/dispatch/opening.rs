@@ -25,12 +25,12 @@ pub(super) enum NotOpened {
 }
 
 impl Dispatcher {
-    /// A stream whose opening is on its way; payload may follow at once.
-    pub(super) async fn open(
+    /// The zone's link, to open a stream on, and what is to be said of the stream.
+    pub(super) async fn link(
         &self,
         permit: &TunnelPermit,
         flow: &Flow,
-    ) -> Result<Stream, NotOpened> {
+    ) -> Result<(OpenLink, OpenHeader), NotOpened> {
         flow.decided(Action::Tunnel, permit.rule(), Some(permit.zone()));
         if let Some(elsewhere) = permit.elsewhere() {
             flow.goes_to(elsewhere.to_string());
@@ -41,20 +41,44 @@ impl Dispatcher {
             let ending = Ending::failed(Cause::Broken, text).at(Stage::ZoneDown);
             return Err(NotOpened::Ended(ending));
         };
+        let open = zone.link(permit.destination(), permit.on_down()).await?;
+        let behind = &open.target.behind;
+        if let Behind::Host(host) = behind {
+            let port = permit.destination().port;
+            flow.goes_to(format!("{LOOPBACK}:{port} at {host}"));
+        }
+        let header = header_of(permit, behind, flow);
+        Ok((open, header))
+    }
+
+    /// A stream whose opening is on its way; payload may follow at once.
+    pub(super) async fn open(
+        &self,
+        permit: &TunnelPermit,
+        flow: &Flow,
+    ) -> Result<Stream, NotOpened> {
+        let first = self.link(permit, flow).await?;
+        self.open_on(first, permit, flow).await
+    }
+
+    /// The same, on this link if it still takes streams.
+    pub(super) async fn open_on(
+        &self,
+        first: (OpenLink, OpenHeader),
+        permit: &TunnelPermit,
+        flow: &Flow,
+    ) -> Result<Stream, NotOpened> {
+        let (mut open, mut header) = first;
         // A link may end between being handed out and being used; the next one is waited for.
-        for _ in 0..LINKS_TRIED {
-            let open = zone.link(permit.destination(), permit.on_down()).await;
-            let OpenLink { link, target } = open?;
-            if let Behind::Host(host) = &target.behind {
-                let port = permit.destination().port;
-                flow.goes_to(format!("{LOOPBACK}:{port} at {host}"));
-            }
-            match link.open(&header_of(permit, &target.behind, flow)) {
+        for _ in 1..=LINKS_TRIED {
+            match open.link.open(&header) {
                 Ok(stream) => {
-                    flow.leads_through(target);
+                    flow.leads_through(open.target);
                     return Ok(stream);
                 }
-                Err(OpenError::Ended(_) | OpenError::Draining) => {}
+                Err(OpenError::Ended(_) | OpenError::Draining) => {
+                    (open, header) = self.link(permit, flow).await?;
+                }
                 // There may be room when its SYN is sent again.
                 Err(error @ OpenError::TooMany) => {
                     let ending = Ending::failed(Cause::Busy, error.to_string());

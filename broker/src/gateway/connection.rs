@@ -20,6 +20,7 @@ use super::host_key::{HostKeyCheck, HostKeyRejection, SessionError};
 use super::known_hosts::{KnownHost, KnownHostsError};
 use super::master;
 use super::more_host_keys::MoreHostKeys;
+use super::mux::Handing;
 use super::openssh::{self, OpenSsh, OpenSshError};
 use super::proxy::ProxyError;
 use super::questions::Questions;
@@ -57,6 +58,8 @@ pub struct Target {
     pub home: PathBuf,
     /// What speaks SSH to it; for a jump host always ours.
     pub engine: Engine,
+    /// Whether connections that were accepted early are handed over to `ssh`, where it forwards a port for each.
+    pub hands_over: bool,
     /// What is left to the configuration of the system's `ssh`; `None`: nothing.
     pub unsaid: Option<Unsaid>,
     /// What its host keys are known by instead of its name (ssh_config(5), HostKeyAlias).
@@ -255,6 +258,8 @@ pub struct Connection {
     pub link: Link,
     /// How it came about.
     pub way: Way,
+    /// Takes connections whole, if they may be given to what carries the link.
+    pub handing: Option<Handing>,
     driver: adit_link::Driver,
     carried_by: CarriedBy,
 }
@@ -348,6 +353,7 @@ pub async fn connect(
                 return Ok(Connection {
                     link,
                     way,
+                    handing: None,
                     driver,
                     carried_by,
                 });
@@ -357,6 +363,7 @@ pub async fn connect(
             Ok(Connection {
                 link,
                 way,
+                handing: None,
                 driver,
                 carried_by,
             })
@@ -373,6 +380,7 @@ pub async fn connect(
                     Ok(Connection {
                         link,
                         way,
+                        handing: None,
                         driver,
                         carried_by,
                     })
@@ -396,7 +404,7 @@ async fn over_a_master(
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
     let (connection, jumps) = connection_for_ssh(target, by_command, sockets, questions).await?;
-    let (link, driver, ssh) = openssh::open_master(target, asked_for, connection).await?;
+    let (link, driver, ssh, handing) = openssh::open_master(target, asked_for, connection).await?;
     let carried_by = CarriedBy::OpenSsh {
         ssh: Box::new(ssh),
         jumps,
@@ -404,6 +412,7 @@ async fn over_a_master(
     Ok(Connection {
         link,
         way: Way::over_a_master(target),
+        handing,
         driver,
         carried_by,
     })

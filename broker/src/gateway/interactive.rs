@@ -186,6 +186,7 @@ mod tests {
             host_keys: HostKeys::Strict,
             home: "/home/alice".into(),
             engine: Engine::Embedded,
+            hands_over: false,
             unsaid: None,
             host_key_alias: None,
             behind: Behind::Zone,

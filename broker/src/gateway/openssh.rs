@@ -8,9 +8,8 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -19,10 +18,6 @@ use std::time::Duration;
 
 use adit_link::{Driver, Limits, Link, LinkEnd};
 use adit_rules::{HostKeys, Identity};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -31,7 +26,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
-use super::mux;
+use super::descriptor::{receive, send};
+use super::mux::{self, Handing, Place};
 
 /// Everything until the link stands.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,10 +115,9 @@ pub(super) async fn open_master(
     target: &Target,
     asked_for: &Target,
     connection: Option<OwnedFd>,
-) -> Result<(Link, Driver, OpenSsh), ConnectError> {
-    // For this user alone, and gone with this: who is in by then stays in.
-    let directory = tempfile::tempdir()?;
-    let control = directory.path().join("master");
+) -> Result<(Link, Driver, OpenSsh, Option<Handing>), ConnectError> {
+    let place = Place::new()?;
+    let control = place.path().to_owned();
     let mut words = words(target, asked_for);
     // ssh takes `%` for its own.
     let path = control.display().to_string().replace('%', "%%");
@@ -135,10 +130,11 @@ pub(super) async fn open_master(
     let mut ssh = start(&words, connection, Stdio::null).map_err(OpenSshError::Start)?;
     let entering = async {
         let socket = ssh.until_it_listens(&control).await?;
-        mux::enter(socket, runs_on).await
+        // Unless more is asked of it, the place is gone with this: who is in by then stays in.
+        mux::enter(socket, runs_on, target.hands_over.then_some(place)).await
     };
     match timeout(PATIENCE, entering).await {
-        Ok(Ok((link, driver))) => Ok((link, driver, ssh)),
+        Ok(Ok((link, driver, handing))) => Ok((link, driver, ssh, handing)),
         Ok(Err(error)) => match ssh.last_words().await {
             words if words.is_empty() => Err(OpenSshError::Ended(error.to_string()).into()),
             words => Err(cause(&words)),
@@ -339,42 +335,6 @@ pub fn no_longer_than_the_broker(
     Err(std::process::Command::new(program).args(words).exec())
 }
 
-/// One byte, as `mm_receive_fd` of OpenSSH expects, and the descriptor.
-fn send(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let descriptors = [descriptor];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    sendmsg(
-        socket,
-        &[IoSlice::new(&[0])],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
-}
-
-fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut [0])],
-        &mut control,
-        flags,
-    )?;
-    let descriptor = control.drain().find_map(|message| {
-        let RecvAncillaryMessage::ScmRights(mut rights) = message else {
-            return None;
-        };
-        rights.next()
-    });
-    descriptor.ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
 /// What `ssh` writes to standard error, as far as it is kept.
 struct Complaint {
     kept: Arc<Mutex<Vec<u8>>>,
@@ -462,20 +422,6 @@ mod tests {
             cause("subsystem request failed on channel 0"),
             ConnectError::NoSubsystem
         ));
-    }
-
-    #[test]
-    fn a_descriptor_arrives_as_what_it_is() {
-        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(receive(far.as_fd()).is_err(), "nothing is there yet");
-        let file = tempfile::tempfile().unwrap();
-        send(near.as_fd(), file.as_fd()).unwrap();
-        let got = std::fs::File::from(receive(far.as_fd()).unwrap());
-        let id = |file: &std::fs::File| {
-            use std::os::unix::fs::MetadataExt;
-            file.metadata().unwrap().ino()
-        };
-        assert_eq!(id(&got), id(&file));
     }
 
     #[tokio::test]

@@ -50,7 +50,12 @@ impl EngineInUse {
 
 impl Way {
     pub(super) fn over_a_master(target: &Target) -> Self {
-        let because = "the gateway has no adit-link: ssh forwards a port for each flow";
+        let because = match target.hands_over {
+            false => "the gateway has no adit-link: ssh forwards a port for each flow",
+            true => {
+                "the gateway has no adit-link: ssh forwards a port for each flow, and gets early connections whole"
+            }
+        };
         Self::of(target, EngineInUse::OpenSsh, because)
     }
 

@@ -44,7 +44,7 @@ pub(super) async fn run(
     ended(channels).await
 }
 
-async fn ended(channels: &Channels) -> LinkEnd {
+pub(super) async fn ended(channels: &Channels) -> LinkEnd {
     poll_fn(|cx| channels.poll_end(cx.waker())).await
 }
 

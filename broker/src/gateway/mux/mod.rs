@@ -6,6 +6,7 @@
 
 mod channel;
 mod drive;
+mod handing;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+pub(super) use handing::Place;
+pub use handing::{Handed, Handing, NotHanded};
 use state::State;
 use wire::{HELLO, IS_PROXY, PROXY, VERSION, framed, next_message};
 
@@ -55,12 +58,15 @@ pub(super) enum MuxError {
 ///
 /// `runs_on` is what the master runs on, if it is a TCP connection: there is more to come of a server only when it knows that the last
 /// small piece has arrived (RFC 896), which a kernel that waits for something to send along tells 40 ms later.
+/// Where its control socket stays in its `place`, connections can be handed over to the master.
 pub(super) async fn enter(
     socket: UnixStream,
     runs_on: Option<OwnedFd>,
-) -> Result<(Link, Driver), MuxError> {
+    place: Option<Place>,
+) -> Result<(Link, Driver, Option<Handing>), MuxError> {
     let (channels, driver) = channels(socket, runs_on).await?;
-    Ok((Link::over(channels), driver))
+    let handing = place.map(|place| Handing::new(channels.clone(), place));
+    Ok((Link::over(channels), driver, handing))
 }
 
 async fn channels(

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::task::{Poll, Waker};
 
-use adit_link::{Host, LinkEnd, OpenError, OpenHeader, Received, RefusalReason, StreamError};
+use adit_link::{LinkEnd, OpenError, OpenHeader, Received, RefusalReason, StreamError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const MOST: usize = 4096;
 /// Channels that were not opened stay in the memory of a master as long as it runs; another takes its place then.
 const MOST_REFUSED: usize = 2000;
 /// For a destination; as long as sshd itself may try.
-const DIAL_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const DIAL_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that are read from a program at once.
 const ROOM: usize = 2 * SENT;
 /// What a server takes in one message at the least (RFC 4253, section 6.1, asks for 32 KiB): what is sent is cut for it, and each piece costs.
@@ -42,6 +42,8 @@ pub(super) struct State {
     /// Channels that were asked for, and how long they may take to be answered.
     unanswered: VecDeque<(Instant, u32)>,
     refused: usize,
+    /// Connections that the master has whole.
+    handed: usize,
     drains: bool,
     end: Option<LinkEnd>,
     end_wakers: Vec<Waker>,
@@ -67,7 +69,8 @@ impl State {
         !self.out.is_empty() || self.end.is_some()
     }
 
-    pub(super) fn open(&mut self, header: &OpenHeader) -> Result<u32, OpenError> {
+    /// Whether one more is to be had.
+    fn takes(&self, header: &OpenHeader) -> Result<(), OpenError> {
         header.check().map_err(OpenError::Header)?;
         if let Some(end) = &self.end {
             return Err(OpenError::Ended(end.clone()));
@@ -75,9 +78,27 @@ impl State {
         if self.drains {
             return Err(OpenError::Draining);
         }
-        if self.channels.len() >= MOST {
+        if self.streams() >= MOST {
             return Err(OpenError::TooMany);
         }
+        Ok(())
+    }
+
+    /// Counts a connection that the master gets whole.
+    pub(super) fn hand(&mut self, header: &OpenHeader) -> Result<(), OpenError> {
+        self.takes(header)?;
+        self.handed += 1;
+        Ok(())
+    }
+
+    /// It has it no more.
+    pub(super) fn handed_back(&mut self) {
+        self.handed = self.handed.saturating_sub(1);
+        self.end_if_drained();
+    }
+
+    pub(super) fn open(&mut self, header: &OpenHeader) -> Result<u32, OpenError> {
+        self.takes(header)?;
         while self.channels.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }
@@ -86,10 +107,7 @@ impl State {
         self.channels.insert(id, Channel::opening());
         self.unanswered
             .push_back((Instant::now() + DIAL_PATIENCE, id));
-        let host = match &header.host {
-            Host::Address(address) => address.to_string(),
-            Host::Name(name) => name.clone(),
-        };
+        let host = wire::host(header);
         let mut payload = BytesMut::new();
         put_string(&mut payload, b"direct-tcpip");
         payload.put_u32(id);
@@ -241,7 +259,7 @@ impl State {
     }
 
     pub(super) fn streams(&self) -> usize {
-        self.channels.len()
+        self.channels.len() + self.handed
     }
 
     pub(super) fn end(&self) -> Option<&LinkEnd> {
@@ -498,7 +516,7 @@ impl State {
     }
 
     fn end_if_drained(&mut self) {
-        if self.drains && self.channels.is_empty() {
+        if self.drains && self.streams() == 0 {
             self.finish_all(LinkEnd::Closed);
         }
     }

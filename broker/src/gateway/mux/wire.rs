@@ -2,6 +2,7 @@
 
 use std::io;
 
+use adit_link::{Host, OpenHeader};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
@@ -13,6 +14,10 @@ pub(super) const HELLO: u32 = 1;
 pub(super) const VERSION: u32 = 4;
 pub(super) const PROXY: u32 = 0x1000_000f;
 pub(super) const IS_PROXY: u32 = 0x8000_000f;
+pub(super) const ALIVE_CHECK: u32 = 0x1000_0004;
+pub(super) const IS_ALIVE: u32 = 0x8000_0005;
+pub(super) const STDIO_FORWARD: u32 = 0x1000_0008;
+pub(super) const SESSION_OPENED: u32 = 0x8000_0006;
 
 /// RFC 4250, section 4.1.2.
 pub(super) mod message {
@@ -82,8 +87,21 @@ pub(super) fn words(numbers: &[u32]) -> Vec<u8> {
 
 /// A message of PROTOCOL.mux.
 pub(super) fn framed(numbers: &[u32]) -> Vec<u8> {
-    let length = u32::try_from(4 * numbers.len()).unwrap_or(0);
-    [words(&[length]), words(numbers)].concat()
+    framed_bytes(&words(numbers))
+}
+
+/// The same of anything.
+pub(super) fn framed_bytes(payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(0);
+    [&words(&[length]), payload].concat()
+}
+
+/// Where a stream is to lead, as a server is told.
+pub(super) fn host(header: &OpenHeader) -> String {
+    match &header.host {
+        Host::Address(address) => address.to_string(),
+        Host::Name(name) => name.clone(),
+    }
 }
 
 pub(super) fn put_string(to: &mut BytesMut, text: &[u8]) {

@@ -37,6 +37,8 @@ pub(crate) enum Tool {
     Forward,
     /// Adit at the same sshd, which knows nothing of it.
     AditBare,
+    /// The same, where early connections are handed over to `ssh`.
+    AditHanded,
 }
 
 impl Tool {
@@ -61,7 +63,8 @@ impl Tool {
             | Tool::Adit
             | Tool::AditPlain
             | Tool::Forward
-            | Tool::AditBare => self,
+            | Tool::AditBare
+            | Tool::AditHanded => self,
         }
     }
 
@@ -76,6 +79,7 @@ impl Tool {
             Tool::AditPlain => "Adit, no application rule",
             Tool::Forward => "ssh -L",
             Tool::AditBare => "Adit at a stock sshd",
+            Tool::AditHanded => "Adit at a stock sshd, handed over",
         }
     }
 }
@@ -131,7 +135,8 @@ impl Path {
             | Tool::AditEarly
             | Tool::AditPlain
             | Tool::Forward
-            | Tool::AditBare => Routing::Wire,
+            | Tool::AditBare
+            | Tool::AditHanded => Routing::Wire,
         })?;
         forget_closed_connections(&lab)?;
         let added = format!("ip addr add {OTHER_GATEWAY}/24 dev outside");
@@ -259,7 +264,13 @@ impl Programs {
                 _held: Forward::start(lab)?,
             },
             Tool::AditBare => Programs::AditBare {
-                _running: Box::new(at_a_stock_sshd(lab)?),
+                _running: Box::new(at_a_stock_sshd(lab, "")?),
+            },
+            Tool::AditHanded => Programs::AditBare {
+                _running: Box::new(at_a_stock_sshd(
+                    lab,
+                    "    connect: early\n    hand_over: true\n",
+                )?),
             },
         })
     }
@@ -345,13 +356,16 @@ fn reason(stderr: &str, code: Option<i32>) -> String {
 }
 
 /// With the peers' cipher.
-fn at_a_stock_sshd(lab: &Lab) -> Result<AtStockSshd> {
+/// With `more` lines in the zone.
+fn at_a_stock_sshd(lab: &Lab, more: &str) -> Result<AtStockSshd> {
     let sshd = way::start_jump(lab, Host::Gateway, address::GATEWAY, 22, "")?;
     let config = format!("{}/.ssh/config", User::Alice.home());
     lab.write(User::Alice, &config, "Ciphers aes128-gcm@openssh.com\n")?;
     let capture = Capture::start(lab)?;
     let usual = Gateway::for_user(User::Alice);
-    let rules = rules(true).replace(&usual, usual.trim_end_matches(":443"));
+    let rules = rules(true)
+        .replace(&usual, usual.trim_end_matches(":443"))
+        .replacen("rules:\n", &format!("{more}rules:\n"), 1);
     let quiet = ["env", "ADIT_LOG=info"];
     let broker = Broker::start_behind(lab, User::Alice, &rules, &quiet, &[])?;
     Ok(AtStockSshd {

@@ -205,7 +205,7 @@ async fn who_is_no_master_is_not_entered() {
     ] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(said).await.unwrap();
-        let entered = enter(ours, None).await;
+        let entered = enter(ours, None, None).await;
         assert!(entered.is_err());
     }
 }

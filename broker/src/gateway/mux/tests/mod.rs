@@ -1,5 +1,6 @@
 //! Against a master that is played here, in the words of PROTOCOL.mux and RFC 4254.
 
+mod handing;
 mod misbehaviour;
 
 use std::future::poll_fn;

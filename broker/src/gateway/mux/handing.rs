@@ -1,0 +1,251 @@
+//! Connections of programs that a master gets whole (`MUX_C_NEW_STDIO_FWD` of PROTOCOL.mux): it reads and writes them itself, and the broker is out of
+//! the way of their payload.
+//!
+//! What is different from a channel: when the destination ends, ssh reads nothing more from the program (`force_drain` in its channels.c) and is done with the connection. So whoever
+//! handed it over keeps it too, and tells its program of the end, or that something was not taken any more.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_link::{LinkEnd, OpenError, OpenHeader};
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use tempfile::TempDir;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::super::descriptor::send;
+use super::wire::{
+    self, ALIVE_CHECK, HELLO, IS_ALIVE, SESSION_OPENED, STDIO_FORWARD, VERSION, framed,
+    framed_bytes, next_message, put_string,
+};
+use super::{Channels, MuxError, drive};
+
+/// For a destination; as long as for a channel.
+const PATIENCE: Duration = super::state::DIAL_PATIENCE;
+/// For a master to say that it goes on, and for its connection to end when it does not.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// Connections to its control socket that it has not let in yet: no more than wait there (64, `listen` in its mux.c) without being turned away.
+const MOST_ENTERING: usize = 32;
+/// Bytes that are read ahead.
+const AHEAD: usize = 64;
+
+/// Where a master's control socket is: in a directory that only its user can enter, and that is gone with this.
+pub(crate) struct Place {
+    _directory: TempDir,
+    path: PathBuf,
+    entering: Arc<Semaphore>,
+    /// Where it was last asked whether it goes on.
+    sign_of_life: Mutex<Option<Control>>,
+}
+
+impl Place {
+    /// One that nobody else has.
+    pub(crate) fn new() -> io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("master");
+        Ok(Self {
+            _directory: directory,
+            path,
+            entering: Arc::new(Semaphore::new(MOST_ENTERING)),
+            sign_of_life: Mutex::default(),
+        })
+    }
+
+    /// Of the socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection of one's own to the master, and the first thing that is asked there.
+    async fn ask(&self, question: &[u8]) -> Result<Control, MuxError> {
+        let entering = self.entering.clone().acquire_owned().await;
+        let socket = UnixStream::connect(&self.path).await?;
+        socket.writable().await?;
+        let words = [framed(&[HELLO, VERSION]), framed_bytes(question)].concat();
+        // A socket on which nothing was said yet has room for it.
+        if socket.try_write(&words)? != words.len() {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        let (read, write) = socket.into_split();
+        Ok(Control {
+            read: BufReader::with_capacity(AHEAD, read),
+            write,
+            entering: entering.ok(),
+        })
+    }
+
+    /// Whether the master still serves its connections: one that ends closes all of them as well, but only one that goes on can answer.
+    async fn goes_on(&self) -> Result<(), MuxError> {
+        let question = wire::words(&[ALIVE_CHECK, 0]);
+        let mut last = self.sign_of_life.lock().await;
+        // Who gives up while it is asked leaves none behind that has an answer on its way.
+        let mut control = match last.take() {
+            Some(mut control) => {
+                control.write.write_all(&framed_bytes(&question)).await?;
+                control
+            }
+            None => self.ask(&question).await?,
+        };
+        match control.answer().await? {
+            IS_ALIVE => {
+                *last = Some(control);
+                Ok(())
+            }
+            _ => Err(MuxError::Nonsense),
+        }
+    }
+}
+
+/// A connection to a master's control socket.
+struct Control {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    /// Until it is let in.
+    entering: Option<OwnedSemaphorePermit>,
+}
+
+impl Control {
+    /// The answer to what was asked, as its kind.
+    async fn answer(&mut self) -> Result<u32, MuxError> {
+        if let Some(entering) = self.entering.take() {
+            let mut hello = next_message(&mut self.read).await?;
+            if (hello.try_get_u32(), hello.try_get_u32()) != (Ok(HELLO), Ok(VERSION)) {
+                return Err(MuxError::NotShared);
+            }
+            drop(entering);
+        }
+        let mut answer = next_message(&mut self.read).await?;
+        answer.try_get_u32().map_err(|_| MuxError::Nonsense)
+    }
+
+    /// Resolves when the master has closed it.
+    async fn closed(&mut self) {
+        while next_message(&mut self.read).await.is_ok() {}
+    }
+}
+
+/// Why a connection was not handed over. It is still the caller's alone, but where the destination did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NotHanded {
+    /// There are to be no more, or not now, or not to there.
+    #[error(transparent)]
+    NotOpened(#[from] OpenError),
+    /// The master or its server said no; it does not say why.
+    #[error("ssh does not take it")]
+    Refused,
+    /// The master can't be asked.
+    #[error("its control socket: {0}")]
+    Unasked(String),
+    /// Neither yes nor no in time. The master still has it, and drops it when it has an answer.
+    #[error("the gateway did not answer")]
+    Unanswered,
+}
+
+/// Hands connections over to a master. Cheap to clone.
+#[derive(Clone)]
+pub struct Handing {
+    channels: Arc<Channels>,
+    place: Arc<Place>,
+}
+
+impl std::fmt::Debug for Handing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handing").finish_non_exhaustive()
+    }
+}
+
+impl Handing {
+    pub(super) fn new(channels: Arc<Channels>, place: Place) -> Self {
+        let place = Arc::new(place);
+        Self { channels, place }
+    }
+
+    /// Hands over a connection whose other end is to be where `header` says. Once this is `Ok` the master reads and writes it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn hand(
+        &self,
+        connection: BorrowedFd<'_>,
+        header: &OpenHeader,
+    ) -> Result<Handed, NotHanded> {
+        self.channels.with(|state| state.hand(header))?;
+        let counted = Counted(self.channels.clone());
+        let mut control = self.send(connection, header).await?;
+        let (tell, told) = oneshot::channel();
+        // A master whose control connection closes before it has an answer ends itself (`no remote_id` in its channels.c), so this outlives whoever waits.
+        tokio::spawn(async move {
+            let answer = control.answer().await;
+            let _ = tell.send((answer, control, counted));
+        });
+        match timeout(PATIENCE, told).await {
+            Ok(Ok((Ok(SESSION_OPENED), control, counted))) => Ok(Handed {
+                control,
+                counted,
+                place: self.place.clone(),
+            }),
+            Ok(Ok((Ok(_), ..))) => Err(NotHanded::Refused),
+            Ok(Ok((Err(error), ..))) => Err(NotHanded::Unasked(error.to_string())),
+            Ok(Err(gone)) => Err(NotHanded::Unasked(gone.to_string())),
+            Err(_) => Err(NotHanded::Unanswered),
+        }
+    }
+
+    /// Asks, and gives the connection twice: to be read, and to be written. The master waits for them, so nothing is awaited between.
+    async fn send(
+        &self,
+        connection: BorrowedFd<'_>,
+        header: &OpenHeader,
+    ) -> Result<Control, NotHanded> {
+        let mut question = BytesMut::new();
+        question.put_u32(STDIO_FORWARD);
+        question.put_u32(0);
+        put_string(&mut question, b"");
+        put_string(&mut question, wire::host(header).as_bytes());
+        question.put_u32(u32::from(header.port));
+        let asked = self.place.ask(&question).await;
+        let control = asked.map_err(|error| NotHanded::Unasked(error.to_string()))?;
+        for _ in 0..2 {
+            send(control.write.as_ref().as_fd(), connection)
+                .map_err(|error| NotHanded::Unasked(error.to_string()))?;
+        }
+        Ok(control)
+    }
+}
+
+/// One that the master has.
+struct Counted(Arc<Channels>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.with(|state| state.handed_back());
+    }
+}
+
+/// A connection that the master reads and writes. Dropped, it does so no more.
+pub struct Handed {
+    control: Control,
+    counted: Counted,
+    place: Arc<Place>,
+}
+
+impl Handed {
+    /// Resolves when the master is done with the connection: both ends have ended, or one did and the other is not listened to any more.
+    ///
+    /// # Errors
+    /// When it is not, but gone itself, or without its own connection.
+    pub async fn done(mut self) -> Result<(), LinkEnd> {
+        self.control.closed().await;
+        if let Ok(Ok(())) = timeout(SIGN_OF_LIFE, self.place.goes_on()).await {
+            return Ok(());
+        }
+        let ended = timeout(SIGN_OF_LIFE, drive::ended(&self.counted.0));
+        Err(ended.await.unwrap_or(LinkEnd::Abandoned))
+    }
+}
