@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A port of the server that does not answer.
+const SILENT: u16 = 7;
 
 struct Started {
     lab: Lab,
@@ -181,6 +183,12 @@ fn refusals_have_their_reason() -> Result<()> {
 #[test]
 fn a_flow_that_is_closed_is_reset_and_disturbs_no_other() -> Result<()> {
     let started = started("")?;
+    let silence = format!(
+        "nft add table inet lab
+         nft 'add chain inet lab in {{ type filter hook input priority 0; }}'
+         nft add rule inet lab in tcp dport {SILENT} drop"
+    );
+    started.lab.server().sh(&silence)?.ok()?;
     let other = started.open()?;
     let open = started.open()?;
     let close = |flow: &Flow| {
@@ -192,20 +200,23 @@ fn a_flow_that_is_closed_is_reset_and_disturbs_no_other() -> Result<()> {
     ensure!(seen == "End: connection reset", "{seen}");
     ensure!(last(open.listener)? == "end");
 
+    // ssh has yet to hear of one of these, and will not hear of the other before the test is over.
     let nobody = format!("{}:80", address::NOBODY);
-    let words = ["adit-peer", "dial", &nobody, "end"];
-    let waiting = started.lab.client().start("waiting", &words)?;
-    let flow = started
-        .broker
-        .flow(&started.lab, "the flow that waits", |flow| {
-            flow.destination == nobody && flow.state == "opening"
-        })?;
-    close(&flow)?;
-    let seen = last(waiting)?;
-    ensure!(seen == "End: connection reset", "{seen}");
-    // ssh has had its answer by now.
-    until("nobody to be waited for", PATIENCE, || {
-        Ok(started.zone()?["streams"] == 1)
+    let silent = format!("{}:{SILENT}", address::SERVER);
+    for to in [nobody, silent] {
+        let words = ["adit-peer", "dial", &to, "end"];
+        let waiting = started.lab.client().start("waiting", &words)?;
+        let flow = started
+            .broker
+            .flow(&started.lab, "the flow that waits", |flow| {
+                flow.destination == to && flow.state == "opening"
+            })?;
+        close(&flow)?;
+        let seen = last(waiting)?;
+        ensure!(seen == "End: connection reset", "{seen}");
+    }
+    until("ssh to have heard of the first", PATIENCE, || {
+        Ok(started.zone()?["streams"] == 2)
     })?;
     ensure!(started.is_with_ssh(&other)?);
     started.as_direct(&Conversation::new("ping 5; finish; end", "echo"))?;
