@@ -19,7 +19,7 @@ endif
 END_TO_END := $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))
 ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
-ONE_ORDER := honest_% early rules_for_users algorithms bench identity lab lasting why host_keys jumps logins notices proxies security_keys ssh_config probe
+ONE_ORDER := honest_% early handed rules_for_users algorithms bench identity lab lasting why host_keys jumps logins notices proxies security_keys ssh_config probe
 BOTH_ORDERS := $(filter-out $(ONE_ORDER),$(END_TO_END))
 # The other tests, most of which wait as well: so many at once.
 WAITING := 6
@@ -33,11 +33,11 @@ help: ## This list
 	@sed -n 's/^\([a-z][a-z0-9]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: deps programs ## What Adit does, shown by running it: three hosts, real programs, under a minute once built
+demo: deps programs ## What Adit does, shown by running it: three hosts, real programs, under a minute once built (installs packages)
 	@$(SUDO) target/debug/adit-demo
 
 .PHONY: lab
-lab: deps programs ## The demo's three hosts with a shell in the client, for trying by hand
+lab: deps programs ## The demo's three hosts with a shell in the client, for trying by hand (installs packages)
 	@$(SUDO) target/debug/adit-lab
 
 .PHONY: test

@@ -55,6 +55,11 @@ impl Programs {
     pub(crate) fn warn(&self, files: &mut dyn Files, findings: &mut Findings) {
         for (place, named_as, path) in &self.named {
             let fault = match (files.program(Path::new(path)), named_as) {
+                (Some(AtPath::Link(target)), NamedAs::Binary)
+                    if matches!(files.program(&target), Some(AtPath::Script)) =>
+                {
+                    link_to_script(path, &target)
+                }
                 (Some(AtPath::Link(target)), _) => link(path, &target),
                 (Some(AtPath::Script), NamedAs::Binary) => script(path),
                 (Some(AtPath::Directory), _) => directory(path),
@@ -77,7 +82,22 @@ fn script(path: &str) -> Fault {
     Fault::new(format!(
         "{path} is a script, and what runs is its interpreter"
     ))
-    .hint(format!("write {{script: {path}}}"))
+    .hint(hint_of_script(path))
+}
+
+/// What distributions put in the place of a program of several versions, above all.
+fn link_to_script(path: &str, target: &Path) -> Fault {
+    let target = target.display().to_string();
+    Fault::new(format!(
+        "{path} is a link to {target}, which is a script, and what runs is its interpreter"
+    ))
+    .hint(hint_of_script(&target))
+}
+
+fn hint_of_script(path: &str) -> String {
+    format!(
+        "write {{script: {path}}}, or if it only starts another program that one's path: `adit flows` shows it"
+    )
 }
 
 fn directory(path: &str) -> Fault {
@@ -134,9 +154,14 @@ mod tests {
         let link = "4: /bin/curl is a link, and a program is known by its own path: /usr/bin/curl (write /usr/bin/curl)";
         assert_eq!(warned("/bin/curl").0, [link]);
         assert_eq!(warned("{script: [/bin/curl]}").0, [link]);
-        let script = "4: /usr/bin/tool is a script, and what runs is its interpreter (write {script: /usr/bin/tool})";
+        let script = "4: /usr/bin/tool is a script, and what runs is its interpreter (write {script: /usr/bin/tool}, or if it only starts another program that one's path: `adit flows` shows it)";
         assert_eq!(warned("/usr/bin/tool").0, [script]);
         assert_eq!(warned("{parent: [/usr/bin/tool]}").0, [script]);
+        let wrapper = format!(
+            "4: /bin/tool is a link to {}",
+            &script[3..].replacen("tool is", "tool, which is", 1)
+        );
+        assert_eq!(warned("/bin/tool").0, [wrapper]);
         let directory =
             "4: /usr/bin is a directory, and no program (all below it is \"/usr/bin/**\")";
         assert_eq!(warned("/usr/bin").0, [directory]);

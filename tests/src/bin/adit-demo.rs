@@ -152,7 +152,7 @@ impl Stage {
         self.title("A port that the rules refuse")?;
         self.fails(lab, "curl -sS http://198.51.100.10:8080/hello")?;
         self.title("Why? The rules explain themselves, before or after")?;
-        let why = "adit explain --app /usr/bin/git --to 198.51.100.10:80";
+        let why = "adit explain --app /usr/lib/git-core/git-remote-http --to 198.51.100.10:80";
         self.prints(lab, why, "no one else")?;
         self.title("The flows and the state of things")?;
         self.prints(lab, "adit flows", "curl ")?;
