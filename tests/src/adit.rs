@@ -38,10 +38,7 @@ pub enum GatewayKind {
     /// The same with new keys as often as this says (sshd_config(5), RekeyLimit).
     RenewingSshd(&'static str),
     /// The same with `adit-server --stdio` as what its users run whatever they ask for (`ForceCommand`).
-    ForcingSshd {
-        /// How many.
-        rekey_mib: u32,
-    },
+    ForcingSshd(&'static str),
 }
 
 /// The Secure Shell server at the zone's edge.
@@ -445,9 +442,7 @@ fn start_gateway(lab: &Lab, kind: GatewayKind, allow: &[String]) -> Result<Proce
             start_sshd(lab, allow, &format!("{rekey_mib}M"), subsystem)?
         }
         GatewayKind::RenewingSshd(often) => start_sshd(lab, allow, often, subsystem)?,
-        GatewayKind::ForcingSshd { rekey_mib } => {
-            start_sshd(lab, allow, &format!("{rekey_mib}M"), only_command)?
-        }
+        GatewayKind::ForcingSshd(often) => start_sshd(lab, allow, often, only_command)?,
     };
     process.ready_when("the gateway to listen", SETTLE, || {
         lab.listening(Host::Gateway, 443)

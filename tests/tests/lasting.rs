@@ -32,8 +32,17 @@ fn is_one_session(adit: &RunningAdit, login: &str) -> Result<()> {
 
 #[test]
 fn an_hours_new_keys_of_a_stock_sshd_lose_nothing() -> Result<()> {
+    an_hours_new_keys_lose_nothing(GatewayKind::RenewingSshd("256K"))
+}
+
+#[test]
+fn an_hours_new_keys_beside_an_only_command_lose_nothing() -> Result<()> {
+    an_hours_new_keys_lose_nothing(GatewayKind::ForcingSshd("256K"))
+}
+
+fn an_hours_new_keys_lose_nothing(kind: GatewayKind) -> Result<()> {
     let lab = Lab::new()?;
-    let adit = started(&lab, GatewayKind::RenewingSshd("256K"))?;
+    let adit = started(&lab, kind)?;
     lasts_an_hour(&lab, &adit)?;
     let log = adit.gateway.process.stderr();
     let renewals = log.matches("set_newkeys: rekeying out").count();

@@ -32,5 +32,5 @@ fn as_a_subsystem() -> Result<()> {
 
 #[test]
 fn as_the_only_command() -> Result<()> {
-    does_it_all(GatewayKind::ForcingSshd { rekey_mib: 8 })
+    does_it_all(GatewayKind::ForcingSshd("8M"))
 }

@@ -490,6 +490,24 @@ async fn a_source_whose_connections_come_to_nothing_is_not_listened_to_for_a_whi
     assert_eq!(&hello, b"SSH-2.0-");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exempt_network_is_listened_to_whatever_has_come_from_it() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "penalty_exempt: [127.0.0.2/31]");
+    let senseless = |from: u8| {
+        let said = until_closed(
+            connect_from(from, gateway.address),
+            b"GET / HTTP/1.0\r\n\r\n",
+        );
+        said.starts_with(b"SSH-2.0-")
+    };
+    let tries = (0..20).take_while(|_| senseless(4)).count();
+    assert!((1..20).contains(&tries), "still listened to after {tries}");
+    for _ in 0..=tries {
+        assert!(senseless(2) && senseless(3));
+    }
+}
+
 /// Comes from a source and is greeted.
 fn come(from: u8, gateway: &Running) -> TcpStream {
     let mut socket = connect_from(from, gateway.address);
