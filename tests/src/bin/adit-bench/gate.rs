@@ -135,8 +135,9 @@ const fn gate(
 const REDSOCKS: Against = Against::Ratio(Tool::Redsocks);
 const SSHUTTLE: Against = Against::Ratio(Tool::Sshuttle);
 const DIRECT: Against = Against::Ratio(Tool::Direct);
+const FORWARD: Against = Against::Ratio(Tool::Forward);
 
-pub(crate) const GATES: [Gate; 16] = [
+pub(crate) const GATES: [Gate; 18] = [
     gate(
         Tool::Adit,
         Figure::Up,
@@ -264,5 +265,21 @@ pub(crate) const GATES: [Gate; 16] = [
         Against::Nothing,
         Bound::AtMost(2.0),
         "round trip beside a paused upload, to idle",
+    ),
+    gate(
+        Tool::AditHanded,
+        Figure::Up,
+        "gbit_per_s",
+        FORWARD,
+        Bound::AtLeast(0.9),
+        "handed over at a stock sshd, one flow up, to ssh -L",
+    ),
+    gate(
+        Tool::AditHanded,
+        Figure::Down,
+        "gbit_per_s",
+        FORWARD,
+        Bound::AtLeast(0.9),
+        "handed over at a stock sshd, one flow down, to ssh -L",
     ),
 ];
