@@ -273,7 +273,7 @@ impl ZoneLink {
 
     fn may_pass(&self) -> bool {
         match &*self.state.borrow() {
-            ZoneState::Connecting { .. } => true,
+            ZoneState::Connecting { .. } => !self.questions.distrust.stands(),
             ZoneState::Up { .. } => false,
             ZoneState::Down { untrusted, .. } => !untrusted,
         }
@@ -381,17 +381,22 @@ impl Keeper {
         let (mut lasting, mut untrusted, mut locked) = (true, false, false);
         for target in targets {
             let error = match connect(target, &self.sockets, &self.questions).await {
-                Ok(connection) => return Ok((connection, target.clone())),
+                Ok(connection) => {
+                    self.questions.distrust.settle(untrusted);
+                    return Ok((connection, target.clone()));
+                }
                 Err(error) => error,
             };
             lasting &= error.is_lasting();
             locked |= error.is_locked();
             if error.is_untrusted() {
                 untrusted = true;
+                self.questions.distrust.arise();
                 tracing::error!(zone = self.zone, gateway = %target.gateway, "{error}");
             }
             reasons.push(format!("{}: {error}", target.gateway));
         }
+        self.questions.distrust.settle(untrusted);
         Err(Unreached {
             reason: reasons.join("; "),
             lasting,

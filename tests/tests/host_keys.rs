@@ -182,6 +182,38 @@ fn what_cannot_be_noted_is_not_accepted() -> Result<()> {
     never_around(&rig.lab, &broker)
 }
 
+/// Ports at which somebody listens who says nothing.
+const SILENT: [u16; 2] = [444, 445];
+
+/// A flow gives up while an attempt is under way that has seen such a key, and whose other gateways keep it waiting.
+#[test]
+fn nothing_goes_around_a_changed_key_while_other_gateways_are_silent() -> Result<()> {
+    let rig = Rig::start(GatewayKind::AditServer, Some(""))?;
+    let other = rig
+        .lab
+        .read("/run/lab/home/adit-alice/.ssh/id_ed25519.pub")?;
+    let known = format!("[192.0.2.1]:443 {other}");
+    rig.lab.write(User::Alice, KNOWN, known)?;
+    let silent = format!(
+        "import signal, socket\nall = [socket.create_server((\"192.0.2.1\", port)) for port in {SILENT:?}]\nsignal.pause()"
+    );
+    let words = ["/usr/bin/python3", "-c", &silent];
+    let mut silent = rig.lab.gateway().start("silent", &words)?;
+    silent.ready_when("the silent ones", PATIENCE, || {
+        rig.lab.listening(Host::Gateway, SILENT[1])
+    })?;
+    let usual = Gateway::for_user(User::Alice);
+    let more = SILENT.map(|port| usual.replace(":443", &format!(":{port}")));
+    let gateways = [&[usual.clone()], &more[..]].concat().join("\", \"");
+    let rules = rules("strict").replace(&usual, &gateways);
+    let broker = Broker::start(&rig.lab, User::Alice, &rules)?;
+    let is_loud = |line: &str| line.contains("ERROR") && line.contains("HAS CHANGED");
+    until("the changed key to be seen", PATIENCE, || {
+        Ok(broker.process.stderr().lines().any(is_loud))
+    })?;
+    never_around(&rig.lab, &broker)
+}
+
 /// Whatever the word, a revoked key is refused, and nobody is asked about it.
 #[test]
 fn a_revoked_key_is_refused() -> Result<()> {

@@ -8,6 +8,7 @@ use russh::keys::PublicKey;
 use tokio::sync::Notify;
 
 use super::askpass::Askpass;
+use super::distrust::Distrust;
 use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
 use super::new_host_key::{self, NotNoted};
 use super::unlocking::Unlocking;
@@ -73,6 +74,8 @@ pub struct Questions {
     askpass: Option<Askpass>,
     /// What the user has to say before anyone is let in.
     pub unlocking: Unlocking,
+    /// Whether a gateway shows a host key that nobody can be asked to trust.
+    pub distrust: Distrust,
 }
 
 impl Questions {
