@@ -233,6 +233,55 @@ fn a_new_host_key_is_noted_where_the_rules_say_so() -> Result<()> {
     Ok(())
 }
 
+/// A file that is missing is made, with its directory.
+#[test]
+fn a_new_host_key_is_noted_where_there_was_no_directory() -> Result<()> {
+    let rules = with_lines(&[address::ZONE], &[ENGINE, "host_keys: accept-new"]);
+    let rules = rules.replace("~/.ssh/known_hosts", "~/new/known_hosts");
+    let started = started_by(GatewayKind::AditServer, &rules, as_it_is)?;
+    is_up(&started.lab, &started.broker)?;
+    let noted = format!("{}/new/known_hosts", User::Alice.home());
+    ensure!(started.lab.read(&noted)?.lines().count() == 1);
+    Ok(())
+}
+
+/// ssh itself would accept it each time.
+#[test]
+fn a_new_host_key_that_cannot_be_noted_is_not_accepted() -> Result<()> {
+    let closed = |lab: &Lab| {
+        forgotten(lab)?;
+        lab.client()
+            .sh(&format!("chmod 400 {}", known_hosts()))?
+            .ok()?;
+        Ok(())
+    };
+    let lines = [ENGINE, "host_keys: accept-new"];
+    let started = started(GatewayKind::AditServer, &lines, closed)?;
+    let words = [
+        "ssh does not trust the host key",
+        "cannot be noted",
+        "Permission denied",
+    ];
+    is_down(&started.lab, &started.broker, &words)
+}
+
+/// No other word counts where the rules name files, whatever ssh's own configuration would believe.
+#[test]
+fn the_files_of_the_rules_alone_say_which_host_keys_are_known() -> Result<()> {
+    let believing = |lab: &Lab| {
+        forgotten(lab)?;
+        let config = format!("{}/.ssh/config", User::Alice.home());
+        let line = format!(
+            "KnownHostsCommand /bin/cat {}/.ssh/two\n",
+            User::Alice.home()
+        );
+        lab.write(User::Alice, &config, line)
+    };
+    let started = started(GatewayKind::AditServer, &[ENGINE], believing)?;
+    let words = ["ssh does not trust the host key", "host key is known for"];
+    is_down(&started.lab, &started.broker, &words)
+}
+
 /// Nobody is there to be asked.
 #[test]
 fn a_new_host_key_that_is_to_be_asked_about_is_not_trusted() -> Result<()> {
@@ -331,4 +380,48 @@ fn ssh_ends_with_its_broker() -> Result<()> {
         until("ssh to be gone", PATIENCE, || Ok(started.processes()? == 0))?;
     }
     Ok(())
+}
+
+/// An upgrade puts another program in the place of the one that runs.
+#[test]
+fn ssh_is_started_after_the_broker_was_replaced() -> Result<()> {
+    let lab = Lab::new()?;
+    let _gateway = Gateway::start(&lab)?;
+    let _capture = Capture::start(&lab)?;
+    let place = format!("{}/bin", User::Alice.home());
+    let line = format!("mkdir {place}; cp /run/lab/bin/adit {place}");
+    lab.client().sh(&line)?.ok()?;
+    let path = format!("PATH={place}:/run/lab/bin:/usr/bin:/bin");
+    let rules = with_lines(&[address::ZONE], &[ENGINE]);
+    let broker = Broker::start_behind(&lab, User::Alice, &rules, &["env", &path], &[])?;
+    is_up(&lab, &broker)?;
+    lab.client().sh(&format!("rm {place}/adit"))?.ok()?;
+    let end = ["pkill", "-KILL", "-x", "ssh", "-u", User::Alice.name()];
+    lab.client().argv(&end)?.ok()?;
+    let talk = Conversation::new("both 100K; finish; end", "both 100K; end");
+    talk.hold(&lab, &lab.client())?
+        .same_as(&talk.hold(&lab, &lab.direct())?)
+}
+
+/// A unit of the user has no word of where its agent is.
+#[test]
+fn ssh_is_told_of_the_agent_that_the_broker_found() -> Result<()> {
+    let lab = Lab::new()?;
+    let _gateway = Gateway::start(&lab)?;
+    let _capture = Capture::start(&lab)?;
+    let runtime = format!("{}/runtime", User::Alice.home());
+    let socket = format!("{runtime}/ssh-agent.socket");
+    lab.client().sh(&format!("mkdir {runtime}"))?.ok()?;
+    let _agent = lab
+        .client()
+        .start("agent", &["ssh-agent", "-D", "-a", &socket])?;
+    until("the agent", PATIENCE, || Ok(lab.outside(&socket).exists()))?;
+    let take = format!("cd ~/.ssh; SSH_AUTH_SOCK={socket} ssh-add -q id_ed25519; rm id_ed25519*");
+    lab.client().sh(&take)?.ok()?;
+    let rules = with_lines(&[address::ZONE], &[ENGINE]);
+    let rules = rules.replace("identity: ~/.ssh/id_ed25519", "identity: agent");
+    let runtime = format!("XDG_RUNTIME_DIR={runtime}");
+    let before = ["env", "-u", "SSH_AUTH_SOCK", &runtime];
+    let broker = Broker::start_behind(&lab, User::Alice, &rules, &before, &[])?;
+    is_up(&lab, &broker)
 }

@@ -30,16 +30,28 @@ pub(super) async fn open() -> Result<Agent, String> {
         let named = AgentClient::connect_env().await;
         return named.map_err(|error| error.to_string());
     }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    for place in runtime
-        .iter()
-        .flat_map(|it| USUAL.map(|name| it.join(name)))
-    {
+    match at_usual_places().await {
+        Some((_, agent)) => Ok(agent),
+        None => Err("SSH_AUTH_SOCK is not set, and none answers below XDG_RUNTIME_DIR".to_owned()),
+    }
+}
+
+/// Where the agent listens that [`open`] would find without a name for it in the environment; `None` where there is a name.
+pub(super) async fn unnamed() -> Option<PathBuf> {
+    if std::env::var_os("SSH_AUTH_SOCK").is_some() {
+        return None;
+    }
+    at_usual_places().await.map(|(place, _)| place)
+}
+
+async fn at_usual_places() -> Option<(PathBuf, Agent)> {
+    let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    for place in USUAL.map(|name| runtime.join(name)) {
         if let Ok(agent) = AgentClient::connect_uds(&place).await {
-            return Ok(agent);
+            return Some((place, agent));
         }
     }
-    Err("SSH_AUTH_SOCK is not set, and none answers below XDG_RUNTIME_DIR".to_owned())
+    None
 }
 
 /// Signs with a key of the agent, and says so when it is to be touched.

@@ -28,6 +28,7 @@ mod refusal;
 mod secret;
 mod session;
 mod ssh_config;
+mod ssh_host_keys;
 mod unlocking;
 mod way;
 

@@ -2,7 +2,7 @@
 //! file of known hosts.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -45,22 +45,37 @@ pub(super) fn note(files: &[PathBuf], host: &str, key: &PublicKey) -> Result<Pat
     Ok(file.clone())
 }
 
+/// Sees to it that a line can be added to the first of `files`, which is there then.
+pub(super) fn prepare(files: &[PathBuf]) -> Result<(), NotNoted> {
+    let file = files.first().ok_or(NotNoted::NoFile)?;
+    opened(file).map(drop).map_err(|source| NotNoted::Write {
+        file: file.clone(),
+        source,
+    })
+}
+
 /// One write, so that another's line never lands in the middle of this one.
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = opened(path)?;
+    let between = if ends_a_line(&mut file)? { "" } else { "\n" };
+    file.write_all(format!("{between}{line}\n").as_bytes())?;
+    file.sync_all()
+}
+
+/// Made with its directory, for its user alone, where it is missing.
+fn opened(path: &Path) -> std::io::Result<File> {
     if let Some(directory) = path.parent() {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory)?;
     }
     let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    let between = if ends_a_line(&mut file)? { "" } else { "\n" };
-    file.write_all(format!("{between}{line}\n").as_bytes())?;
-    file.sync_all()
+    let options = options.read(true).append(true).create(true).mode(0o600);
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        let words = "nothing that is written there stays";
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, words));
+    }
+    Ok(file)
 }
 
 fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
@@ -123,6 +138,10 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let noted = note(&[home.path().to_owned()], "gw.example", &key());
         assert!(matches!(noted, Err(NotNoted::Write { .. })), "{noted:?}");
+        for files in [&["/dev/null".into()][..], &[home.path().to_owned()]] {
+            assert!(matches!(prepare(files), Err(NotNoted::Write { .. })));
+        }
+        assert!(matches!(prepare(&[]), Err(NotNoted::NoFile)));
         assert!(matches!(
             note(&[], "gw.example", &key()),
             Err(NotNoted::NoFile)

@@ -11,23 +11,27 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_link::{Driver, Limits, Link, LinkEnd};
-use adit_rules::{HostKeys, Identity};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use adit_rules::Identity;
+use rustix::process::{
+    DumpableBehavior, Signal, dumpable_behavior, getppid, set_parent_process_death_signal,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::agent;
 use super::connection::{ConnectError, Target};
 use super::descriptor::{receive, send};
 use super::mux::{self, Handing, Place};
+use super::ssh_host_keys::Trust;
 
 /// Everything until the link stands.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +46,10 @@ const LONGEST_REASON: usize = 400;
 pub const HAND_OVER: &str = "hand-over";
 /// The name under which `adit` is asked to become `ssh`, see [`no_longer_than_the_broker`].
 pub const NO_LONGER: &str = "no-longer-than-the-broker";
+/// The program that runs, also when another version of it lies in its place (proc(5)).
+const OURSELVES: &str = "/proc/self/exe";
+/// What the kernel calls such a one (proc(5), `/proc/pid/exe`).
+const DELETED: &str = " (deleted)";
 /// Until a master's control socket is looked for again.
 const LISTENS_EVERY: Duration = Duration::from_millis(20);
 
@@ -76,7 +84,8 @@ pub(super) async fn open(
     asked_for: &Target,
     connection: Option<OwnedFd>,
 ) -> Result<(Link, Driver, OpenSsh), ConnectError> {
-    let mut words = words(target, asked_for);
+    let trust = Trust::of(target, asked_for).await;
+    let mut words = words(&trust, asked_for);
     // No connection of the user's own is taken or left behind.
     words.extend(options(&["ControlMaster=no", "ControlPath=none"]));
     words.extend(
@@ -88,7 +97,9 @@ pub(super) async fn open(
         ]
         .map(str::to_owned),
     );
-    let mut ssh = start(&words, connection, Stdio::piped).map_err(OpenSshError::Start)?;
+    let mut ssh = start(&words, connection, Stdio::piped)
+        .await
+        .map_err(OpenSshError::Start)?;
     let (input, output) = ssh.pipes().map_err(OpenSshError::Start)?;
     let (read, write) = adit_link::pipe::split(output, input);
     let opened = timeout(
@@ -104,7 +115,7 @@ pub(super) async fn open(
         Ok(Ok((link, driver))) => Ok((link, driver, ssh)),
         Ok(Err(error)) => match ssh.last_words().await {
             words if words.is_empty() => Err(error.into()),
-            words => Err(cause(&words)),
+            words => Err(trust.explain(cause(&words))),
         },
         Err(_) => Err(timed_out),
     }
@@ -118,7 +129,8 @@ pub(super) async fn open_master(
 ) -> Result<(Link, Driver, OpenSsh, Option<Handing>), ConnectError> {
     let place = Place::new()?;
     let control = place.path().to_owned();
-    let mut words = words(target, asked_for);
+    let trust = Trust::of(target, asked_for).await;
+    let mut words = words(&trust, asked_for);
     // ssh takes `%` for its own.
     let path = control.display().to_string().replace('%', "%%");
     words.extend(options(&[
@@ -127,7 +139,9 @@ pub(super) async fn open_master(
     ]));
     words.extend(["-N", "--", &asked_for.gateway.host].map(str::to_owned));
     let runs_on = connection.as_ref().map(OwnedFd::try_clone).transpose()?;
-    let mut ssh = start(&words, connection, Stdio::null).map_err(OpenSshError::Start)?;
+    let mut ssh = start(&words, connection, Stdio::null)
+        .await
+        .map_err(OpenSshError::Start)?;
     let entering = async {
         let socket = ssh.until_it_listens(&control).await?;
         // Unless more is asked of it, the place is gone with this: who is in by then stays in.
@@ -137,7 +151,7 @@ pub(super) async fn open_master(
         Ok(Ok((link, driver, handing))) => Ok((link, driver, ssh, handing)),
         Ok(Err(error)) => match ssh.last_words().await {
             words if words.is_empty() => Err(OpenSshError::Ended(error.to_string()).into()),
-            words => Err(cause(&words)),
+            words => Err(trust.explain(cause(&words))),
         },
         Err(_) => Err(ConnectError::TimedOut {
             step: "ssh logs in",
@@ -192,14 +206,14 @@ impl OpenSsh {
     }
 }
 
-fn start(
+async fn start(
     words: &[String],
     connection: Option<OwnedFd>,
     standard: fn() -> Stdio,
 ) -> io::Result<OpenSsh> {
     is_there()?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(OURSELVES);
     command.arg(NO_LONGER).arg(std::process::id().to_string());
     command.arg("ssh");
     if let Some(connection) = connection {
@@ -209,6 +223,10 @@ fn start(
     command.args(words);
     // ssh runs its ProxyCommand with it, and an account's own may be one that runs nothing.
     command.env("SHELL", "/bin/sh");
+    // It looks nowhere else for an agent, unless its configuration says where one is.
+    if let Some(agent) = agent::unnamed().await {
+        command.env("SSH_AUTH_SOCK", agent);
+    }
     command.stdin(standard()).stdout(standard());
     command.stderr(Stdio::from(OwnedFd::from(theirs)));
     // Who interrupts `adit up` at a terminal lets it end by itself.
@@ -237,20 +255,14 @@ fn options(all: &[&str]) -> Vec<String> {
 }
 
 /// All options but those about the connection. What the rules leave out is left to ssh's configuration, unless they switch it off.
-fn words(target: &Target, asked_for: &Target) -> Vec<String> {
+fn words(trust: &Trust, asked_for: &Target) -> Vec<String> {
     let mut words: Vec<String> = ["-T", "-x", "-a"].map(str::to_owned).to_vec();
     if asked_for.unsaid.is_none() {
         words.extend(["-F", "none"].map(str::to_owned));
     }
-    let strict = match target.host_keys {
-        HostKeys::AcceptNew => "accept-new",
-        HostKeys::Strict | HostKeys::Ask => "yes",
-    };
     let mut options = vec![
         // Nobody is there to be asked.
         "BatchMode=yes".to_owned(),
-        format!("StrictHostKeyChecking={strict}"),
-        "UpdateHostKeys=no".to_owned(),
         "ControlPersist=no".to_owned(),
         "ClearAllForwardings=yes".to_owned(),
         "PermitLocalCommand=no".to_owned(),
@@ -264,15 +276,7 @@ fn words(target: &Target, asked_for: &Target) -> Vec<String> {
         // What a server says before the login (its banner) is not a complaint of ssh's.
         "LogLevel=ERROR".to_owned(),
     ];
-    let unsaid = asked_for.unsaid;
-    if !unsaid.is_some_and(|unsaid| unsaid.known_hosts) {
-        let files = target.known_hosts.iter();
-        let files: Vec<String> = files
-            .map(|file| format!("\"{}\"", file.display()))
-            .collect();
-        options.push(format!("UserKnownHostsFile={}", files.join(" ")));
-        options.push("GlobalKnownHostsFile=none".to_owned());
-    }
+    options.extend(trust.options.iter().cloned());
     match &asked_for.identity {
         Some(Identity::File(file)) => {
             options.push(format!("IdentityFile=\"{}\"", file.display()));
@@ -298,7 +302,7 @@ fn words(target: &Target, asked_for: &Target) -> Vec<String> {
 
 /// ssh hands it to a shell, and takes `%` for its own.
 fn proxy_command() -> io::Result<[String; 4]> {
-    let adit = std::env::current_exe()?;
+    let adit = ourselves_for_others()?;
     let adit = adit.to_str().ok_or(io::ErrorKind::InvalidData)?;
     let adit = adit.replace('\'', r"'\''").replace('%', "%%");
     Ok([
@@ -307,6 +311,20 @@ fn proxy_command() -> io::Result<[String; 4]> {
         "-o".to_owned(),
         format!("ProxyCommand='{adit}' {HAND_OVER}"),
     ])
+}
+
+/// Where another process finds our program, also when another version of it lies in its place.
+fn ourselves_for_others() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    if own.exists() {
+        return Ok(own);
+    }
+    // One that has been root is not looked into by its user's processes (proc(5)); what took its place knows the word as well.
+    let may_be_seen = matches!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
+    Ok(match own.to_str().and_then(|it| it.strip_suffix(DELETED)) {
+        Some(place) if !may_be_seen => place.into(),
+        Some(_) | None => format!("/proc/{}/exe", std::process::id()).into(),
+    })
 }
 
 /// Gives `ssh`, at standard output, the connection that waits at standard error.
