@@ -427,6 +427,34 @@ fn proves_another(subsystem: &str, engine: &str, word: &str) -> Result<()> {
     wait_up(&rig.lab, &rig.broker_by(engine, "strict")?)
 }
 
+/// Who was trusted for a certificate has no plain key noted, that would be trusted when the certificate is over.
+#[test]
+fn nothing_is_noted_of_a_gateway_that_an_authority_vouches_for() -> Result<()> {
+    let mut rig = Rig::start(GatewayKind::AditServer, None)?;
+    rig.gateway.process.kill()?;
+    let (lab, root) = (&rig.lab, User::Root.home());
+    let line = format!(
+        "mkdir -p {root}; cd {root}; cp /run/lab/gateway/host_ed25519 first; cp /run/lab/gateway/host_ed25519.pub first.pub; chmod 600 first
+         ssh-keygen -q -t ed25519 -N '' -f ca; ssh-keygen -q -s ca -h -I gateway -n 192.0.2.1 first.pub
+         ssh-keygen -q -t ecdsa -N '' -f second; cat ca.pub"
+    );
+    let authority = lab.gateway().sh(&line)?.ok()?;
+    // Beside a key that it had before.
+    let before = lab.read("/run/lab/home/adit-alice/.ssh/id_ed25519.pub")?;
+    let known = format!("[192.0.2.1]:443 {before}@cert-authority [192.0.2.1]:443 {authority}");
+    lab.write(User::Alice, KNOWN, &known)?;
+    let shown = format!("HostCertificate {root}/first-cert.pub\n{SUBSYSTEM}");
+    rig.sshd = Some(sshd(&rig, &["first", "second"], &shown)?);
+    let mut broker = rig.broker("accept-new")?;
+    wait_up(&rig.lab, &broker)?;
+    // The announcement comes before anything else of the session.
+    goes_through(&rig.lab)?;
+    broker.adit(&rig.lab, &["down"])?.ok()?;
+    broker.process.end(PATIENCE)?;
+    ensure!(rig.lab.read(KNOWN)? == known, "{}", rig.lab.read(KNOWN)?);
+    Ok(())
+}
+
 #[test]
 fn strict_notes_nothing() -> Result<()> {
     let (rig, mut broker, _) = second_key(SUBSYSTEM, "auto", "strict")?;

@@ -123,9 +123,14 @@ impl russh::client::Handler for HostKeyCheck {
         shown: &PublicKeyOrCertificate,
     ) -> Result<bool, Self::Error> {
         match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } => self.check_key(key)?,
+            PublicKeyOrCertificate::PublicKey { key, .. } => {
+                self.check_key(key)?;
+                self.trusted_for(key);
+            }
             PublicKeyOrCertificate::Certificate(certificate) => {
-                self.check_certificate(certificate)?;
+                if !self.check_certificate(certificate)? {
+                    self.trusted_for(&PublicKey::from(certificate.public_key().clone()));
+                }
             }
         }
         Ok(true)
@@ -137,8 +142,7 @@ impl russh::client::Handler for HostKeyCheck {
         _session: &mut russh::client::Session,
     ) -> Result<(), Self::Error> {
         if let Some(announced) = self.announced.take() {
-            // Nobody listens any more when the link could not be opened.
-            let _ = announced.try_send(keys);
+            announced.hear(keys);
         }
         Ok(())
     }
@@ -160,6 +164,12 @@ impl russh::client::Handler for HostKeyCheck {
 }
 
 impl HostKeyCheck {
+    fn trusted_for(&mut self, key: &PublicKey) {
+        if let Some(announced) = &mut self.announced {
+            announced.trusted_for(key);
+        }
+    }
+
     fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
         match self.unless_unknown(&self.known, key) {
             Some(judged) => judged,
@@ -234,19 +244,20 @@ impl HostKeyCheck {
         known_hosts::lookup_name(&self.gateway.host, self.gateway.port)
     }
 
-    /// A certificate that nobody here vouches for says no more than the key in it, which may be known.
-    fn check_certificate(&self, certificate: &Certificate) -> Result<(), HostKeyRejection> {
+    /// Whether it is trusted for itself. A certificate that nobody here vouches for says no more than the key in it, which may be known.
+    fn check_certificate(&self, certificate: &Certificate) -> Result<bool, HostKeyRejection> {
         let key = PublicKey::from(certificate.public_key().clone());
+        let by_key = || self.check_key(&key).map(|()| false);
         match self.known.judge_certificate(certificate, SystemTime::now()) {
-            Certified::Trusted => Ok(()),
-            Certified::NoAuthority => self.check_key(&key),
+            Certified::Trusted => Ok(true),
+            Certified::NoAuthority => by_key(),
             Certified::Faulty(fault) => match self.known.judge(&key) {
                 Verdict::Unknown => Err(HostKeyRejection::Certificate {
                     host: self.host(),
                     id: certificate.key_id().to_owned(),
                     fault,
                 }),
-                Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => self.check_key(&key),
+                Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => by_key(),
             },
             Certified::Revoked(place) => Err(HostKeyRejection::Revoked {
                 host: self.host(),

@@ -94,6 +94,7 @@ struct Line {
     place: Place,
     marker: Marker,
     key: PublicKey,
+    is_of_one_host: bool,
 }
 
 impl KnownHost {
@@ -160,8 +161,22 @@ impl KnownHost {
         all.clone().any(|line| line.marker == Marker::Authority)
     }
 
-    /// Those of `keys` that no line knows or revokes, of a host of which lines with its full name know another.
-    pub(super) fn others_of_a_known_host(&self, keys: Vec<PublicKey>) -> Vec<PublicKey> {
+    /// Those of `keys` that no line knows or revokes, of a host that was trusted for the key `shown`, if they may be noted in `file`
+    /// beside that, as ssh would (clientloop.c, `client_input_hostkeys`): it knows the host by that very key, under its full name, and
+    /// nobody has written down more than ssh writes, such as an authority or a pattern.
+    pub(super) fn others_beside(
+        &self,
+        shown: &PublicKey,
+        file: &Path,
+        keys: Vec<PublicKey>,
+    ) -> Vec<PublicKey> {
+        let is_shown =
+            |line: &Line| line.place.file == file && line.key.key_data() == shown.key_data();
+        let is_plain = |line: &Line| line.marker == Marker::Revoked || line.is_of_one_host;
+        let is_by_ssh = self.lines.0.iter().all(is_plain) && !self.has_authorities();
+        if !is_by_ssh || !self.lines.host_keys().any(is_shown) {
+            return Vec::new();
+        }
         let mut keys = keys;
         keys.retain(|key| matches!(self.judge(key), Verdict::Changed(_)));
         keys
@@ -270,7 +285,12 @@ fn lines_for(text: &str, file: &Path, name: &str) -> Vec<Line> {
             line: index + 1,
         };
         match known_hosts_line::read(text, name) {
-            Ok(Some((marker, key))) => lines.push(Line { place, marker, key }),
+            Ok(Some((marker, key))) => lines.push(Line {
+                place,
+                marker,
+                key,
+                is_of_one_host: known_hosts_line::is_of_one_host(text),
+            }),
             Ok(None) => {}
             Err(why) => tracing::warn!("passing over {place}: {why}"),
         }

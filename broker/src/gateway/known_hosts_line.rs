@@ -60,6 +60,13 @@ pub(super) fn read(line: &str, name: &str) -> Result<Option<(Marker, PublicKey)>
     Ok(Some((marker, key)))
 }
 
+/// Whether it names one host, as lines do that ssh writes: no pattern, and no more than a name and an address (clientloop.c,
+/// `hostspec_is_complex`). A marker is no name.
+pub(super) fn is_of_one_host(line: &str) -> bool {
+    let hosts = line.split_ascii_whitespace().next().unwrap_or_default();
+    !hosts.contains(['*', '?', '!', '@']) && hosts.split(',').count() <= 2
+}
+
 /// Whether a line's names are those of the host: one hashed name, or a list of patterns of which one says yes and none `!no`.
 fn names(written: &str, name: &str) -> bool {
     if let Some(hashed) = written.strip_prefix("|1|") {

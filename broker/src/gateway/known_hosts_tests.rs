@@ -361,6 +361,41 @@ fn several_files() {
     assert_eq!(judge(&[first, second]), revoked);
 }
 
+/// Where ssh notes them, and nowhere else (clientloop.c of OpenSSH).
+#[test]
+fn other_keys_are_noted_beside_a_plain_one_of_the_first_file() {
+    let rig = Rig::new();
+    let check = |first: &str, second: &str, expected: bool| {
+        let first = rig.known_hosts(first);
+        let own = rig.path("first");
+        std::fs::rename(first, &own).unwrap();
+        let files = [own.clone(), rig.known_hosts(second)];
+        let known = KnownHost::read(&files, "gw.example", 443).unwrap();
+        let [shown, other] = ["HOST.pub", "OTHER.pub"].map(|it| {
+            PublicKey::from_openssh(&std::fs::read_to_string(rig.path(it)).unwrap()).unwrap()
+        });
+        let noted = known.others_beside(&shown, &own, vec![shown.clone(), other.clone()]);
+        let expected = if expected { vec![other] } else { Vec::new() };
+        assert_eq!(noted, expected, "{files:?}");
+    };
+    check("[gw.example]:443 HOST", "", true);
+    check("[gw.example]:443,[192.0.2.1]:443 HOST", "", true);
+    check("@revoked * CA\n[gw.example]:443 HOST", "", true);
+    check("[gw.example]:443 CA", "", false);
+    check("gw.example HOST", "", false);
+    check("", "[gw.example]:443 HOST", false);
+    check("[*.example]:443 HOST", "", false);
+    check("[gw.example]:443,a,b HOST", "", false);
+    check("@cert-authority * CA\n[gw.example]:443 HOST", "", false);
+    check(
+        "[gw.example]:443 HOST",
+        "@cert-authority gw.example CA",
+        false,
+    );
+    check("[gw.example]:443 HOST\n@revoked * OTHER", "", false);
+    check("[gw.example]:443 HOST", "[gw.example]:443 OTHER", false);
+}
+
 #[test]
 fn a_file_that_is_too_large_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -22,12 +22,38 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_KEYS: usize = 16;
 
 /// Where a session's announcement is put: the first one, as sshd makes one.
-pub(super) type Announced = mpsc::Sender<Vec<PublicKey>>;
+#[derive(Debug)]
+pub(super) struct Announced {
+    heard: mpsc::Sender<Announcement>,
+    shown: Option<PublicKey>,
+}
+
+/// Keys beside the one for which a gateway was trusted.
+#[derive(Debug)]
+struct Announcement {
+    shown: PublicKey,
+    keys: Vec<PublicKey>,
+}
+
+impl Announced {
+    /// The gateway was trusted for this key. Where it was for a certificate, no plain key says who it is.
+    pub(super) fn trusted_for(&mut self, key: &PublicKey) {
+        self.shown = Some(key.clone());
+    }
+
+    /// These keys are announced.
+    pub(super) fn hear(self, keys: Vec<PublicKey>) {
+        if let Some(shown) = self.shown {
+            // Nobody listens any more when the link could not be opened.
+            let _ = self.heard.try_send(Announcement { shown, keys });
+        }
+    }
+}
 
 /// What is noted of what a gateway announces.
 #[derive(Debug)]
 pub(super) struct MoreHostKeys {
-    announced: mpsc::Receiver<Vec<PublicKey>>,
+    announced: mpsc::Receiver<Announcement>,
     /// As files of known hosts name it.
     gateway: Gateway,
     files: Vec<PathBuf>,
@@ -39,7 +65,8 @@ impl MoreHostKeys {
         if target.host_keys == HostKeys::Strict {
             return None;
         }
-        let (announcing, announced) = mpsc::channel(1);
+        let (heard, announced) = mpsc::channel(1);
+        let announcing = Announced { heard, shown: None };
         let own = Self {
             announced,
             gateway: target.as_known(),
@@ -50,25 +77,28 @@ impl MoreHostKeys {
 
     /// Waits for the announcement, and notes what is new in it.
     pub(super) async fn note(mut self, session: &Handle<HostKeyCheck>) {
-        if let Some(keys) = self.announced.recv().await {
-            self.note_new(keys, session).await;
+        if let Some(announcement) = self.announced.recv().await {
+            self.note_new(announcement, session).await;
         }
     }
 
     /// The same where a channel was answered already: what was not announced before that is not any more.
     pub(super) async fn note_what_came(mut self, session: &Handle<HostKeyCheck>) {
-        if let Ok(keys) = self.announced.try_recv() {
-            self.note_new(keys, session).await;
+        if let Ok(announcement) = self.announced.try_recv() {
+            self.note_new(announcement, session).await;
         }
     }
 
-    async fn note_new(&self, keys: Vec<PublicKey>, session: &Handle<HostKeyCheck>) {
+    async fn note_new(&self, announcement: Announcement, session: &Handle<HostKeyCheck>) {
+        let Some(file) = self.files.first() else {
+            return;
+        };
         let Gateway { host, port, .. } = &self.gateway;
         let known = match KnownHost::read(&self.files, host, *port) {
             Ok(known) => known,
             Err(error) => return tracing::warn!("{error}"),
         };
-        let mut new = known.others_of_a_known_host(keys);
+        let mut new = known.others_beside(&announcement.shown, file, announcement.keys);
         new.truncate(MOST_KEYS);
         if new.is_empty() {
             return;
@@ -129,6 +159,7 @@ mod tests {
         let files = vec![file.clone()];
         new_host_key::note(&files, "gw.example", own.public_key()).unwrap();
         let before = std::fs::read_to_string(&file).unwrap();
+        let known_key = own.public_key().clone();
         let (near, far) = tokio::io::duplex(1 << 16);
         let config = Arc::new(russh::server::Config {
             keys: vec![own],
@@ -150,9 +181,12 @@ mod tests {
         let connected = russh::client::connect_stream(config, near, check).await;
         let mut session = connected.unwrap();
         assert!(session.authenticate_none("eve").await.unwrap().success());
-        let (announcing, announced) = mpsc::channel(1);
-        let announced_keys = vec![other.public_key().clone()];
-        announcing.send(announced_keys).await.unwrap();
+        let (heard, announced) = mpsc::channel(1);
+        let announcement = Announcement {
+            shown: known_key,
+            keys: vec![other.public_key().clone()],
+        };
+        heard.send(announcement).await.unwrap();
         let more = MoreHostKeys {
             announced,
             gateway,
