@@ -411,3 +411,35 @@ fn a_host_key_that_ssh_does_not_trust_ends_it() -> Result<()> {
     ensure!(reason.contains("ssh does not trust the host key"), "{zone}");
     Ok(())
 }
+
+/// Whoever comes in between later is seen by the next connection: then all is given up, loudly, and nothing goes around.
+#[test]
+fn a_host_key_that_changes_while_the_zone_is_up_takes_it_down() -> Result<()> {
+    let mut started = started_with("engine: embedded\n    on_down: pass", "")?;
+    started.is("up")?;
+    // The sessions that it has go on.
+    started.sshd.kill()?;
+    let own = format!("{}/jump_22", User::Root.home());
+    let line = format!("rm {own}_ed25519*; ssh-keygen -q -t ed25519 -N '' -f {own}_ed25519");
+    let (lab, root) = (&started.lab, started.lab.gateway().user(User::Root));
+    root.sh(&line)?.ok()?;
+    let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{own}_config")];
+    let mut other = lab.gateway().start("sshd-other", &words)?;
+    other.ready_when("sshd", PATIENCE, || lab.listening(Host::Gateway, 22))?;
+    let to = format!("{}:81", address::SERVER);
+    lab.client().argv(&["adit-peer", "dial", &to, "end"])?;
+    started.is("down")?;
+    let zone = started.broker.status(lab)?["zones"][0].take();
+    let reason = zone["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("HAS CHANGED"), "{zone}");
+    let flow = started.turned_away(
+        &format!("{}:82", address::SERVER),
+        "host unreachable",
+        "HAS CHANGED",
+    )?;
+    ensure!(flow.action.as_deref() == Some("tunnel"), "{flow:?}");
+    let log = started.broker.process.stderr();
+    let is_loud = |line: &str| line.contains("ERROR") && line.contains("HAS CHANGED");
+    ensure!(log.lines().any(is_loud), "{log}");
+    Ok(())
+}

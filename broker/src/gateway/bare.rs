@@ -11,7 +11,7 @@ use adit_link::ssh::{ChannelReader, ChannelWriter};
 use adit_link::{Driver, HandshakeError, Link, Refusal, RefusalReason};
 use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::connection::{ConnectError, Target};
@@ -34,7 +34,8 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(30);
 /// Between the refusal of a channel and the words for it, which are part of the same message.
 const WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A link over `lead`, a session with `target`, and others like it. It ends when that does.
+/// A link over `lead`, a session with `target`, and others like it. It ends when that does, or when another is shown a host key that is
+/// not to be trusted.
 pub(super) async fn open(
     target: &Target,
     lead: Session,
@@ -48,9 +49,17 @@ pub(super) async fn open(
         ready: Mutex::new(Vec::new()),
         turns: Arc::new(Semaphore::new(MOST)),
         logins: Semaphore::new(MOST_LOGINS),
+        untrusted: Notify::new(),
     });
     tokio::spawn(pool.clone().warm());
-    link_over(pool, lead.ended()).await
+    let seen = pool.clone();
+    let gone = async move {
+        tokio::select! {
+            () = lead.ended() => {}
+            () = seen.untrusted.notified() => {}
+        }
+    };
+    link_over(pool, gone).await
 }
 
 /// A session that carries a flow, and its turn.
@@ -115,6 +124,8 @@ pub(super) struct Pool {
     ready: Mutex<Vec<Session>>,
     turns: Arc<Semaphore>,
     logins: Semaphore,
+    /// A host key was shown that is not to be trusted.
+    untrusted: Notify,
 }
 
 impl Pool {
@@ -184,7 +195,19 @@ impl Pool {
     /// Wants a place among the `logins`.
     async fn make(&self) -> Result<Session, Refusal> {
         let session = Session::open(&self.target, &self.sockets, &self.questions, None).await;
-        session.map_err(|error: ConnectError| refused(RefusalReason::Failed, &error.to_string()))
+        session.map_err(|error: ConnectError| {
+            if error.is_untrusted() {
+                self.give_up(&error);
+            }
+            refused(RefusalReason::Failed, &error.to_string())
+        })
+    }
+
+    /// Someone may have come in between: from now on nothing goes there, nor around it.
+    fn give_up(&self, error: &ConnectError) {
+        tracing::error!(gateway = %self.target.gateway, "{error}");
+        self.questions.distrust.arise();
+        self.untrusted.notify_one();
     }
 
     /// Sees to it that one is ready.
