@@ -19,7 +19,7 @@ endif
 END_TO_END := $(patsubst tests/tests/%.rs,%,$(wildcard tests/tests/*.rs))
 ALONE := bench bursts crowd fairness honest_fairness honest_programs
 # What a flow's way may be in either order. The others say themselves which one they are about, or are about something else.
-ONE_ORDER := honest_% early handed rules_for_users algorithms bench identity lab lasting why host_certificates host_keys jumps logins notices proxies security_keys ssh_config probe
+ONE_ORDER := honest_% early handed rules_for_users agents algorithms bench identity lab lasting why host_certificates host_keys jumps logins notices proxies security_keys ssh_config probe
 BOTH_ORDERS := $(filter-out $(ONE_ORDER),$(END_TO_END))
 # The other tests, most of which wait as well: so many at once.
 WAITING := 6

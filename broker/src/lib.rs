@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accepted;
+mod attempt;
 pub mod attribution;
 pub mod behind;
 pub mod capture_session;

@@ -7,8 +7,9 @@ use adit_link::Link;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::attempt::{Attempts, Unreached};
 use crate::capture_session::MarkedSockets;
-use crate::gateway::{Connection, Handing, Questions, Target, Way, connect};
+use crate::gateway::{Connection, Handing, Questions, Target, Way};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -297,14 +298,12 @@ struct Keeper {
     ends: watch::Receiver<bool>,
 }
 
-/// Why no gateway could be reached.
-struct Unreached {
-    reason: String,
-    /// Trying again can't help before someone changes something.
-    lasting: bool,
-    untrusted: bool,
-    /// It is not tried again before the user has said something: a gateway counts those who come and say nothing.
-    locked: bool,
+/// What has come since no gateway could be reached.
+enum Since {
+    /// It was time.
+    NothingWasSaid,
+    /// What may open a gateway that is locked: a word of the user, a key in the agent, another gateway.
+    SomethingWasSaid,
 }
 
 impl Keeper {
@@ -318,10 +317,15 @@ impl Keeper {
     async fn keep_up(&self) {
         let mut backoff = FIRST_BACKOFF;
         let mut targets = self.targets.clone();
+        let mut attempts = Attempts::new(
+            self.zone.clone(),
+            self.sockets.clone(),
+            self.questions.clone(),
+        );
         loop {
             let now = targets.borrow_and_update().clone();
             let attempted = tokio::select! {
-                attempted = self.attempt(&now) => Some(attempted),
+                attempted = attempts.make(&now) => Some(attempted),
                 () = changed(&mut targets) => None,
             };
             let last = match attempted {
@@ -338,10 +342,14 @@ impl Keeper {
                 }
                 Some(Err(unreached)) => {
                     tracing::warn!(zone = self.zone, "no gateway answers: {}", unreached.reason);
-                    self.wait(&unreached, backoff, &mut targets).await;
+                    match self.wait(&unreached, backoff, &mut targets).await {
+                        Since::NothingWasSaid => {}
+                        Since::SomethingWasSaid => attempts.try_all(),
+                    }
                     unreached.reason
                 }
                 None => {
+                    attempts.try_all();
                     targets.mark_changed();
                     OTHER_GATEWAYS.to_owned()
                 }
@@ -370,39 +378,6 @@ impl Keeper {
             link.close();
             link.ended().await;
         }
-    }
-
-    /// Tries each gateway once, in order.
-    async fn attempt(
-        &self,
-        targets: &[Arc<Target>],
-    ) -> Result<(Connection, Arc<Target>), Unreached> {
-        let mut reasons = Vec::new();
-        let (mut lasting, mut untrusted, mut locked) = (true, false, false);
-        for target in targets {
-            let error = match connect(target, &self.sockets, &self.questions).await {
-                Ok(connection) => {
-                    self.questions.distrust.settle(untrusted);
-                    return Ok((connection, target.clone()));
-                }
-                Err(error) => error,
-            };
-            lasting &= error.is_lasting();
-            locked |= error.is_locked();
-            if error.is_untrusted() {
-                untrusted = true;
-                self.questions.distrust.arise();
-                tracing::error!(zone = self.zone, gateway = %target.gateway, "{error}");
-            }
-            reasons.push(format!("{}: {error}", target.gateway));
-        }
-        self.questions.distrust.settle(untrusted);
-        Err(Unreached {
-            reason: reasons.join("; "),
-            lasting,
-            untrusted,
-            locked,
-        })
     }
 
     /// Carries a link until it ends, or takes no new streams; says why.
@@ -471,7 +446,7 @@ impl Keeper {
     }
 
     /// Waits until it is time to try again: a while, or until a flow asks. What lasts is not asked again for flows.
-    async fn wait(&self, unreached: &Unreached, backoff: Duration, targets: &mut Targets) {
+    async fn wait(&self, unreached: &Unreached, backoff: Duration, targets: &mut Targets) -> Since {
         let failed_at = Instant::now();
         let retry_at = failed_at
             + if unreached.lasting {
@@ -486,17 +461,23 @@ impl Keeper {
             untrusted: unreached.untrusted,
             locked: unreached.locked,
             lasting: unreached.lasting,
-            retry_at: (!unreached.locked).then_some(retry_at),
+            retry_at: (!unreached.all_locked).then_some(retry_at),
         });
         let nudged = async {
             self.nudge.notified().await;
             sleep_until(failed_at + NUDGE_SPACING.min(backoff)).await;
         };
         tokio::select! {
-            () = sleep_until(retry_at), if !unreached.locked => {}
-            () = nudged, if !unreached.lasting && !unreached.locked => {}
-            () = self.questions.answered() => {}
-            () = changed(targets) => targets.mark_changed(),
+            () = sleep_until(retry_at), if !unreached.all_locked => Since::NothingWasSaid,
+            () = nudged, if !unreached.lasting && !unreached.all_locked => Since::NothingWasSaid,
+            () = self.questions.answered() => Since::SomethingWasSaid,
+            () = self.questions.unlocking.agent_holds_more(), if unreached.locked => {
+                Since::SomethingWasSaid
+            }
+            () = changed(targets) => {
+                targets.mark_changed();
+                Since::SomethingWasSaid
+            }
         }
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::ssh_key::Certificate;
+use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, HashAlg, PublicKey};
 use russh::{AgentAuthError, Signer};
 use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::unlocking::Unlocking;
 
@@ -17,6 +18,10 @@ use super::unlocking::Unlocking;
 pub(super) const PATIENCE: Duration = Duration::from_secs(100);
 /// A key that needs nobody has signed by then; one that does not is waiting for its user.
 const SOON: Duration = Duration::from_secs(1);
+/// How long it may take to say what it holds.
+const LISTING: Duration = Duration::from_secs(5);
+/// How often it is looked for a key that was missing. Hundreds of links may wait for one, and look once for all.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Below XDG_RUNTIME_DIR, where a unit of the user finds no SSH_AUTH_SOCK: those of Debian's and Arch's ssh-agent units, of
 /// gnome-keyring and of gpg-agent.
 const USUAL: [&str; 3] = ["ssh-agent.socket", "keyring/ssh", "gnupg/S.gpg-agent.ssh"];
@@ -25,7 +30,7 @@ const USUAL: [&str; 3] = ["ssh-agent.socket", "keyring/ssh", "gnupg/S.gpg-agent.
 pub(super) type Agent = AgentClient<UnixStream>;
 
 /// The agent that the environment names; without a name, the first that answers at the usual places.
-pub(super) async fn open() -> Result<Agent, String> {
+async fn open() -> Result<Agent, String> {
     if std::env::var_os("SSH_AUTH_SOCK").is_some() {
         let named = AgentClient::connect_env().await;
         return named.map_err(|error| error.to_string());
@@ -34,6 +39,56 @@ pub(super) async fn open() -> Result<Agent, String> {
         Some((_, agent)) => Ok(agent),
         None => Err("SSH_AUTH_SOCK is not set, and none answers below XDG_RUNTIME_DIR".to_owned()),
     }
+}
+
+/// A connection to it, and what it holds.
+pub(super) async fn listed() -> Result<(Agent, Vec<AgentIdentity>), String> {
+    let listing = async {
+        let mut agent = open().await?;
+        let held = agent.request_identities().await;
+        let held = held.map_err(|error| error.to_string())?;
+        Ok((agent, held))
+    };
+    let late = |_| {
+        format!(
+            "it does not say within {} s what it holds",
+            LISTING.as_secs()
+        )
+    };
+    timeout(LISTING, listing).await.map_err(late)?
+}
+
+/// As it is told from others.
+pub(super) fn fingerprints(held: &[AgentIdentity]) -> Vec<String> {
+    let keys = held.iter().map(AgentIdentity::public_key);
+    keys.map(|key| super::fingerprint(&key)).collect()
+}
+
+/// Resolves when it holds a key that is not among these.
+pub(super) async fn holds_more_than(before: &[String]) {
+    loop {
+        sleep(AGAIN).await;
+        let held = held_lately().await;
+        if held.iter().any(|key| !before.contains(key)) {
+            return;
+        }
+    }
+}
+
+async fn held_lately() -> Vec<String> {
+    static LATELY: Mutex<Option<(Instant, Vec<String>)>> = Mutex::const_new(None);
+    let mut lately = LATELY.lock().await;
+    if let Some((at, held)) = &*lately
+        && at.elapsed() < AGAIN
+    {
+        return held.clone();
+    }
+    // One that does not answer holds nothing.
+    let held = listed()
+        .await
+        .map_or_else(|_| Vec::new(), |(_, held)| fingerprints(&held));
+    *lately = Some((Instant::now(), held.clone()));
+    held
 }
 
 /// Where the agent listens that [`open`] would find without a name for it in the environment; `None` where there is a name.
@@ -87,26 +142,24 @@ impl Signer for AgentSigner<'_> {
             signed = timeout(PATIENCE, signing) => signed,
             () = showing => return Err(russh::keys::Error::AgentFailure.into()),
         };
-        let signed = signed.map_err(|_| russh::keys::Error::AgentFailure)?;
-        Ok(signed?)
+        // Its answer would be taken for the one to the next request.
+        let late = |_| russh::keys::Error::IO(std::io::ErrorKind::TimedOut.into());
+        Ok(signed.map_err(late)??)
     }
 }
 
 /// Keys on a FIDO token (PROTOCOL.u2f of OpenSSH) want to be touched.
-fn is_touched(key: &PublicKey) -> bool {
+pub(super) fn is_touched(key: &PublicKey) -> bool {
     matches!(
         key.algorithm(),
         Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256
     )
 }
 
-/// What the agent holds that goes with the certificate: the certificate itself, or its key.
-pub(super) fn holder_of(
-    identities: &[AgentIdentity],
-    certificate: &Certificate,
-) -> Option<AgentIdentity> {
+/// What the agent holds that goes with this key: the key, and no certificate for it.
+pub(super) fn holder_of(identities: &[AgentIdentity], key: &KeyData) -> Option<AgentIdentity> {
     let holds = |identity: &&AgentIdentity| {
-        identity.public_key().key_data() == certificate.public_key()
+        identity.public_key().key_data() == key
             && matches!(identity, AgentIdentity::PublicKey { .. })
     };
     identities.iter().find(holds).cloned()

@@ -8,7 +8,6 @@ use adit_rules::{Identity, Method};
 use russh::MethodSet;
 use russh::client::{AuthResult, Handle};
 
-use super::agent;
 use super::connection::{HANDSHAKE_TIMEOUT, Target};
 use super::host_key::HostKeyCheck;
 use super::questions::Questions;
@@ -175,8 +174,9 @@ impl Attempt<'_> {
             Method::PublicKey => match self.target.identity.clone() {
                 Some(Identity::File(file)) => self.file(&file).await,
                 Some(Identity::Agent) => {
-                    let agent = agent::open().await.map_err(AuthenticationError::NoAgent)?;
-                    self.agent(agent).await
+                    let listed = self.listed().await;
+                    let (agent, held) = listed.map_err(AuthenticationError::NoAgent)?;
+                    self.agent(agent, held).await
                 }
                 None => self.anything().await,
             },

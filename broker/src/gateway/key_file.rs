@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use russh::keys::ssh_key::Certificate;
-use russh::keys::{PrivateKey, decode_secret_key};
+use russh::keys::{PrivateKey, PublicKey, decode_secret_key};
 use zeroize::Zeroizing;
 
 use super::authentication::AuthenticationError;
@@ -101,6 +101,21 @@ impl LockedKey {
             what: format!("no passphrase opened the key {file}"),
         })
     }
+}
+
+/// The public half of the key that a file names: it may say it in clear, be nothing else, or have it beside itself (ssh_config(5),
+/// IdentityFile).
+pub(super) fn public(file: &Path) -> Option<PublicKey> {
+    let own = read_bounded(file).ok().and_then(|text| {
+        let public = PublicKey::from_openssh(text.trim()).ok();
+        public.or_else(|| Some(PrivateKey::from_openssh(&*text).ok()?.public_key().clone()))
+    });
+    own.or_else(|| {
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(".pub");
+        let text = read_bounded(Path::new(&beside)).ok()?;
+        PublicKey::from_openssh(text.trim()).ok()
+    })
 }
 
 /// The certificate that is named, or the one beside the key, if there is one (ssh_config(5), CertificateFile).

@@ -24,12 +24,22 @@ const MAX_KEYS: usize = 6;
 impl Attempt<'_> {
     pub(super) async fn anything(&mut self) -> Outcome<AuthResult> {
         let mut answer = nothing_said();
-        if let Ok(agent) = agent::open().await {
-            answer = self.agent(agent).await?;
+        let usual = ["id_ed25519", "id_ecdsa", "id_rsa"];
+        let usual = usual.map(|name| self.target.home.join(".ssh").join(name));
+        match self.listed().await {
+            Ok((agent, mut held)) => {
+                // As ssh does, and a gateway does not let anyone try all of many.
+                let own: Vec<_> = usual.iter().filter_map(|it| key_file::public(it)).collect();
+                held.sort_by_key(|it| {
+                    !own.iter()
+                        .any(|own| own.key_data() == it.public_key().key_data())
+                });
+                answer = self.agent(agent, held).await?;
+            }
+            Err(error) => tracing::debug!("no key of an agent is offered: {error}"),
         }
         let mut locked = Vec::new();
-        for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
-            let file = self.target.home.join(".ssh").join(name);
+        for file in usual {
             if went_on(&answer) || !file.exists() || self.offered.len() >= MAX_KEYS {
                 continue;
             }
@@ -47,11 +57,52 @@ impl Attempt<'_> {
         Ok(answer)
     }
 
+    /// The key that this file names. One that it does not give of itself may be in the agent.
     pub(super) async fn file(&mut self, file: &Path) -> Outcome<AuthResult> {
-        match key_file::read(file, self.unlocking)? {
+        let read = match key_file::read(file, self.unlocking) {
+            Ok(KeyFile::Open(key)) if !agent::is_touched(key.public_key()) => {
+                return self.key(file, key).await;
+            }
+            read => read,
+        };
+        if let Some(answer) = self.agents_copy(file).await? {
+            return Ok(answer);
+        }
+        match read? {
             KeyFile::Open(key) => self.key(file, key).await,
             KeyFile::Locked(key) => self.locked_key(key).await,
         }
+    }
+
+    /// The same key by the agent, and its certificate first; `None`: it does not have it, or does not sign.
+    async fn agents_copy(&mut self, file: &Path) -> Outcome<Option<AuthResult>> {
+        let Some(public) = key_file::public(file) else {
+            return Ok(None);
+        };
+        let Ok((mut agent, held)) = self.listed().await else {
+            return Ok(None);
+        };
+        let Some(holder) = agent::holder_of(&held, public.key_data()) else {
+            return Ok(None);
+        };
+        let named = self.target.certificate.as_deref();
+        if let Some(certificate) = certificate_for(named, file, &public)? {
+            let offered = self.agents_certificate(&mut agent, certificate, holder.clone());
+            match offered.await? {
+                Some(answer) if went_on(&answer) => return Ok(Some(answer)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+        self.agents_key(&mut agent, public, holder).await
+    }
+
+    /// The agent and what it holds, which is noted.
+    pub(super) async fn listed(&self) -> Result<(Agent, Vec<AgentIdentity>), String> {
+        let listed = agent::listed().await;
+        let held = listed.as_ref().map(|(_, held)| agent::fingerprints(held));
+        self.unlocking.agent_holds(held.unwrap_or_default());
+        listed
     }
 
     async fn locked_key(&mut self, key: LockedKey) -> Outcome<AuthResult> {
@@ -90,23 +141,27 @@ impl Attempt<'_> {
         self.heard(answer)
     }
 
-    pub(super) async fn agent(&mut self, mut agent: Agent) -> Outcome<AuthResult> {
-        let listed = timeout(HANDSHAKE_TIMEOUT, agent.request_identities()).await;
-        let held = listed.map_err(late)?.map_err(|error| no_agent(&error))?;
+    pub(super) async fn agent(
+        &mut self,
+        mut agent: Agent,
+        held: Vec<AgentIdentity>,
+    ) -> Outcome<AuthResult> {
         let mut answer = nothing_said();
         let named = key_file::certificate(self.target.certificate.as_deref(), None)?;
         if let Some(certificate) = named
-            && let Some(holder) = agent::holder_of(&held, &certificate)
+            && let Some(holder) = agent::holder_of(&held, certificate.public_key())
         {
-            answer = self
-                .agents_certificate(&mut agent, certificate, holder)
-                .await?;
+            let offered = self.agents_certificate(&mut agent, certificate, holder);
+            match offered.await? {
+                Some(said) => answer = said,
+                None => return Ok(answer),
+            }
         }
         for identity in held.into_iter().take(MAX_KEYS) {
             if went_on(&answer) {
                 break;
             }
-            answer = match &identity {
+            let said = match &identity {
                 AgentIdentity::Certificate { certificate, .. } => {
                     let certificate = certificate.clone();
                     self.agents_certificate(&mut agent, certificate, identity)
@@ -117,6 +172,10 @@ impl Attempt<'_> {
                     self.agents_key(&mut agent, key, identity).await?
                 }
             };
+            match said {
+                Some(said) => answer = said,
+                None => break,
+            }
         }
         Ok(answer)
     }
@@ -126,7 +185,7 @@ impl Attempt<'_> {
         agent: &mut Agent,
         key: PublicKey,
         identity: AgentIdentity,
-    ) -> Outcome<AuthResult> {
+    ) -> Outcome<Option<AuthResult>> {
         let hash = self.hash_for(&key).await?;
         self.offer("agent", &key);
         let mut signer = self.signer(agent, identity);
@@ -142,7 +201,7 @@ impl Attempt<'_> {
         agent: &mut Agent,
         certificate: Certificate,
         identity: AgentIdentity,
-    ) -> Outcome<AuthResult> {
+    ) -> Outcome<Option<AuthResult>> {
         let key = PublicKey::from(certificate.public_key().clone());
         let hash = self.hash_for(&key).await?;
         self.offer(
@@ -168,13 +227,14 @@ impl Attempt<'_> {
         }
     }
 
-    /// A key that the agent does not sign with is as good as refused.
-    fn signed(&self, answer: Result<AuthResult, AgentAuthError>) -> Outcome<AuthResult> {
+    /// A key that the agent does not sign with is as good as refused; `None`: there is nothing more to be had from it.
+    fn signed(&self, answer: Result<AuthResult, AgentAuthError>) -> Outcome<Option<AuthResult>> {
         match answer {
-            Ok(answer) => self.heard(answer),
+            Ok(answer) => self.heard(answer).map(Some),
             Err(AgentAuthError::Key(error)) => {
                 tracing::warn!("the SSH agent does not sign: {error}");
-                Ok(nothing_said())
+                let is_gone = matches!(error, russh::keys::Error::IO(_));
+                Ok((!is_gone).then(nothing_said))
             }
             Err(AgentAuthError::Send(_)) => Err(russh::Error::SendError.into()),
         }
@@ -233,10 +293,6 @@ fn certificate_for(
         }
         found => found,
     }
-}
-
-fn no_agent(error: &dyn std::fmt::Display) -> AuthenticationError {
-    AuthenticationError::NoAgent(error.to_string())
 }
 
 fn signing(error: AgentAuthError) -> AuthenticationError {

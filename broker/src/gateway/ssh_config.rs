@@ -6,14 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use adit_rules::{Gateway, Identity};
-use russh::keys::agent::AgentIdentity;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::agent;
 use super::connection::Target;
+use super::key_file;
 use crate::zone_targets::expand_home;
 
 /// `Match exec` may run programs.
@@ -73,7 +72,7 @@ pub(super) async fn completed(target: &Target) -> Result<Completed, SshConfigErr
     let mut by_command = false;
     if let Some(answer) = asked(&done).await? {
         let unsaid_way = done.unsaid.is_some_and(|unsaid| unsaid.via);
-        answer.fill(&mut done).await;
+        answer.fill(&mut done);
         if unsaid_way {
             by_command = answer.has_command && answer.jumps.is_empty() && done.proxy.is_none();
             pass_by(&mut done, &answer)?;
@@ -117,7 +116,7 @@ async fn complete_jumps(target: &mut Target) -> Result<(), SshConfigError> {
             continue;
         };
         let unsaid_way = hop.unsaid.is_some_and(|unsaid| unsaid.via);
-        answer.fill(hop).await;
+        answer.fill(hop);
         hop.unsaid = None;
         let is_first = index == 0 && unsaid_way && hop.proxy.is_none();
         if is_first && !answer.jumps.is_empty() {
@@ -282,7 +281,7 @@ impl Answer {
         made.into()
     }
 
-    async fn fill(&self, target: &mut Target) {
+    fn fill(&self, target: &mut Target) {
         let Some(unsaid) = target.unsaid else {
             return;
         };
@@ -298,16 +297,13 @@ impl Answer {
         if unsaid.known_hosts {
             target.known_hosts.clone_from(&self.known_hosts);
         }
-        let file = self.identities.iter().find(|file| file.exists());
+        // The agent may have the key of which only the public half is there.
+        let is_there = |file: &&PathBuf| file.exists() || key_file::public(file).is_some();
+        let file = self.identities.iter().find(is_there);
         if unsaid.identity
             && let Some(file) = file
         {
-            let in_agent = is_in_agent(file).await;
-            target.identity = Some(if in_agent {
-                Identity::Agent
-            } else {
-                Identity::File(file.clone())
-            });
+            target.identity = Some(Identity::File(file.clone()));
         }
     }
 }
@@ -332,28 +328,6 @@ fn alias(text: &str) -> Result<String, String> {
 fn jumps(text: &str) -> Result<Vec<Gateway>, String> {
     let hop = |hop: &str| hop.strip_prefix("ssh://").unwrap_or(hop).parse();
     text.split(',').map(hop).collect()
-}
-
-/// Whether the agent holds the key of this file: it may be locked, and need not be opened then.
-async fn is_in_agent(file: &Path) -> bool {
-    let mut public = file.as_os_str().to_owned();
-    public.push(".pub");
-    let Ok(wanted) = russh::keys::load_public_key(public) else {
-        return false;
-    };
-    let held = async {
-        let mut agent = agent::open().await.ok()?;
-        agent.request_identities().await.ok()
-    };
-    let held = timeout(PATIENCE, held)
-        .await
-        .ok()
-        .flatten()
-        .unwrap_or_default();
-    held.iter().any(|identity| match identity {
-        AgentIdentity::PublicKey { key, .. } => key.key_data() == wanted.key_data(),
-        AgentIdentity::Certificate { .. } => false,
-    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use super::agent;
 use super::askpass::Askpass;
 use super::secret::Secret;
 
@@ -141,6 +142,8 @@ struct State {
     answer: Option<oneshot::Sender<Vec<Secret>>>,
     locked: Option<Form>,
     touch: Vec<String>,
+    /// Keys that the agent had at the last login that asked it.
+    agent_held: Option<Vec<String>>,
 }
 
 /// A key that its passphrase has opened.
@@ -186,6 +189,11 @@ impl Unlocking {
     pub(super) fn forget(&self) {
         self.state().locked = None;
         self.of_zone.declined.store(false, Ordering::Relaxed);
+    }
+
+    /// A gateway has let the user in: what another waits for keeps nothing locked.
+    pub(crate) fn let_in(&self) {
+        self.state().locked = None;
     }
 
     /// What keeps the zone locked.
@@ -243,6 +251,20 @@ impl Unlocking {
     /// Whether there is anyone to ask.
     pub(super) fn can_ask(&self) -> bool {
         self.is_attended() || self.screen().is_some()
+    }
+
+    /// Notes what the agent holds, which does not help if the zone is locked then.
+    pub(super) fn agent_holds(&self, keys: Vec<String>) {
+        self.state().agent_held = Some(keys);
+    }
+
+    /// Resolves when the agent holds a key that it did not: what is locked may be open to it.
+    pub(crate) async fn agent_holds_more(&self) {
+        let before = self.state().agent_held.clone();
+        match before {
+            Some(before) => agent::holds_more_than(&before).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Notes what the zone waits for, as nobody is there.
