@@ -84,8 +84,13 @@ struct Rig {
 
 /// An sshd that lets the token's key in, and a broker that asks the token.
 fn started(flags: &str) -> Result<Rig> {
+    started_at(SUBSYSTEM, flags)
+}
+
+/// The same at an sshd with this line.
+fn started_at(line: &str, flags: &str) -> Result<Rig> {
     let lab = Lab::new()?;
-    let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, SUBSYSTEM)?;
+    let sshd = way::start_jump(&lab, Host::Gateway, address::GATEWAY, 22, line)?;
     let client = lab.client();
     let words = ["/usr/bin/python3", "-c", TOKEN, HOME, flags];
     let token = client.start("token", &words)?;
@@ -176,5 +181,20 @@ fn a_token_that_was_not_touched_lets_nobody_in() -> Result<()> {
         "{}",
         rig.sshd.tale()
     );
+    Ok(())
+}
+
+/// Once for the broker, which looks for the subsystem, and once for the `ssh` that carries all flows then: both times the user is told.
+#[test]
+fn at_a_bare_sshd_a_token_is_touched_twice() -> Result<()> {
+    let rig = started_at("", TOUCHED)?;
+    rig.touch()?;
+    until("ssh to come", PATIENCE, || {
+        Ok(rig.sshd.stderr().matches("Connection from").count() == 2)
+    })?;
+    rig.touch()?;
+    let zone = rig.zone_is("the zone to be up", |zone| zone["state"] == "up")?;
+    ensure!(zone["engine"] == "openssh", "{zone}");
+    ensure!(zone["questions"] == serde_json::json!([]), "{zone}");
     Ok(())
 }

@@ -88,6 +88,7 @@ pub(super) async fn authenticate(
     target: &Target,
     questions: &Questions,
 ) -> Outcome<()> {
+    questions.unlocking.log_in();
     let mut attempt = Attempt {
         session,
         target,

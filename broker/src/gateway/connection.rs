@@ -12,6 +12,7 @@ use russh::client::{self, Handle, Msg};
 use russh::{ChannelMsg, ChannelOpenFailure};
 use tokio::time::timeout;
 
+use super::agent;
 use super::authentication::AuthenticationError;
 use super::bare;
 use super::dial::dial;
@@ -403,8 +404,17 @@ async fn over_a_master(
     sockets: &MarkedSockets,
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
+    // The same key is ssh's, which tells nobody that it waits for its user.
+    let touched = questions.unlocking.touched();
     let (connection, jumps) = connection_for_ssh(target, by_command, sockets, questions).await?;
-    let (link, driver, ssh, handing) = openssh::open_master(target, asked_for, connection).await?;
+    let touching = touched.map(|key| questions.unlocking.touching(key));
+    let patience = match &touching {
+        Some(_) => agent::PATIENCE,
+        None => openssh::PATIENCE,
+    };
+    let opened = openssh::open_master(target, asked_for, connection, patience).await;
+    drop(touching);
+    let (link, driver, ssh, handing) = opened?;
     let carried_by = CarriedBy::OpenSsh {
         ssh: Box::new(ssh),
         jumps,

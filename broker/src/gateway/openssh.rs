@@ -34,7 +34,7 @@ use super::mux::{self, Handing, Place};
 use super::ssh_host_keys::Trust;
 
 /// Everything until the link stands.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Until a process is gone that has nothing left to do.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes of what it complains of that are kept, the last ones.
@@ -121,11 +121,12 @@ pub(super) async fn open(
     }
 }
 
-/// A master with a connection to `target`, whose channels are the streams of the link.
+/// A master with a connection to `target`, whose channels are the streams of the link. It has this `patience`.
 pub(super) async fn open_master(
     target: &Target,
     asked_for: &Target,
     connection: Option<OwnedFd>,
+    patience: Duration,
 ) -> Result<(Link, Driver, OpenSsh, Option<Handing>), ConnectError> {
     let place = Place::new()?;
     let control = place.path().to_owned();
@@ -147,7 +148,7 @@ pub(super) async fn open_master(
         // Unless more is asked of it, the place is gone with this: who is in by then stays in.
         mux::enter(socket, runs_on, target.hands_over.then_some(place)).await
     };
-    match timeout(PATIENCE, entering).await {
+    match timeout(patience, entering).await {
         Ok(Ok((link, driver, handing))) => Ok((link, driver, ssh, handing)),
         Ok(Err(error)) => match ssh.last_words().await {
             words if words.is_empty() => Err(OpenSshError::Ended(error.to_string()).into()),
@@ -155,7 +156,7 @@ pub(super) async fn open_master(
         },
         Err(_) => Err(ConnectError::TimedOut {
             step: "ssh logs in",
-            after: PATIENCE,
+            after: patience,
         }),
     }
 }

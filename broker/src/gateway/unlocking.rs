@@ -142,6 +142,8 @@ struct State {
     answer: Option<oneshot::Sender<Vec<Secret>>>,
     locked: Option<Form>,
     touch: Vec<String>,
+    /// The last one of this login.
+    touched: Option<String>,
     /// Keys that the agent had at the last login that asked it.
     agent_held: Option<Vec<String>>,
 }
@@ -318,8 +320,21 @@ impl Unlocking {
 
     /// Shows that a key is to be touched until what this gives is dropped.
     pub(super) fn touching(&self, key: String) -> Touching<'_> {
-        self.state().touch.push(key.clone());
+        let mut state = self.state();
+        state.touch.push(key.clone());
+        state.touched = Some(key.clone());
+        drop(state);
         Touching { own: self, key }
+    }
+
+    /// A login begins.
+    pub(super) fn log_in(&self) {
+        self.state().touched = None;
+    }
+
+    /// The key that had to be touched for the last login.
+    pub(super) fn touched(&self) -> Option<String> {
+        self.state().touched.clone()
     }
 
     /// The key in this file, if it was unlocked before and the file has not changed.
