@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use adit_rules::{Gateway, HostKeys};
-use russh::client::Session;
+use russh::client::{ChannelOpenHandle, Msg, Session};
 use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::mpsc;
 
 use super::host_certificate::CertificateFault;
@@ -16,6 +16,7 @@ use super::known_hosts::{self, Certified, KnownHost, Place, Verdict};
 use super::more_host_keys::Announced;
 use super::new_host_key::{self, NotNoted};
 use super::questions::{Questions, UnknownKey};
+use super::refusal::brief;
 
 /// Why a gateway's host key was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,9 +96,6 @@ pub(super) enum SessionError {
     HostKey(#[from] HostKeyRejection),
 }
 
-/// Characters of the words for a refused channel.
-const LONGEST_REFUSAL: usize = 200;
-
 /// The callbacks of one SSH connection.
 #[derive(Debug)]
 pub(super) struct HostKeyCheck {
@@ -155,12 +153,106 @@ impl russh::client::Handler for HostKeyCheck {
         _: &str,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        let words = description.chars().filter(|it| !it.is_control());
-        let _ = self
-            .refusals
-            .try_send(words.take(LONGEST_REFUSAL).collect());
+        let _ = self.refusals.try_send(brief(description));
         Ok(())
     }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    /// Or the library would answer one of an unknown kind twice.
+    async fn should_accept_unknown_server_channel(&mut self, _: ChannelId, _: &str) -> bool {
+        true
+    }
+
+    async fn server_channel_open_unknown(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        refuse(reply).await
+    }
+}
+
+/// Of a channel that the gateway opens: nothing was asked for that it could open one for.
+async fn refuse(reply: ChannelOpenHandle) -> Result<(), SessionError> {
+    reply
+        .reject(ChannelOpenFailure::AdministrativelyProhibited)
+        .await;
+    Ok(())
 }
 
 impl HostKeyCheck {
@@ -289,6 +381,58 @@ mod tests {
             announced: None,
             refusals: mpsc::channel(1).0,
         }
+    }
+
+    /// A server that lets anyone in.
+    struct Anyone;
+
+    impl russh::server::Handler for Anyone {
+        type Error = russh::Error;
+
+        async fn auth_none(&mut self, _user: &str) -> Result<russh::server::Auth, Self::Error> {
+            Ok(russh::server::Auth::Accept)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gateway_opens_no_channel_of_any_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("host");
+        let mut keygen = std::process::Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+        assert!(keygen.arg(&file).status().unwrap().success());
+        let config = Arc::new(russh::server::Config {
+            keys: vec![russh::keys::load_secret_key(file, None).unwrap()],
+            ..Default::default()
+        });
+        let check = check(&directory.path().join("known_hosts"));
+        let own = Arc::new(crate::gateway::connection::client_config(&check.known));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (running, connected) = tokio::join!(
+            russh::server::run_stream(config, far, Anyone),
+            russh::client::connect_stream(own, near, check)
+        );
+        let (running, mut session) = (running.unwrap(), connected.unwrap());
+        let gateway = running.handle();
+        tokio::spawn(running);
+        assert!(session.authenticate_none("eve").await.unwrap().success());
+        let opened = [
+            gateway.channel_open_session().await,
+            gateway.channel_open_direct_tcpip("a", 1, "b", 2).await,
+            gateway.channel_open_direct_streamlocal("/a").await,
+            gateway.channel_open_forwarded_tcpip("a", 1, "b", 2).await,
+            gateway.channel_open_forwarded_streamlocal("/a").await,
+            gateway.channel_open_x11("a", 1).await,
+            gateway.channel_open_agent().await,
+        ];
+        for (kind, opened) in opened.into_iter().enumerate() {
+            let prohibited = ChannelOpenFailure::AdministrativelyProhibited;
+            assert!(
+                matches!(opened, Err(russh::Error::ChannelOpenFailure(why)) if why == prohibited),
+                "kind {kind}"
+            );
+        }
+        assert!(!session.is_closed());
     }
 
     #[test]

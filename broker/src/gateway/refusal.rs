@@ -2,6 +2,15 @@
 
 use adit_link::{Refusal, RefusalReason};
 
+/// Characters that are kept of a gateway's words: it may send hundreds of thousands, for each of thousands of flows.
+const LONGEST: usize = 200;
+
+/// What is kept of a gateway's words, which are shown and written to the log.
+pub(super) fn brief(words: &str) -> String {
+    let shown = words.chars().filter(|it| !it.is_control());
+    shown.take(LONGEST).collect()
+}
+
 /// Of a channel that was not opened. The words are the system's, as OpenSSH passes them on (`channel_post_connecting` in its channels.c).
 pub(super) fn refusal(is_prohibited: bool, words: &str) -> Refusal {
     if is_prohibited {
@@ -18,10 +27,11 @@ pub(super) fn refusal(is_prohibited: bool, words: &str) -> Refusal {
         ("name resolution", RefusalReason::Unresolvable),
         ("No address associated", RefusalReason::Unresolvable),
     ];
+    let words = brief(words);
     let known = known.iter().find(|(text, _)| words.contains(text));
     refused(
         known.map_or(RefusalReason::Failed, |(_, reason)| *reason),
-        words,
+        &words,
     )
 }
 
@@ -55,5 +65,14 @@ mod tests {
         );
         check(false, "", RefusalReason::Failed);
         check(true, "open failed", RefusalReason::Denied);
+    }
+
+    #[test]
+    fn little_is_kept_of_what_a_gateway_says() {
+        let long = format!("\u{1b}[31mConnection\n refused\0{}", "ü".repeat(100_000));
+        let kept = refusal(false, &long);
+        assert_eq!(kept.reason, RefusalReason::Refused);
+        assert_eq!(kept.detail.chars().count(), 200);
+        assert!(kept.detail.starts_with("[31mConnection refusedü"), "{kept}");
     }
 }
