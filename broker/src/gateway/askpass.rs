@@ -1,4 +1,4 @@
-//! Asking the user by the program that OpenSSH would ask with (ssh(1), SSH_ASKPASS and SSH_ASKPASS_PROMPT).
+//! Asking the user by the program that OpenSSH would ask with (ssh(1), SSH_ASKPASS).
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -13,10 +13,13 @@ use zeroize::Zeroizing;
 use super::secret::Secret;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bytes of what is typed; ssh reads as many (readpass.c).
 const LONGEST_ANSWER: u64 = 1024;
+
+/// How often a question is put that is answered by neither yes nor no.
+const MOST_QUESTIONS: usize = 3;
 
 /// A zone may have hundreds of links that all want to know something.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -45,18 +48,24 @@ impl Askpass {
         TURN.lock().await
     }
 
-    /// Whether the user says yes. A program that cannot be run, or takes too long, is a no.
-    pub(super) async fn confirm(&self, text: &str) -> bool {
-        let mut command = self.command(text);
-        command.env("SSH_ASKPASS_PROMPT", "confirm");
-        match timeout(PATIENCE, command.stdout(Stdio::null()).status()).await {
-            Ok(Ok(status)) => status.success(),
-            Ok(Err(error)) => {
-                tracing::warn!("cannot ask with {}: {error}", self.program.display());
-                false
+    /// Whether the user says yes to what is in `text`, or says `also`. As ssh asks about a host key (sshconnect.c, `confirm`): what is
+    /// answered counts, not that something is, since a program may answer by itself what it takes for a passphrase's prompt.
+    pub(super) async fn confirm(&self, text: &str, also: &str) -> bool {
+        let mut asked = text.to_owned();
+        for _ in 0..MOST_QUESTIONS {
+            let Some(answer) = self.ask(&asked).await else {
+                return false;
+            };
+            let answer = answer.reveal().trim();
+            if answer.eq_ignore_ascii_case("yes") || answer == also {
+                return true;
             }
-            Err(_) => false,
+            if answer.is_empty() || answer.eq_ignore_ascii_case("no") {
+                return false;
+            }
+            asked = format!("{text}\nPlease type yes, no or {also}: ");
         }
+        false
     }
 
     /// What the user types; `None` when there is no answer.
@@ -97,6 +106,48 @@ impl Askpass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What becomes of a question when this is the program's script.
+    async fn said(script: &str) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("askpass");
+        // By a process of its own, or another test's child may hold the file open for writing.
+        let mut sh = std::process::Command::new("sh");
+        let line = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\"; chmod 700 \"$0\"";
+        let made = sh.args(["-ec", line]).arg(&program).arg(script).status();
+        assert!(made.unwrap().success());
+        let askpass = Askpass {
+            program: program.into(),
+        };
+        askpass.confirm("Is it?", "SHA256:it").await
+    }
+
+    #[tokio::test]
+    async fn only_who_says_yes_has_said_yes() {
+        for yes in ["echo yes", "echo ' YES '", "printf yes", "echo SHA256:it"] {
+            assert!(said(yes).await, "{yes}");
+        }
+        for no in [
+            "exit 0",
+            "echo",
+            "echo no",
+            "echo secret",
+            "echo yes indeed",
+            "echo y",
+            "echo yes; exit 1",
+            "echo SHA256:IT",
+            "test \"$SSH_ASKPASS_PROMPT\" = confirm && echo yes",
+        ] {
+            assert!(!said(no).await, "{no}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_says_neither_is_asked_again() {
+        let script =
+            "if [ -e \"$0.again\" ]; then echo yes; else touch \"$0.again\"; echo perhaps; fi";
+        assert!(said(script).await);
+    }
 
     #[test]
     fn only_where_there_is_a_screen() {

@@ -125,11 +125,11 @@ impl Questions {
             let fingerprint = unknown.fingerprint();
             let text = format!(
                 "The host key of the gateway {} is not known.\nIts {} key has the fingerprint\n{fingerprint}\n\
-                 Is that what its administrator told you?",
+                 Is that what its administrator told you? (yes/no/the fingerprint) ",
                 unknown.host(),
                 unknown.kind()
             );
-            if !askpass.confirm(&text).await {
+            if !askpass.confirm(&text, &fingerprint).await {
                 return;
             }
             if let Err(error) = own.trust(&fingerprint) {
