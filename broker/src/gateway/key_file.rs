@@ -9,6 +9,7 @@ use russh::keys::{PrivateKey, PublicKey, decode_secret_key};
 use zeroize::Zeroizing;
 
 use super::authentication::AuthenticationError;
+use super::sealed_key::{NotOpened, SealedKey};
 use super::unlocking::{About, Form, Unlocking};
 
 /// Larger files hold no key.
@@ -28,6 +29,7 @@ pub(super) enum KeyFile {
 pub(super) struct LockedKey {
     file: PathBuf,
     text: String,
+    sealed: SealedKey,
 }
 
 fn unusable(file: &Path, reason: &dyn std::fmt::Display) -> AuthenticationError {
@@ -40,16 +42,19 @@ fn unusable(file: &Path, reason: &dyn std::fmt::Display) -> AuthenticationError 
 /// Reads a key; one that was unlocked before is open.
 pub(super) fn read(file: &Path, unlocking: &Unlocking) -> Result<KeyFile, AuthenticationError> {
     let text = read_bounded(file)?;
-    match decode_secret_key(&text, None) {
-        Ok(key) => Ok(KeyFile::Open(Arc::new(key))),
-        Err(russh::keys::Error::KeyIsEncrypted) => Ok(match unlocking.unlocked(file, &text) {
-            Some(key) => KeyFile::Open(key),
-            None => KeyFile::Locked(LockedKey {
-                file: file.to_owned(),
-                text: text.to_string(),
-            }),
-        }),
-        Err(error) => Err(unusable(file, &error)),
+    if let Some(key) = unlocking.unlocked(file, &text) {
+        return Ok(KeyFile::Open(key));
+    }
+    match SealedKey::of(&text).map_err(|error| unusable(file, &error))? {
+        Some(sealed) => Ok(KeyFile::Locked(LockedKey {
+            file: file.to_owned(),
+            text: text.to_string(),
+            sealed,
+        })),
+        None => match decode_secret_key(&text, None) {
+            Ok(key) => Ok(KeyFile::Open(Arc::new(key))),
+            Err(error) => Err(unusable(file, &error)),
+        },
     }
 }
 
@@ -82,16 +87,18 @@ impl LockedKey {
                     what: format!("the key {file} has a passphrase (or ssh-add it)"),
                 });
             };
-            let (sealed, passphrase) = (self.text.clone(), answers.into_iter().next());
-            // Slow on purpose, whoever made the file.
+            let (sealed, passphrase) = (self.sealed.clone(), answers.into_iter().next());
             let opened = tokio::task::spawn_blocking(move || {
-                let passphrase = passphrase.as_ref().map(|it| it.reveal());
-                decode_secret_key(&sealed, passphrase).ok()
+                sealed.open(passphrase.as_ref().map_or("", |it| it.reveal()))
             });
-            if let Ok(Some(key)) = opened.await {
-                let key = Arc::new(key);
-                unlocking.keep(&self.file, &self.text, key.clone());
-                return Ok(key);
+            match opened.await.map_err(|error| unusable(&self.file, &error))? {
+                Ok(key) => {
+                    let key = Arc::new(key);
+                    unlocking.keep(&self.file, &self.text, key.clone());
+                    return Ok(key);
+                }
+                Err(error @ NotOpened::Unusable(_)) => return Err(unusable(&self.file, &error)),
+                Err(NotOpened::WrongPassphrase) => {}
             }
             text = format!("That did not open it. Passphrase for the key {file}: ");
         }
@@ -163,32 +170,58 @@ mod tests {
     use super::*;
     use crate::gateway::Askpass;
 
-    /// Two links of a zone want the same key at once; the program on the screen is this script. Gives which got it, and how often
-    /// it was asked for.
+    /// A key made by this line, and whose program on the screen is this script.
+    struct Rig {
+        directory: tempfile::TempDir,
+        unlocking: Unlocking,
+    }
+
+    impl Rig {
+        fn new(keygen: &str, says: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let line = format!(
+                "{keygen} >/dev/null
+                 printf '#!/bin/sh\\necho asked >>{}/log; {says}\\n' >askpass; chmod 700 askpass",
+                directory.path().display()
+            );
+            let mut sh = Command::new("sh");
+            sh.args(["-ec", &line]).current_dir(&directory);
+            assert!(sh.output().unwrap().status.success(), "{keygen}");
+            let askpass = Askpass::of(|name| match name {
+                "SSH_ASKPASS" => Some(directory.path().join("askpass").into()),
+                _ => Some("screen".into()),
+            });
+            Self {
+                directory,
+                unlocking: Unlocking::asked_by(askpass),
+            }
+        }
+
+        fn file(&self) -> PathBuf {
+            self.directory.path().join("key")
+        }
+
+        async fn unlock(&self, unlocking: &Unlocking) -> Result<(), AuthenticationError> {
+            match read(&self.file(), unlocking)? {
+                KeyFile::Open(_) => panic!("nobody has said a word"),
+                KeyFile::Locked(key) => key.unlock("gw.example", unlocking).await.map(drop),
+            }
+        }
+
+        fn asked(&self) -> usize {
+            let asked = std::fs::read_to_string(self.directory.path().join("log"));
+            asked.unwrap_or_default().lines().count()
+        }
+    }
+
+    const ED25519: &str = "ssh-keygen -q -t ed25519 -a 1 -N sesame -f key";
+
+    /// Two links of a zone want the same key at once. Gives which got it, and how often it was asked for.
     async fn both(says: &str) -> ([bool; 2], usize) {
-        let directory = tempfile::tempdir().unwrap();
-        let line = format!(
-            "ssh-keygen -q -t ed25519 -N sesame -f key
-             printf '#!/bin/sh\\necho asked >>{}/log; {says}\\n' >askpass; chmod 700 askpass",
-            directory.path().display()
-        );
-        let mut sh = Command::new("sh");
-        sh.args(["-ec", &line]).current_dir(&directory);
-        assert!(sh.status().unwrap().success());
-        let askpass = Askpass::of(|name| match name {
-            "SSH_ASKPASS" => Some(directory.path().join("askpass").into()),
-            _ => Some("screen".into()),
-        });
-        let one = Unlocking::asked_by(askpass);
-        let other = one.beside();
-        let file = directory.path().join("key");
-        let unlock = async |unlocking: &Unlocking| match read(&file, unlocking).unwrap() {
-            KeyFile::Open(_) => panic!("nobody has said a word"),
-            KeyFile::Locked(key) => key.unlock("gw.example", unlocking).await.is_ok(),
-        };
-        let (one, other) = tokio::join!(unlock(&one), unlock(&other));
-        let asked = std::fs::read_to_string(directory.path().join("log")).unwrap();
-        ([one, other], asked.lines().count())
+        let rig = Rig::new(ED25519, says);
+        let (one, other) = (&rig.unlocking, rig.unlocking.beside());
+        let (one, other) = tokio::join!(rig.unlock(one), rig.unlock(&other));
+        ([one.is_ok(), other.is_ok()], rig.asked())
     }
 
     #[tokio::test]
@@ -199,5 +232,49 @@ mod tests {
     #[tokio::test]
     async fn who_gives_no_answer_to_one_link_is_not_asked_for_another() {
         assert_eq!(both("exit 1").await, ([false; 2], 1));
+    }
+
+    #[tokio::test]
+    async fn a_key_in_an_older_format_is_asked_for_too() {
+        for keygen in [
+            "ssh-keygen -q -t ecdsa -m PEM -N sesame -f key",
+            "ssh-keygen -q -t ecdsa -m PKCS8 -N sesame -f key",
+            "ssh-keygen -q -t rsa -m PEM -N sesame -f key",
+        ] {
+            let rig = Rig::new(keygen, "echo sesame");
+            rig.unlock(&rig.unlocking).await.expect(keygen);
+            assert_eq!(rig.asked(), 1, "{keygen}");
+            let rig = Rig::new(keygen, "echo wrong");
+            let error = rig.unlock(&rig.unlocking).await.unwrap_err();
+            assert!(
+                matches!(error, AuthenticationError::Locked { .. }),
+                "{error}"
+            );
+            assert_eq!(rig.asked(), MOST_PASSPHRASES, "{keygen}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_passphrase_mends_is_told_and_not_asked_again() {
+        let keygen = "openssl genpkey -algorithm x25519 -aes256 -pass pass:sesame -out key";
+        let rig = Rig::new(keygen, "echo sesame");
+        let error = rig.unlock(&rig.unlocking).await.unwrap_err();
+        assert!(
+            matches!(error, AuthenticationError::KeyFile { .. }),
+            "{error}"
+        );
+        assert_eq!(rig.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_forgotten_once_its_file_says_something_else() {
+        let rig = Rig::new(ED25519, "echo sesame");
+        let file = rig.file();
+        rig.unlock(&rig.unlocking).await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(rig.unlocking.unlocked(&file, &text).is_some());
+        std::fs::write(&file, "nothing").unwrap();
+        assert!(read(&file, &rig.unlocking).is_err());
+        assert!(rig.unlocking.unlocked(&file, &text).is_none());
     }
 }

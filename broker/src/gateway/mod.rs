@@ -26,6 +26,7 @@ mod public_key;
 mod questions;
 mod refusal;
 mod secret;
+mod sealed_key;
 mod session;
 mod ssh_config;
 mod ssh_host_keys;

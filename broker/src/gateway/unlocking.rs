@@ -337,11 +337,13 @@ impl Unlocking {
         self.state().touched.clone()
     }
 
-    /// The key in this file, if it was unlocked before and the file has not changed.
+    /// The key in this file, if it was unlocked before; it is forgotten where the file has changed.
     pub(super) fn unlocked(&self, file: &Path, text: &str) -> Option<Arc<PrivateKey>> {
-        let keys = self.keys();
-        let unlocked = keys.get(file).filter(|it| it.text == text)?;
-        Some(unlocked.key.clone())
+        let mut keys = self.keys();
+        if keys.get(file)?.text != text {
+            keys.remove(file);
+        }
+        Some(keys.get(file)?.key.clone())
     }
 
     /// Keeps an unlocked key, for the next connection.
