@@ -193,6 +193,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_session_lasts_as_long_as_a_user_may_take_to_log_in() {
+        let known = KnownHost::read(&[], "gw.example", 22).unwrap();
+        let lasts = client_config(&known).inactivity_timeout;
+        for patience in [
+            crate::gateway::unlocking::PATIENCE,
+            crate::gateway::askpass::PATIENCE,
+            crate::gateway::agent::PATIENCE,
+        ] {
+            assert!(lasts.is_none_or(|lasts| lasts > patience), "{patience:?}");
+        }
+    }
+
     #[tokio::test]
     async fn whoever_asks_is_named_before_its_words() {
         let directory = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use super::askpass::Askpass;
 use super::secret::Secret;
 
 /// How long whoever runs `adit unlock` may think. sshd hangs up after two minutes (sshd_config(5), LoginGraceTime).
-const PATIENCE: Duration = Duration::from_secs(110);
+pub(super) const PATIENCE: Duration = Duration::from_secs(110);
 /// Prompts of a server at once; more are not asked.
 pub(super) const MOST_PROMPTS: usize = 16;
 /// Characters of what a server wants to be shown.

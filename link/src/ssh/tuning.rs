@@ -21,6 +21,9 @@ const KEEPALIVES: usize = 3;
 /// bound on either). Keepalives and what answers them start it anew, so it never ends an idle session;
 /// longer than they take to find a dead peer.
 const INACTIVITY: Duration = Duration::from_secs(90);
+/// The same of a broker, whose user may be asked for 120 s while it logs in, without a word on the connection, and without keepalives,
+/// which begin with the session. Gateways give as long for a login (sshd_config(5), LoginGraceTime).
+const INACTIVITY_OF_A_LOGIN: Duration = Duration::from_secs(150);
 
 /// When the session's keys are exchanged anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub fn tune_client(config: &mut client::Config, rekey: Rekey) {
     config.channel_buffer_size = CHANNEL_BUFFER;
     config.keepalive_interval = Some(KEEPALIVE);
     config.keepalive_max = KEEPALIVES;
-    config.inactivity_timeout = Some(INACTIVITY);
+    config.inactivity_timeout = Some(INACTIVITY_OF_A_LOGIN);
     config.nodelay = true;
 }
 
