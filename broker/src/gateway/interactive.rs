@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::authentication::{Attempt, AuthenticationError, Outcome, has, late, nothing_said};
 use super::connection::HANDSHAKE_TIMEOUT;
-use super::unlocking::{About, Form, MOST_PROMPTS, Prompt};
+use super::unlocking::{About, Form, MOST_PROMPTS, Prompt, as_line};
 
 /// Rounds of keyboard-interactive in one step.
 const MOST_ROUNDS: usize = 16;
@@ -42,20 +42,27 @@ impl Attempt<'_> {
             let prompts: Vec<_> = prompts
                 .into_iter()
                 .map(|it| Prompt {
-                    text: format!("{asker} {}", it.prompt),
+                    text: format!("{asker} {}", as_line(&it.prompt).trim_start()),
                     echo: it.echo,
                 })
                 .collect();
             if prompts.len() > MOST_PROMPTS {
                 break;
             }
-            let words = format!("{name}\n{instructions}");
-            let shown = match words.trim() {
-                "" => String::new(),
-                words => format!("{asker} says:\n{words}"),
-            };
+            let shown: Vec<_> = [&name, &instructions]
+                .into_iter()
+                .flat_map(|words| words.lines())
+                .map(as_line)
+                .filter(|line| !line.trim().is_empty())
+                .map(|line| format!("{asker} {}", line.trim()))
+                .collect();
             let gateway = self.target.gateway.to_string();
-            let form = Form::new(About::KeyboardInteractive, &gateway, &shown, prompts);
+            let form = Form::new(
+                About::KeyboardInteractive,
+                &gateway,
+                &shown.join("\n"),
+                prompts,
+            );
             let answers = self
                 .unlocking
                 .ask(&form)
@@ -99,7 +106,7 @@ impl Attempt<'_> {
         Ok(answer)
     }
 
-    /// Who wants to know, before its own words, as ssh has it: they may be those in which another gateway asks, or the broker itself.
+    /// Who wants to know, before each line of its own words, as ssh has it before a prompt: they may be those in which another gateway asks, or the broker itself.
     fn asker(&self) -> String {
         let asker = Gateway {
             user: Some(self.user.to_owned()),
@@ -147,8 +154,10 @@ mod tests {
     use crate::gateway::new_host_key;
     use crate::gateway::secret::Secret;
 
-    /// Words of the broker's own.
-    const FALSE: &str = "Passphrase for the key /home/alice/.ssh/id_ed25519: ";
+    /// Words of the broker's own, on a line of their own.
+    const FALSE: &str = "\n\u{2028}\u{202e}\0Passphrase for the key /home/alice/.ssh/id_ed25519: ";
+    /// What is shown of them.
+    const SHOWN: &str = "Passphrase for the key /home/alice/.ssh/id_ed25519: ";
 
     /// A server that asks as if it were another, and lets in whoever answers.
     struct Liar;
@@ -166,7 +175,7 @@ mod tests {
                 Some(_) => Auth::Accept,
                 None => Auth::Partial {
                     name: "".into(),
-                    instructions: FALSE.into(),
+                    instructions: format!("Hello\n{FALSE}").into(),
                     prompts: vec![(FALSE.into(), false), ("".into(), true)].into(),
                 },
             })
@@ -247,11 +256,9 @@ mod tests {
             let form = questions.unlocking.form().await;
             let texts: Vec<_> = form.prompts.iter().map(|it| it.text.as_str()).collect();
             let asker = "(alice@gw.example:443)";
-            assert_eq!(texts, [format!("{asker} {FALSE}"), format!("{asker} ")]);
-            assert_eq!(
-                form.instructions,
-                format!("{asker} says:\n{}", FALSE.trim())
-            );
+            assert_eq!(texts, [format!("{asker} {SHOWN}"), format!("{asker} ")]);
+            let instructions = format!("{asker} Hello\n{asker} {}", SHOWN.trim_end());
+            assert_eq!(form.instructions, instructions);
             let answers = ["", ""].map(|it| Secret::from(it.to_owned()));
             questions.unlocking.answer(form.id, answers.into()).unwrap();
         };

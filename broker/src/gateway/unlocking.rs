@@ -77,17 +77,29 @@ impl Form {
     ) -> Self {
         let short = |text: &str| text.chars().take(LONGEST_TEXT).collect();
         let prompts = prompts.into_iter().map(|prompt| Prompt {
-            text: short(&prompt.text),
+            text: short(&as_line(&prompt.text)),
             echo: prompt.echo,
         });
+        let instructions: Vec<_> = instructions.lines().map(as_line).collect();
         Self {
             id: 0,
             about,
             gateway: gateway.to_owned(),
-            instructions: short(instructions),
+            instructions: short(&instructions.join("\n")),
             prompts: prompts.collect(),
         }
     }
+}
+
+/// A text as it can be shown in one line, with a blank for what would end it; what would turn the direction of the rest is left out, and so
+/// is what no program's argument can have.
+pub(super) fn as_line(text: &str) -> String {
+    let shown = text.chars().filter_map(|it| match it {
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => Some(' '),
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
+        it => (!it.is_control()).then_some(it),
+    });
+    shown.collect()
 }
 
 /// Nobody is there to answer, or nobody did.
