@@ -2,15 +2,14 @@
 //! patterns are ssh's own to understand. Key words are those of ssh_config(5).
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use adit_rules::{Gateway, Identity};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::bounded_program::{NotTold, told_by};
 use super::connection::Target;
 use super::key_file;
 use crate::zone_targets::expand_home;
@@ -20,8 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A zone may lead to hundreds of hosts, whose links are made at once.
 const MOST_AT_ONCE: usize = 8;
 static AT_ONCE: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
-/// What `ssh -G` prints has about 6 KiB.
-const LONGEST_ANSWER: u64 = 64 << 10;
 const LONGEST_COMPLAINT: usize = 400;
 /// As many as a zone may have.
 const MOST_JUMPS: usize = 8;
@@ -155,41 +152,23 @@ async fn asked(target: &Target) -> Result<Option<Answer>, SshConfigError> {
         command.arg("-l").arg(user);
     }
     command.arg("--").arg(&gateway.host);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = match command.kill_on_drop(true).spawn() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|error| failed(format!("ssh -G cannot be run: {error}")))?,
+    let told = match told_by(command, PATIENCE).await {
+        Err(NotTold::NotRun(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        other => other.map_err(|error| failed(format!("ssh -G {error}")))?,
     };
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let told = async {
-        let (told, complaint) = tokio::join!(text_of(stdout), text_of(stderr));
-        (told, complaint, child.wait().await)
-    };
-    let waited = timeout(PATIENCE, told).await;
-    let too_late = |_| failed(format!("ssh -G took more than {} s", PATIENCE.as_secs()));
-    let (told, complaint, ended) = waited.map_err(too_late)?;
-    if !ended.is_ok_and(|status| status.success()) {
-        let complaint: String = complaint
+    if !told.succeeded {
+        let complaint: String = told
+            .stderr
             .chars()
             .map(|it| if it.is_control() { ' ' } else { it })
             .take(LONGEST_COMPLAINT)
             .collect();
         return Err(failed(format!("ssh -G says: {}", complaint.trim())));
     }
-    let answer = Answer::of(&told, &gateway.host, &target.home);
+    let answer = Answer::of(&told.stdout, &gateway.host, &target.home);
     answer.map(Some).map_err(failed)
-}
-
-async fn text_of(from: Option<impl AsyncRead + Unpin>) -> String {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        // What could not be read is missing, which is seen.
-        let _ = from.take(LONGEST_ANSWER).read_to_end(&mut bytes).await;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What of it is of use here.
