@@ -72,18 +72,19 @@ pub(super) async fn completed(target: &Target) -> Result<Completed, SshConfigErr
         answer.fill(&mut done);
         if unsaid_way {
             by_command = answer.has_command && answer.jumps.is_empty() && done.proxy.is_none();
-            pass_by(&mut done, &answer)?;
+            pass_by(&mut done, target, &answer)?;
         }
     }
-    complete_jumps(&mut done).await?;
+    complete_jumps(&mut done, target).await?;
     Ok(Completed {
         target: done,
         by_command,
     })
 }
 
-/// Puts the jump hosts of `answer` before those of `target`.
-fn pass_by(target: &mut Target, answer: &Answer) -> Result<(), SshConfigError> {
+/// Puts the jump hosts of `answer` before those of `target`. They are as the rules have it: what the configuration says of `target`, such as
+/// its key, is not said of them.
+fn pass_by(target: &mut Target, asked_for: &Target, answer: &Answer) -> Result<(), SshConfigError> {
     if target.via.len() + answer.jumps.len() > MOST_JUMPS {
         return Err(SshConfigError {
             host: target.gateway.to_string(),
@@ -94,7 +95,7 @@ fn pass_by(target: &mut Target, answer: &Answer) -> Result<(), SshConfigError> {
         gateway: gateway.clone(),
         via: Vec::new(),
         proxy: None,
-        ..target.clone()
+        ..asked_for.clone()
     };
     let hops: Vec<Target> = answer.jumps.iter().map(hop).collect();
     target.via.splice(0..0, hops);
@@ -105,7 +106,7 @@ fn pass_by(target: &mut Target, answer: &Answer) -> Result<(), SshConfigError> {
 }
 
 /// The first hop is connected to, so its own ProxyJump counts (ssh_config(5)); that of the others is given already.
-async fn complete_jumps(target: &mut Target) -> Result<(), SshConfigError> {
+async fn complete_jumps(target: &mut Target, asked_for: &Target) -> Result<(), SshConfigError> {
     let mut index = 0;
     while let Some(hop) = target.via.get_mut(index) {
         let Some(answer) = asked(hop).await? else {
@@ -117,7 +118,7 @@ async fn complete_jumps(target: &mut Target) -> Result<(), SshConfigError> {
         hop.unsaid = None;
         let is_first = index == 0 && unsaid_way && hop.proxy.is_none();
         if is_first && !answer.jumps.is_empty() {
-            pass_by(target, &answer)?;
+            pass_by(target, asked_for, &answer)?;
             continue;
         }
         if is_first && answer.has_command {
@@ -311,9 +312,11 @@ fn jumps(text: &str) -> Result<Vec<Gateway>, String> {
 
 #[cfg(test)]
 mod tests {
+    use adit_rules::{Engine, HostKeys};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::behind::Behind;
 
     #[test]
     fn reads_what_ssh_prints() {
@@ -355,6 +358,53 @@ mod tests {
         check("", "/h/%r@%h:%p-%n", "/h/eve@gw.example:2222-corp");
         check("", "/h/%%k%%%k%", "/h/%k%corp%");
         check("", "/h/%C%h", "/h/%Cgw.example");
+    }
+
+    fn asked_for() -> Target {
+        Target {
+            gateway: "corp".parse().unwrap(),
+            via: Vec::new(),
+            proxy: None,
+            login: "alice".to_owned(),
+            identity: None,
+            certificate: None,
+            methods: Vec::new(),
+            known_hosts: Vec::new(),
+            host_keys: HostKeys::Strict,
+            home: "/home/eve".into(),
+            engine: Engine::Auto,
+            hands_over: false,
+            unsaid: Some(Unsaid {
+                identity: true,
+                known_hosts: true,
+                via: true,
+            }),
+            host_key_alias: None,
+            behind: Behind::Zone,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_jump_host_has_none_of_what_is_said_of_the_host_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let [key, known] = ["key", "known"].map(|name| directory.path().join(name));
+        std::fs::write(&key, "").unwrap();
+        let text = format!(
+            "user eve\nhostname gw.example\nport 22\nidentityfile {}\nuserknownhostsfile {}\nhostkeyalias gate\nproxyjump hop\n",
+            key.display(),
+            known.display()
+        );
+        let answer = Answer::of(&text, "corp", Path::new("/home/eve")).unwrap();
+        let asked_for = asked_for();
+        let mut done = asked_for.clone();
+        answer.fill(&mut done).await;
+        assert_eq!(done.identity, Some(Identity::File(key)));
+        pass_by(&mut done, &asked_for, &answer).unwrap();
+        let hop = Target {
+            gateway: "hop".parse().unwrap(),
+            ..asked_for
+        };
+        assert_eq!(done.via, [hop]);
     }
 
     proptest! {
