@@ -38,6 +38,14 @@ fn as_text<S: serde::Serializer>(
 mod tests {
     use super::*;
 
+    /// Compiles only as long as it is wiped.
+    #[test]
+    fn it_is_wiped_when_it_is_dropped() {
+        fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let Secret(text) = Secret::from("open sesame".to_owned());
+        is_wiped(&text);
+    }
+
     #[test]
     fn it_is_not_printed() {
         let secret = Secret::from("open sesame".to_owned());
