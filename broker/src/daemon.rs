@@ -332,7 +332,10 @@ impl Broker {
             Request::Flows {} => Answer::Flows(self.dispatcher.flows.views()),
             Request::Close { id } if self.dispatcher.flows.close(id) => Answer::Done,
             Request::Close { id } => Answer::Error(format!("no live flow has the id {id}")),
-            Request::Trust { zone, fingerprint } => self.trust(&zone, &fingerprint),
+            Request::Trust { zone, fingerprint } => {
+                self.off_the_data_path(move |own| Ok(own.trust(&zone, &fingerprint)))
+                    .await
+            }
             Request::Unlock { zone, answers } => match self.zones().remove(&zone) {
                 Some(zone) => unlock(&zone, answers).await,
                 None => Answer::Error(format!("no zone is called {zone:?}")),

@@ -139,7 +139,7 @@ impl Zone {
             .collect()
     }
 
-    /// Notes the host key with this fingerprint, of every gateway that showed it, and lets its links try again.
+    /// Notes the host key with this fingerprint, of every gateway that showed it, and lets its links try again. It waits for the disk.
     ///
     /// # Errors
     /// When no gateway waits for a word on it, or the first that did cannot have it.

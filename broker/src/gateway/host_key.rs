@@ -10,6 +10,7 @@ use russh::keys::ssh_key::Certificate;
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::host_certificate::CertificateFault;
 use super::known_hosts::{self, Certified, KnownHost, Place, Verdict};
@@ -122,11 +123,11 @@ impl russh::client::Handler for HostKeyCheck {
     ) -> Result<bool, Self::Error> {
         match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
-                self.check_key(key)?;
+                self.check_key(key).await?;
                 self.trusted_for(key);
             }
             PublicKeyOrCertificate::Certificate(certificate) => {
-                if !self.check_certificate(certificate)? {
+                if !self.check_certificate(certificate).await? {
                     self.trusted_for(&PublicKey::from(certificate.public_key().clone()));
                 }
             }
@@ -262,22 +263,22 @@ impl HostKeyCheck {
         }
     }
 
-    fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
-        match self.unless_unknown(&self.known, key) {
+    async fn check_key(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
+        match self.unless_unknown(self.known.judge(key), key) {
             Some(judged) => judged,
-            None => self.check_unknown(key),
+            None => self.check_unknown(key).await,
         }
     }
 
-    /// What those files say of it that know the host.
+    /// What the verdict on it means, unless no file knows the host.
     fn unless_unknown(
         &self,
-        known: &KnownHost,
+        verdict: Verdict,
         key: &PublicKey,
     ) -> Option<Result<(), HostKeyRejection>> {
         let host = self.host();
         let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-        match known.judge(key) {
+        match verdict {
             Verdict::Known => Some(Ok(())),
             Verdict::Unknown => None,
             Verdict::Changed(place) => Some(Err(HostKeyRejection::Changed {
@@ -293,40 +294,47 @@ impl HostKeyCheck {
         }
     }
 
-    fn check_unknown(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
-        let host = self.host();
-        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
+    async fn check_unknown(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
         match self.unknown_is {
-            HostKeys::Strict => Err(HostKeyRejection::Unknown {
-                host,
-                fingerprint,
-                files: self.files.clone(),
-            }),
-            HostKeys::AcceptNew => self.accept_new(key),
+            HostKeys::Strict => Err(self.unknown(key)),
+            HostKeys::AcceptNew => self.accept_new(key).await,
             HostKeys::Ask => {
                 self.questions.ask_about(UnknownKey {
                     gateway: self.gateway.clone(),
                     files: self.files.clone(),
                     key: key.clone(),
                 });
+                let (host, fingerprint) = (self.host(), super::fingerprint(key));
                 Err(HostKeyRejection::Asked { host, fingerprint })
             }
         }
     }
 
+    fn unknown(&self, key: &PublicKey) -> HostKeyRejection {
+        HostKeyRejection::Unknown {
+            host: self.host(),
+            fingerprint: super::fingerprint(key),
+            files: self.files.clone(),
+        }
+    }
+
     /// Another connection may have noted another key of this host since the files were read: whoever comes second is not new.
-    fn accept_new(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
+    async fn accept_new(&self, key: &PublicKey) -> Result<(), HostKeyRejection> {
         let host = self.host();
         let not_noted = |error: NotNoted| HostKeyRejection::NotNoted {
             host: host.clone(),
             source: Arc::new(error),
         };
-        let known = KnownHost::read(&self.files, &self.gateway.host, self.gateway.port);
-        let known = known.map_err(|error| not_noted(NotNoted::from(error)))?;
-        if let Some(judged) = self.unless_unknown(&known, key) {
-            return judged;
-        }
-        let file = new_host_key::note(&self.files, &host, key).map_err(not_noted)?;
+        let (files, gateway, new) = (self.files.clone(), self.gateway.clone(), key.clone());
+        let noting = spawn_blocking(move || new_host_key::note_if_new(&files, &gateway, &new));
+        let noted = noting.await.unwrap_or_else(|error| Err(error.into()));
+        let file = match noted.map_err(not_noted)? {
+            Ok(file) => file,
+            Err(verdict) => {
+                let judged = self.unless_unknown(verdict, key);
+                return judged.unwrap_or_else(|| Err(self.unknown(key)));
+            }
+        };
         let (file, fingerprint) = (file.display(), super::fingerprint(key));
         tracing::warn!("new host key of {host}, noted in {file}: {fingerprint}");
         Ok(())
@@ -337,19 +345,20 @@ impl HostKeyCheck {
     }
 
     /// Whether it is trusted for itself. A certificate that nobody here vouches for says no more than the key in it, which may be known.
-    fn check_certificate(&self, certificate: &Certificate) -> Result<bool, HostKeyRejection> {
+    async fn check_certificate(&self, certificate: &Certificate) -> Result<bool, HostKeyRejection> {
         let key = PublicKey::from(certificate.public_key().clone());
-        let by_key = || self.check_key(&key).map(|()| false);
         match self.known.judge_certificate(certificate, SystemTime::now()) {
             Certified::Trusted => Ok(true),
-            Certified::NoAuthority => by_key(),
+            Certified::NoAuthority => self.check_key(&key).await.map(|()| false),
             Certified::Faulty(fault) => match self.known.judge(&key) {
                 Verdict::Unknown => Err(HostKeyRejection::Certificate {
                     host: self.host(),
                     id: certificate.key_id().to_owned(),
                     fault,
                 }),
-                Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => by_key(),
+                Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_) => {
+                    self.check_key(&key).await.map(|()| false)
+                }
             },
             Certified::Revoked(place) => Err(HostKeyRejection::Revoked {
                 host: self.host(),
@@ -435,20 +444,23 @@ mod tests {
         assert!(!session.is_closed());
     }
 
-    #[test]
-    fn of_two_first_connections_at_once_one_is_the_first() {
+    #[tokio::test]
+    async fn of_two_first_connections_at_once_one_is_the_first() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("known_hosts");
         let [own, other] = KEYS.map(|key| PublicKey::from_openssh(key).unwrap());
         let (first, second) = (check(&file), check(&file));
-        first.check_key(&own).unwrap();
-        let rejected = second.check_key(&other).unwrap_err();
+        let (one, two) = tokio::join!(first.check_key(&own), second.check_key(&other));
+        let (noted, rejected) = match (one, two) {
+            (Ok(()), Err(rejected)) => (KEYS[0], rejected),
+            (Err(rejected), Ok(())) => (KEYS[1], rejected),
+            both => panic!("{both:?}"),
+        };
         assert!(
             matches!(rejected, HostKeyRejection::Changed { .. }),
             "{rejected}"
         );
-        second.check_key(&own).unwrap();
-        let noted = std::fs::read_to_string(&file).unwrap();
-        assert_eq!(noted, format!("gw.example {}\n", KEYS[0]));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text, format!("gw.example {noted}\n"));
     }
 }

@@ -141,17 +141,17 @@ impl Attempt<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use adit_rules::{Engine, HostKeys};
+    use adit_rules::HostKeys;
     use russh::server::{Auth, Response};
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::behind::Behind;
     use crate::gateway::Questions;
     use crate::gateway::connection::{Target, client_config};
     use crate::gateway::host_key::HostKeyCheck;
     use crate::gateway::known_hosts::KnownHost;
     use crate::gateway::new_host_key;
+    use crate::gateway::plain_target::plain_target;
     use crate::gateway::secret::Secret;
 
     /// Words of the broker's own, on a line of their own.
@@ -184,21 +184,8 @@ mod tests {
 
     fn target() -> Target {
         Target {
-            gateway: "gw.example:443".parse().unwrap(),
-            via: Vec::new(),
-            proxy: None,
-            login: "alice".to_owned(),
-            identity: None,
-            certificate: None,
             methods: vec![Method::KeyboardInteractive],
-            known_hosts: Vec::new(),
-            host_keys: HostKeys::Strict,
-            home: "/home/alice".into(),
-            engine: Engine::Embedded,
-            hands_over: false,
-            unsaid: None,
-            host_key_alias: None,
-            behind: Behind::Zone,
+            ..plain_target("gw.example:443")
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use russh::keys::ssh_key::Certificate;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, HashAlg, PublicKey};
+use tokio::task::spawn_blocking;
 
 use super::host_certificate::{self, CertificateFault};
 use super::known_hosts_line::{self, Marker};
@@ -68,6 +69,9 @@ pub enum KnownHostsError {
         /// Why.
         source: std::io::Error,
     },
+    /// The thread that reads them has ended.
+    #[error("cannot read the known hosts: {0}")]
+    Aside(tokio::task::JoinError),
     /// The file is larger than anyone's known hosts.
     #[error("{} is larger than 16 MiB", file.display())]
     TooLarge {
@@ -115,6 +119,17 @@ impl KnownHost {
             lines,
             portless,
         })
+    }
+
+    /// The same on a thread of its own: the files may be large, and each hashed line of them costs.
+    pub(super) async fn read_aside(
+        files: &[PathBuf],
+        host: &str,
+        port: u16,
+    ) -> Result<Self, KnownHostsError> {
+        let (files, host) = (files.to_owned(), host.to_owned());
+        let reading = spawn_blocking(move || Self::read(&files, &host, port));
+        reading.await.map_err(KnownHostsError::Aside)?
     }
 
     /// Judges the key that the host showed.

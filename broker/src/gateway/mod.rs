@@ -22,6 +22,8 @@ mod more_host_keys;
 mod mux;
 mod new_host_key;
 mod openssh;
+#[cfg(test)]
+mod plain_target;
 mod proxy;
 mod public_key;
 mod questions;

@@ -5,10 +5,15 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use adit_rules::Gateway;
 use russh::keys::PublicKey;
 
-use super::known_hosts::KnownHostsError;
+use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
+
+/// Of two that find a host unknown at once, the second is to see what the first has noted.
+static NOTING: Mutex<()> = Mutex::new(());
 
 /// Why a key was not noted.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +32,26 @@ pub enum NotNoted {
     /// What is known by now can't be read.
     #[error(transparent)]
     Read(#[from] KnownHostsError),
+    /// The thread that was to note it has ended.
+    #[error("it was not written: {0}")]
+    Aside(#[from] tokio::task::JoinError),
     /// The key has no text.
     #[error("the key cannot be written: {0}")]
     Key(#[from] russh::keys::ssh_key::Error),
+}
+
+/// Adds a line for `gateway` to the first of `files`, and says which that is; or what they say of the key by now.
+pub(super) fn note_if_new(
+    files: &[PathBuf],
+    gateway: &Gateway,
+    key: &PublicKey,
+) -> Result<Result<PathBuf, Verdict>, NotNoted> {
+    let Gateway { host, port, .. } = gateway;
+    let _alone = NOTING.lock().unwrap_or_else(PoisonError::into_inner);
+    match KnownHost::read(files, host, *port)?.judge(key) {
+        Verdict::Unknown => note(files, &known_hosts::lookup_name(host, *port), key).map(Ok),
+        verdict @ (Verdict::Known | Verdict::Changed(_) | Verdict::Revoked(_)) => Ok(Err(verdict)),
+    }
 }
 
 /// Adds a line for `host`, named as in known_hosts, to the first of `files`, and says which that is.

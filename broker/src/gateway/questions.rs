@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use adit_rules::Gateway;
 use russh::keys::PublicKey;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 use super::askpass::Askpass;
 use super::distrust::Distrust;
-use super::known_hosts::{self, KnownHost, KnownHostsError, Verdict};
+use super::known_hosts::{self, Verdict};
 use super::new_host_key::{self, NotNoted};
 use super::unlocking::Unlocking;
 
@@ -58,10 +59,7 @@ pub enum NotTrusted {
         /// As in known_hosts.
         host: String,
     },
-    /// The files can't be read.
-    #[error(transparent)]
-    Read(#[from] KnownHostsError),
-    /// The file can't be written.
+    /// The files can't be read or written.
     #[error(transparent)]
     Note(#[from] NotNoted),
 }
@@ -132,7 +130,8 @@ impl Questions {
             if !askpass.confirm(&text, &fingerprint).await {
                 return;
             }
-            if let Err(error) = own.trust(&fingerprint) {
+            let trusting = spawn_blocking(move || own.trust(&fingerprint));
+            if let Ok(Err(error)) = trusting.await {
                 tracing::error!("{error}");
             }
         });
@@ -149,7 +148,7 @@ impl Questions {
         self.unlocking.forget();
     }
 
-    /// Notes the key with this fingerprint, of every gateway that showed it, and lets the zone try again.
+    /// Notes the key with this fingerprint, of every gateway that showed it, and lets the zone try again. It waits for the disk.
     pub fn trust(&self, fingerprint: &str) -> Result<(), NotTrusted> {
         let is_meant = |key: &mut UnknownKey| key.fingerprint() == fingerprint;
         let meant: Vec<_> = self.lock().extract_if(.., is_meant).collect();
@@ -188,10 +187,8 @@ impl Questions {
 
 impl UnknownKey {
     fn trust(&self) -> Result<(), NotTrusted> {
-        let Gateway { host, port, .. } = &self.gateway;
-        match KnownHost::read(&self.files, host, *port)?.judge(&self.key) {
-            Verdict::Unknown => {
-                let file = new_host_key::note(&self.files, &self.host(), &self.key)?;
+        match new_host_key::note_if_new(&self.files, &self.gateway, &self.key)? {
+            Ok(file) => {
                 let (host, file) = (self.host(), file.display());
                 tracing::warn!(
                     "trusting the host key of {host}, noted in {file}: {}",
@@ -199,8 +196,8 @@ impl UnknownKey {
                 );
                 Ok(())
             }
-            Verdict::Known => Ok(()),
-            Verdict::Changed(_) | Verdict::Revoked(_) => {
+            Err(Verdict::Known) => Ok(()),
+            Err(Verdict::Unknown | Verdict::Changed(_) | Verdict::Revoked(_)) => {
                 Err(NotTrusted::KnownMeanwhile { host: self.host() })
             }
         }

@@ -139,7 +139,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     heard: Heard,
 ) -> Result<Handle<HostKeyCheck>, ConnectError> {
     let gateway = target.as_known();
-    let known = KnownHost::read(&target.known_hosts, &gateway.host, gateway.port)?;
+    let known = KnownHost::read_aside(&target.known_hosts, &gateway.host, gateway.port).await?;
     let config = Arc::new(client_config(&known));
     let check = HostKeyCheck {
         gateway,
@@ -157,4 +157,53 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         after: HANDSHAKE_TIMEOUT,
     };
     Ok(connected.map_err(|_| timed_out)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::gateway::plain_target::plain_target;
+
+    /// Here the disk answers once someone else has had a turn on the runtime's only thread.
+    #[test]
+    fn known_hosts_are_read_while_others_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let slow = directory.path().join("known_hosts");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&slow)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let target = Target {
+                    known_hosts: vec![slow.clone()],
+                    ..plain_target("gw.example")
+                };
+                let (near, far) = tokio::io::duplex(1);
+                drop(far);
+                let heard = Heard {
+                    refusals: mpsc::channel(1).0,
+                    announced: None,
+                };
+                let questions = Questions::default();
+                let (connected, written) = tokio::join!(
+                    handshake(&target, near, &questions, heard),
+                    tokio::fs::write(slow, "")
+                );
+                written.unwrap();
+                assert!(matches!(connected, Err(ConnectError::Ssh(_))));
+            });
+            tell.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(20))
+            .expect("the others wait for the disk");
+    }
 }

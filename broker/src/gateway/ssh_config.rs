@@ -7,7 +7,6 @@ use std::time::Duration;
 use adit_rules::{Gateway, Identity};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use super::bounded_program::{NotTold, told_by};
 use super::connection::Target;
@@ -312,11 +311,10 @@ fn jumps(text: &str) -> Result<Vec<Gateway>, String> {
 
 #[cfg(test)]
 mod tests {
-    use adit_rules::{Engine, HostKeys};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::behind::Behind;
+    use crate::gateway::plain_target::plain_target;
 
     #[test]
     fn reads_what_ssh_prints() {
@@ -362,25 +360,12 @@ mod tests {
 
     fn asked_for() -> Target {
         Target {
-            gateway: "corp".parse().unwrap(),
-            via: Vec::new(),
-            proxy: None,
-            login: "alice".to_owned(),
-            identity: None,
-            certificate: None,
-            methods: Vec::new(),
-            known_hosts: Vec::new(),
-            host_keys: HostKeys::Strict,
-            home: "/home/eve".into(),
-            engine: Engine::Auto,
-            hands_over: false,
             unsaid: Some(Unsaid {
                 identity: true,
                 known_hosts: true,
                 via: true,
             }),
-            host_key_alias: None,
-            behind: Behind::Zone,
+            ..plain_target("corp")
         }
     }
 
@@ -397,7 +382,7 @@ mod tests {
         let answer = Answer::of(&text, "corp", Path::new("/home/eve")).unwrap();
         let asked_for = asked_for();
         let mut done = asked_for.clone();
-        answer.fill(&mut done).await;
+        answer.fill(&mut done);
         assert_eq!(done.identity, Some(Identity::File(key)));
         pass_by(&mut done, &asked_for, &answer).unwrap();
         let hop = Target {
