@@ -14,7 +14,7 @@ use crate::wildcard;
 pub struct Asker<'a> {
     /// Who has logged in.
     pub user: &'a UserName,
-    /// Whom else the certificate names; nobody where it was none.
+    /// Whom else a certificate of the gateway's authority names; nobody where it was none.
     pub principals: &'a [String],
     /// The client's address, where it is known.
     pub from: Option<IpAddr>,

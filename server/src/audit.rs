@@ -15,6 +15,7 @@ use crate::asker::Asker;
 use crate::audit_event::Event;
 use crate::credential::Credential;
 use crate::log_queue;
+use crate::permissions::Permissions;
 use crate::throttle::{Throttle, shown};
 use crate::user_name::UserName;
 
@@ -40,11 +41,14 @@ pub struct Who {
 
 impl Who {
     /// As the policy sees it, for a stream of this application, now.
-    pub(crate) fn asker<'a>(&'a self, application: Option<&'a str>) -> Asker<'a> {
-        let principals = self.credential.certificate();
+    pub(crate) fn asker<'a>(
+        &'a self,
+        permissions: &'a Permissions,
+        application: Option<&'a str>,
+    ) -> Asker<'a> {
         Asker {
             user: &self.user,
-            principals: principals.map_or(&[], |certificate| &certificate.principals),
+            principals: &permissions.principals,
             from: self.address,
             application,
             at: Zoned::now().datetime(),

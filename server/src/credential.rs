@@ -31,8 +31,6 @@ pub struct CertificateId {
     pub serial: u64,
     /// The authority's fingerprint.
     pub authority: String,
-    /// Whom it names.
-    pub principals: Vec<String>,
 }
 
 impl Credential {
@@ -62,7 +60,6 @@ impl CertificateId {
             id: certificate.key_id().to_owned(),
             serial: certificate.serial(),
             authority: fingerprint(certificate.signature_key()),
-            principals: certificate.valid_principals().to_vec(),
         }
     }
 }

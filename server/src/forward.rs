@@ -16,6 +16,7 @@ use crate::audit::Question;
 use crate::forward_relay::{ForwardEnd, Inflow, relay};
 use crate::gateway::{Dialled, Gateway};
 use crate::in_use::Use;
+use crate::permissions::Way;
 use crate::sessions::Session;
 
 /// Time for the session to take our word. It takes none while the client lets a key exchange stand
@@ -87,21 +88,10 @@ impl Forwarding {
             Err(_) => format!("{host} port {port}"),
         };
         let question = Question::new(Arc::clone(&self.session.who), shown, None);
-        if !self.session.permissions().forwarding {
-            let refusal = Refusal {
-                reason: RefusalReason::Denied,
-                detail: String::new(),
-            };
-            question.refused(
-                &refusal,
-                "the key or certificate permits no port forwarding",
-            );
-            return Some(Err(refusal));
-        }
         tokio::select! {
             biased;
             _ = self.gateway.over(&self.session) => None,
-            opened = self.gateway.open(question, &self.session, asked) => Some(opened),
+            opened = self.gateway.open(question, &self.session, Way::Forward, asked) => Some(opened),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::log_queue;
 use crate::metrics::Metrics;
-use crate::permissions::Permissions;
+use crate::permissions::{NotPermitted, Permissions, Way};
 use crate::policy::{Authorized, Denial, Judgement, Policy};
 use crate::quota::{Full, Place, Quota};
 use crate::rejudge;
@@ -62,6 +62,7 @@ pub(crate) struct Dialled {
 
 /// What a stream was judged by.
 struct Reached {
+    way: Way,
     asked: Asked,
     policy: Arc<Policy>,
     permissions: Arc<Permissions>,
@@ -80,8 +81,8 @@ enum NotOpened {
     TooFast,
     #[error("too many streams: {0}")]
     TooMany(#[from] Full),
-    #[error("the key or certificate does not permit {0}")]
-    NotPermitted(Asked),
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     #[error(transparent)]
     Denied(#[from] Denial),
     #[error(transparent)]
@@ -106,7 +107,11 @@ impl NotOpened {
             | Self::TooFast
             | Self::TooMany(_)
             | Self::Unresolved(ResolveError::Busy(_)) => (RefusalReason::Busy, self.to_string()),
-            Self::NotPermitted(_) => (RefusalReason::Denied, self.to_string()),
+            // Stock clients are told nothing beyond that.
+            Self::NotPermitted(NotPermitted::Forwarding) => (RefusalReason::Denied, String::new()),
+            Self::NotPermitted(NotPermitted::Destination(_)) => {
+                (RefusalReason::Denied, self.to_string())
+            }
             Self::Denied(denial) => (RefusalReason::Denied, denial.for_broker()),
             Self::Unresolved(ResolveError::TimedOut { .. }) => {
                 (RefusalReason::TimedOut, self.to_string())
@@ -259,6 +264,7 @@ impl Gateway {
         &self,
         question: Question,
         session: &Arc<Session>,
+        way: Way,
         asked: Result<Asked, NotADestination>,
     ) -> Result<Dialled, Refusal> {
         if !log_queue::has_room() {
@@ -266,9 +272,10 @@ impl Gateway {
             return Err(NotOpened::NoAudit.refusal());
         }
         let application = question.application().map(str::to_owned);
-        match self.reach(session, application.as_deref(), asked).await {
+        let application = application.as_deref();
+        match self.reach(session, application, way, asked).await {
             Ok((reached, connected, permit, place)) => {
-                let subject = Subject::Dialled(reached.asked);
+                let subject = Subject::Dialled(reached.way, reached.asked);
                 let (address, entry) = (permit.address(), permit.entry());
                 let (open, entered) = self.enter(question, session, subject, address, entry);
                 // A reload that came in between has judged what was listed then.
@@ -333,6 +340,7 @@ impl Gateway {
         &self,
         session: &Session,
         application: Option<&str>,
+        way: Way,
         asked: Result<Asked, NotADestination>,
     ) -> Result<(Reached, TcpStream, Authorized, Place), NotOpened> {
         let asked = asked?;
@@ -341,16 +349,15 @@ impl Gateway {
         }
         let user = &session.who.user;
         let permissions = session.permissions();
-        if !permissions.opens(&asked) {
-            return Err(NotOpened::NotPermitted(asked));
-        }
+        permissions.opens(way, &asked)?;
         let deadline = Instant::now() + self.limits.dial_timeout;
         let allowance = self.allowance(user);
         if !self.rates.admit_open(user, allowance) {
             return Err(NotOpened::TooFast);
         }
         let place = self.streams.take_within(user, allowance.flows)?;
-        let (policy, asker) = (self.policy(), session.who.asker(application));
+        let asker = session.who.asker(&permissions, application);
+        let policy = self.policy();
         let authorized = match policy.judge(&asker, &asked)? {
             Judgement::Dial(authorized) => vec![authorized],
             Judgement::Resolve(resolvable) => {
@@ -368,6 +375,7 @@ impl Gateway {
         .await?;
         let permit = permit.clone();
         let reached = Reached {
+            way,
             asked,
             policy,
             permissions,

@@ -11,6 +11,7 @@ use tokio::time::{error::Elapsed, timeout};
 use crate::asked::Asked;
 use crate::audit::{self, Question};
 use crate::gateway::Gateway;
+use crate::permissions::Way;
 use crate::sessions::Session;
 
 /// Time for a goodbye to be sent when the gateway stops.
@@ -108,7 +109,7 @@ async fn flow(gateway: Arc<Gateway>, session: Arc<Session>, request: Request) {
         shown,
         header.application.as_deref(),
     );
-    let opening = gateway.open(question, &session, asked);
+    let opening = gateway.open(question, &session, Way::Link, asked);
     // What was given up already is not dialled, nor called open when both are so at once.
     let opened = tokio::select! {
         biased;

@@ -170,12 +170,9 @@ impl Logins {
         user: &UserName,
         proof: &Proof,
     ) -> Result<Login, NotAuthorized> {
-        let user = match &proof.key {
-            Some(Shown::Certificate(certificate)) => self.certified(user.clone(), certificate)?,
-            Some(Shown::Key(_)) | None => self.known(user.clone())?,
-        };
-        let proof = proof.clone();
-        self.read(move |shared| shared.again(user, proof)).await
+        let (user, proof) = (user.clone(), proof.clone());
+        let login = self.read(move |shared| shared.again(user, proof)).await?;
+        self.of_ours(login)
     }
 
     /// What has to be shown.
@@ -265,10 +262,13 @@ impl Logins {
         certificate: &Certificate,
         attempt: Attempt,
     ) -> Result<Login, NotAuthorized> {
-        let user = self.certified(user.parse()?, certificate)?;
+        // Nothing is read for whom no authority could make a user.
+        let user = self.known_by(user.parse()?, certificate.valid_principals())?;
         let certificate = certificate.clone();
-        self.read(move |shared| shared.certificate(user, &certificate, attempt))
-            .await
+        let login = self
+            .read(move |shared| shared.certificate(user, &certificate, attempt))
+            .await?;
+        self.of_ours(login)
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -276,24 +276,25 @@ impl Logins {
     }
 
     fn known(&self, user: UserName) -> Result<UserName, NotAuthorized> {
-        match self.gateway.policy().knows(&user) {
+        self.known_by(user, &[])
+    }
+
+    /// By the name, or by one of these principals.
+    fn known_by(&self, user: UserName, principals: &[String]) -> Result<UserName, NotAuthorized> {
+        let policy = self.gateway.policy();
+        let mut principals = principals.iter();
+        let named = principals.any(|principal| policy.knows_principal(principal));
+        match named || policy.knows(&user) {
             true => Ok(user),
             false => Err(NotAuthorized::Unknown),
         }
     }
 
-    /// Whether the certificate is any good is looked at later.
-    fn certified(
-        &self,
-        user: UserName,
-        certificate: &Certificate,
-    ) -> Result<UserName, NotAuthorized> {
-        let policy = self.gateway.policy();
-        let mut principals = certificate.valid_principals().iter();
-        match principals.any(|principal| policy.knows_principal(principal)) {
-            true => Ok(user),
-            false => self.known(user),
-        }
+    /// What was proved makes a user of the policy, too.
+    fn of_ours(&self, login: Login) -> Result<Login, NotAuthorized> {
+        let principals = &login.permissions.principals;
+        self.known_by(login.user.clone(), principals)?;
+        Ok(login)
     }
 
     async fn read<T: Send + 'static>(
@@ -389,7 +390,7 @@ impl Shared {
     }
 
     /// An authority of the user's own file gives what its line says; one of the server's gives the
-    /// certificate to the user whose name is in it.
+    /// certificate to the user whose name is in it, and its principals.
     fn certificate(
         &self,
         user: UserName,
@@ -398,7 +399,10 @@ impl Shared {
     ) -> Result<Login, NotAuthorized> {
         self.revocation.check_certificate(certificate)?;
         let permissions = match self.is_authority(certificate.signature_key()) {
-            true => certificate::judge(certificate, &[user.as_str()], attempt)?,
+            true => Permissions {
+                principals: certificate.valid_principals().to_vec(),
+                ..certificate::judge(certificate, &[user.as_str()], attempt)?
+            },
             false => self.by_authority_of(&user, certificate, attempt)?,
         };
         Ok(Login {

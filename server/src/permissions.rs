@@ -1,4 +1,5 @@
-//! What the key or certificate of a login leaves of what the policy allows: it can only take away.
+//! What the key or certificate of a login leaves of what the policy allows, and the principals by which
+//! the policy may know it. Judged anew at each reload.
 use std::net::IpAddr;
 
 use crate::asked::Asked;
@@ -14,6 +15,18 @@ pub struct Permissions {
     pub open: Option<Vec<PermitOpen>>,
     /// Where `ssh -R` may listen; nowhere when empty.
     pub listen: Vec<PermitListen>,
+    /// Whom a certificate names that an authority of the gateway signed. One that a user's own file
+    /// names gives none: whoever writes that file would choose what the policy allows.
+    pub principals: Vec<String>,
+}
+
+/// How a destination is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A stream of a link.
+    Link,
+    /// A port that a stock client forwards.
+    Forward,
 }
 
 impl Permissions {
@@ -23,6 +36,7 @@ impl Permissions {
             forwarding: true,
             open: None,
             listen: Vec::new(),
+            principals: Vec::new(),
         }
     }
 
@@ -31,12 +45,31 @@ impl Permissions {
         self.forwarding && self.listen.iter().any(|permit| permit.fits(host, port))
     }
 
-    /// May this be asked for?
-    pub fn opens(&self, asked: &Asked) -> bool {
-        self.open
-            .as_ref()
-            .is_none_or(|open| open.iter().any(|permit| permit.fits(asked)))
+    /// May this be asked for, in this way?
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn opens(&self, way: Way, asked: &Asked) -> Result<(), NotPermitted> {
+        if way == Way::Forward && !self.forwarding {
+            return Err(NotPermitted::Forwarding);
+        }
+        let open = self.open.as_ref();
+        match open.is_none_or(|open| open.iter().any(|permit| permit.fits(asked))) {
+            true => Ok(()),
+            false => Err(NotPermitted::Destination(asked.clone())),
+        }
     }
+}
+
+/// The key's or certificate's no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPermitted {
+    /// Links only.
+    #[error("the key or certificate permits no port forwarding")]
+    Forwarding,
+    /// None of its destinations.
+    #[error("the key or certificate does not permit {0}")]
+    Destination(Asked),
 }
 
 /// A destination of `permitopen`, compared with what is asked for: nothing is looked up for it.

@@ -70,11 +70,12 @@ async fn one(gateway: &Gateway, logins: &Logins, session: &Session) -> Closed {
 pub(crate) fn flow(gateway: &Gateway, session: &Session, flow: &Flow) -> bool {
     let permissions = session.permissions();
     let allowed = match &flow.subject {
-        Subject::Dialled(asked) => {
+        Subject::Dialled(way, asked) => {
             // As it is in the audit, where `-` stands for an application that is not known.
             let application = Some(flow.application.as_str()).filter(|known| *known != "-");
-            let asker = session.who.asker(application);
-            permissions.opens(asked) && is_allowed(&gateway.policy(), &asker, asked, flow.dialled)
+            let asker = session.who.asker(&permissions, application);
+            permissions.opens(*way, asked).is_ok()
+                && is_allowed(&gateway.policy(), &asker, asked, flow.dialled)
         }
         Subject::Accepted { host, wanted, .. } => permissions.listens(host, *wanted),
     };

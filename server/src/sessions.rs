@@ -14,7 +14,7 @@ use crate::asked::Asked;
 use crate::audit::{LoggedIn, Who};
 use crate::login::Proof;
 use crate::metrics::Metrics;
-use crate::permissions::Permissions;
+use crate::permissions::{Permissions, Way};
 
 /// The sessions that are live.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ pub(crate) struct Flow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// A destination that was asked for.
-    Dialled(Asked),
+    Dialled(Way, Asked),
     /// A connection that came in for `ssh -R`.
     Accepted {
         /// Where it listens, as it was asked for.
@@ -75,7 +75,7 @@ pub(crate) enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dialled(asked) => asked.fmt(f),
+            Self::Dialled(_, asked) => asked.fmt(f),
             Self::Accepted { host, port, .. } => write!(f, "{host}:{port}"),
         }
     }
@@ -325,7 +325,7 @@ mod tests {
         let at: SocketAddr = "192.0.2.9:443".parse().expect("address");
         let flow = Flow {
             id: 1,
-            subject: Subject::Dialled(Asked::Address(at)),
+            subject: Subject::Dialled(Way::Link, Asked::Address(at)),
             dialled: at,
             entry: "e".to_owned(),
             application: "-".to_owned(),

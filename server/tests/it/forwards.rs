@@ -4,10 +4,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 use crate::destinations::{closed_port, echo};
 use crate::flows::{Broker, log_in};
+use crate::sessions::{done, extra};
 use crate::site::{Kept, PATIENCE, Running, Site, output, wait};
 use crate::stdio::{Sshd, own_name};
 
@@ -392,6 +394,42 @@ async fn a_reload_closes_forwarded_ports_too() {
     gateway.signal(nix::sys::signal::Signal::SIGHUP);
     is_refused(socket);
     is_refused(connect(port));
+}
+
+/// What would refuse a new one closes the old one as well; links are left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_takes_forwarding_away_closes_forwarded_ports() {
+    let site = Site::new();
+    let key = site.public_key("alice");
+    for (options, file) in [
+        ("restrict", ""),
+        ("no-port-forwarding", ""),
+        ("pty", "port_forwarding: false"),
+    ] {
+        site.authorize("alice", &key);
+        let gateway = site.start(POLICY, &extra(&site));
+        let at = echo().await;
+        let broker = Broker::connect(&site, gateway.address).await;
+        let mut on_link = broker.flow(at).await;
+        let (_client, port) = forwarded(&site, &gateway, &at.to_string());
+        let mut socket = connect(port);
+        echoes(&mut socket, b"seven b");
+        site.authorize("alice", &format!("{options} {key}"));
+        site.config(POLICY, &format!("{}\n{file}", extra(&site)));
+        let closed = done(&site, &["reload"]).await;
+        assert!(
+            closed.contains("0 sessions, 1 flows"),
+            "{options}: {closed}"
+        );
+        is_refused(socket);
+        is_refused(connect(port));
+        let why = "permits no port forwarding";
+        gateway.wait_log(|line| {
+            line["event"] == "refuse" && line["why"].as_str().is_some_and(|said| said.contains(why))
+        });
+        on_link.write_all(b"!").await.expect("write");
+        assert_eq!(on_link.read_u8().await.expect("read"), b'!');
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

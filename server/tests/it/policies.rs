@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::destinations::echo;
 use crate::flows::{Broker, flow};
-use crate::site::{PATIENCE, Site, output};
+use crate::logins::sign;
+use crate::site::{PATIENCE, Running, Site, output};
 
 async fn is_denied(broker: &Broker, at: SocketAddr) -> bool {
     let refusal = broker.refusal(&at.ip().to_string(), at.port()).await;
@@ -107,6 +108,51 @@ async fn a_principal_of_a_certificate_is_enough() {
     // The name has to be in it as well.
     sign("dba");
     assert!(forwards("alice").1.contains("Permission denied"));
+}
+
+/// Whoever has an authority in a file of one's own signs for oneself alone: it gives no principals, and
+/// makes no user of a name that the policy does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_by_an_authority_of_a_users_own_counts_for_nothing() {
+    let site = Site::new();
+    for name in ["ca", "gateways"] {
+        site.keygen(name, "");
+    }
+    sign(&site, "cert", &["-n", "alice,ghost,dba"]);
+    let own = format!(
+        "cert-authority,principals=\"dba\" {}",
+        site.public_key("ca")
+    );
+    site.authorize("alice", &own);
+    site.authorize("ghost", &own);
+    let policy = r#"[{name: databases, principals: [dba], allow: ["127.0.0.1:*"]},
+  {name: other, users: [alice], allow: ["127.0.0.2:*"]}]"#;
+    let at = echo().await.to_string();
+    let says = |gateway: &Running, user: &str| {
+        let mut ssh = site.ssh(gateway.address, user, "alice");
+        let certificate = site.path("cert");
+        ssh.arg("-o")
+            .arg(format!("CertificateFile={}", certificate.display()));
+        ssh.args(["-W", &at]);
+        let output = tokio::task::block_in_place(|| output(ssh));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let authority = site.path("gateways.pub");
+    for extra in ["", &format!("user_ca: [{}]", authority.display())] {
+        let gateway = site.start(policy, extra);
+        let alice = says(&gateway, "alice");
+        assert!(alice.contains("administratively prohibited"), "{alice}");
+        let ghost = says(&gateway, "ghost");
+        assert!(ghost.contains("Permission denied"), "{ghost}");
+        let unknown = "no entry or group of the policy names";
+        gateway.wait_log(|line| {
+            line["event"] == "login_refused"
+                && line["method"] == "certificate"
+                && line["why"]
+                    .as_str()
+                    .is_some_and(|why| why.contains(unknown))
+        });
+    }
 }
 
 /// A name server that says `127.0.0.1` once, and `127.0.0.2` from then on.

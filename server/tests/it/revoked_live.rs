@@ -90,3 +90,28 @@ async fn a_reload_ends_the_sessions_whose_validity_is_over() {
             && line["why"].as_str().is_some_and(|said| said.contains(why))
     });
 }
+
+/// A certificate by the gateway's authority and by one of the user's own is the same login, but the second gives no principals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_the_principals_of_what_was_an_authority_of_the_gateway() {
+    let site = Site::new();
+    site.keygen("ca", "");
+    site.keygen("other", "");
+    sign(&site, "one", &["-n", "alice,dba"]);
+    site.authorize(
+        "alice",
+        &format!("cert-authority {}", site.public_key("ca")),
+    );
+    site.write("revoked", "");
+    let policy = r#"[{name: databases, principals: [dba], allow: ["127.0.0.1:*"]},
+  {name: known, users: [alice], allow: ["127.0.0.2:*"]}]"#;
+    let authority = site.path("ca.pub").display().to_string();
+    let gateway = site.start(policy, &configured(&site, &authority));
+    let (_client, flow) = by_certificate(&site, &gateway, "one").await;
+    let other = site.path("other.pub").display().to_string();
+    site.config(policy, &configured(&site, &other));
+    let closed = done(&site, &["reload"]).await;
+    assert!(closed.contains("0 sessions, 1 flows"), "{closed}");
+    is_refused(flow);
+    assert_eq!(sessions(&site).await.len(), 1);
+}
