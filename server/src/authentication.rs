@@ -10,7 +10,6 @@ use russh::server::{Auth, Response};
 use tokio::time::{Instant, sleep, sleep_until};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::answers::Answered;
 use crate::audit::RefusedLogin;
 use crate::client::{Client, ConversationError};
 use crate::credential::{CertificateId, Credential, fingerprint};
@@ -121,7 +120,13 @@ impl Client {
         login: Result<Login, NotAuthorized>,
         changes: u64,
     ) -> Auth {
-        let judged = login.and_then(|login| self.go_on(user, Shown::Key(Box::new(login)), changes));
+        let judged = match login {
+            Ok(login) => {
+                let shown = Shown::Key(Box::new(login));
+                self.go_on(user, shown, changes).await
+            }
+            Err(why) => Err(why),
+        };
         match judged {
             Ok(auth) => auth,
             Err(why) => {
@@ -166,8 +171,10 @@ impl Client {
             Some(answer) => self.logins.answer(user, asked, answer).await,
             None => Err(NotAuthorized::Answer),
         };
-        let judged = judged
-            .and_then(|answered: Answered| self.go_on(user, Shown::Answer(answered), changes));
+        let judged = match judged {
+            Ok(answered) => self.go_on(user, Shown::Answer(answered), changes).await,
+            Err(why) => Err(why),
+        };
         match judged {
             Ok(auth) => Ok(auth),
             Err(why) => {
@@ -179,7 +186,12 @@ impl Client {
     }
 
     /// One step further: in, or what remains.
-    fn go_on(&mut self, user: &str, shown: Shown, changes: u64) -> Result<Auth, NotAuthorized> {
+    async fn go_on(
+        &mut self,
+        user: &str,
+        shown: Shown,
+        changes: u64,
+    ) -> Result<Auth, NotAuthorized> {
         let so_far = self.progress.take().filter(|progress| progress.is_of(user));
         let mut progress = so_far.unwrap_or_else(|| Progress::of(user, changes));
         progress.add(shown);
@@ -192,7 +204,8 @@ impl Client {
             });
         }
         let changes = progress.changes;
-        let login = self.logins.complete(user, progress, self.peer.ip())?;
+        let from = self.peer.ip();
+        let login = self.logins.complete(user, progress, from).await?;
         self.login = Some((login, changes));
         Ok(Auth::Accept)
     }

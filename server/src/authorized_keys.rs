@@ -57,6 +57,12 @@ impl KeysPath {
     pub fn of(&self, user: &UserName) -> PathBuf {
         PathBuf::from(format!("{}{user}{}", self.before, self.after))
     }
+
+    /// Where the way to the files of all users parts.
+    pub(crate) fn directory(&self) -> PathBuf {
+        let any = PathBuf::from(format!("{}_", self.before));
+        any.parent().map(PathBuf::from).unwrap_or(any)
+    }
 }
 
 /// A user's file.

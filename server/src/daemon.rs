@@ -12,6 +12,7 @@ use crate::audit;
 use crate::config::{Config, Limits, LogOverrides, Serving};
 use crate::control::protocol::{Answer, Request, SessionView};
 use crate::control::server::{ControlError, ControlSocket};
+use crate::faults;
 use crate::gateway::Gateway;
 use crate::host_key::{self, HostKeyError};
 use crate::listener::{Drained, ListenError, Server, listen};
@@ -125,6 +126,9 @@ fn start(gateway: &Arc<Gateway>, serving: &Serving) -> Result<(Logins, Drained),
         let public = key.public_key();
         let fingerprint = public.fingerprint(Default::default()).to_string();
         tracing::info!(kind = public.algorithm().as_str(), fingerprint, "host key");
+    }
+    for fault in faults::of_login(&serving.login) {
+        tracing::error!(%fault, "a file that the gateway's file names");
     }
     let (server, drained) = Server::new(
         Arc::clone(gateway),
@@ -256,16 +260,9 @@ impl Reloading {
     /// Reads the file again, and closes what would not be allowed any more.
     async fn reload(&self) -> Result<Closed, String> {
         let file = self.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || Config::load(&file)).await;
-        let loaded = match loaded {
-            Ok(loaded) => loaded.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let usable = loaded.and_then(|config| {
-            let serving = config.for_server().map_err(|error| error.to_string())?;
-            Ok((serving.clone(), config))
-        });
-        let (serving, mut config) = match usable {
+        let read = tokio::task::spawn_blocking(move || read_again(&file)).await;
+        let read = read.unwrap_or_else(|error| Err(error.to_string()));
+        let (serving, mut config) = match read {
             Ok(usable) => usable,
             Err(error) => {
                 tracing::error!(%error, "the file is not used, the old policy stays");
@@ -291,5 +288,17 @@ impl Reloading {
         let Closed { sessions, flows } = closed;
         audit::reloaded(sessions, flows);
         Ok(closed)
+    }
+}
+
+/// The file, which counts only when all the files that it names can be used: what cannot be read now
+/// lets nobody in and would end every session.
+fn read_again(file: &Path) -> Result<(Serving, Config), String> {
+    let config = Config::load(file).map_err(|error| error.to_string())?;
+    let serving = config.for_server().map_err(|error| error.to_string())?;
+    let faults = faults::of(serving);
+    match faults.is_empty() {
+        true => Ok((serving.clone(), config)),
+        false => Err(faults::in_words(&faults)),
     }
 }

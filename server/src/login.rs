@@ -13,6 +13,7 @@ use tokio::time::{error::Elapsed, timeout};
 use zeroize::Zeroizing;
 
 use crate::answers::{self, Answered, Answers};
+use crate::authorities;
 use crate::authorized_keys::{Attempt, AuthorizedKeys, BadLine, KeysPath};
 use crate::certificate::{self, BadCertificate};
 use crate::credential::{CertificateId, Credential, fingerprint};
@@ -24,13 +25,11 @@ use crate::one_time_code::BadCode;
 use crate::permissions::Permissions;
 use crate::revocation::{Revocation, Revoked};
 use crate::throttle::seldom;
-use crate::trusted_file::{self, Untrusted};
+use crate::trusted_file::Untrusted;
 use crate::user_name::{BadUserName, UserName};
 
 /// Files of keys that are read at a time: they can lie on a file system that does not answer.
 const READERS: usize = 16;
-/// Longest file of an authority's keys, in bytes.
-const MAX_AUTHORITIES: usize = 1 << 16;
 
 /// Where it is written who may log in, and whether there is more than links.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +196,7 @@ impl Logins {
     }
 
     /// The login of a user who has shown a whole chain.
-    pub(crate) fn complete(
+    pub(crate) async fn complete(
         &self,
         user: &str,
         progress: Progress,
@@ -209,7 +208,11 @@ impl Logins {
         }
         let login = match progress.key {
             Some(login) => *login,
-            None => shared.without_key(self.known(user.parse()?)?, from),
+            None => {
+                let user = self.known(user.parse()?)?;
+                self.read(move |shared| shared.without_key(user, from))
+                    .await?
+            }
         };
         let proof = Proof {
             answers: progress.answers,
@@ -356,7 +359,7 @@ impl Shared {
             Some(Shown::Certificate(certificate)) => {
                 self.certificate(user, certificate, attempt)?
             }
-            None => self.without_key(user, proof.from),
+            None => self.without_key(user, proof.from)?,
         };
         Ok(Login { proof, ..login })
     }
@@ -398,7 +401,8 @@ impl Shared {
         attempt: Attempt,
     ) -> Result<Login, NotAuthorized> {
         self.revocation.check_certificate(certificate)?;
-        let permissions = match self.is_authority(certificate.signature_key()) {
+        let permissions = match authorities::have(&self.files.user_ca, certificate.signature_key())
+        {
             true => Permissions {
                 principals: certificate.valid_principals().to_vec(),
                 ..certificate::judge(certificate, &[user.as_str()], attempt)?
@@ -416,9 +420,11 @@ impl Shared {
         })
     }
 
-    /// No key, so no options of one.
-    fn without_key(&self, user: UserName, from: IpAddr) -> Login {
-        Login {
+    /// No key, so no options of one, and none that could be revoked; but whoever cannot tell what is
+    /// lets nobody in.
+    fn without_key(&self, user: UserName, from: IpAddr) -> Result<Login, NotAuthorized> {
+        self.revocation.check_lists()?;
+        Ok(Login {
             user,
             credential: Credential::Answers,
             permissions: self.limited(Permissions::all()),
@@ -428,7 +434,7 @@ impl Shared {
                 methods: Vec::new(),
                 from,
             },
-        }
+        })
     }
 
     fn limited(&self, permissions: Permissions) -> Permissions {
@@ -456,21 +462,6 @@ impl Shared {
         Ok(Permissions {
             forwarding: left.forwarding && options.permissions.forwarding,
             ..options.permissions
-        })
-    }
-
-    fn is_authority(&self, key: &KeyData) -> bool {
-        self.files.user_ca.iter().any(|file| {
-            let found = trusted_file::read(file, MAX_AUTHORITIES).map(|(content, _)| {
-                let text = String::from_utf8_lossy(&content);
-                text.lines()
-                    .filter_map(|line| PublicKey::from_openssh(line.trim()).ok())
-                    .any(|listed| listed.key_data() == key)
-            });
-            found.unwrap_or_else(|error| {
-                seldom!(error, %error, "nobody's certificates are accepted by this file");
-                false
-            })
         })
     }
 

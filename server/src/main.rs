@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use adit_server::asker::Conditions;
-use adit_server::config::{Config, LogFormat, LogOverrides, LogTo, parse_allow};
+use adit_server::config::{Config, LogFormat, LogOverrides, LogTo, Serving, parse_allow};
 use adit_server::control::protocol::Request;
 use adit_server::daemon::{self, DaemonError};
+use adit_server::faults;
 use adit_server::gateway::Gateway;
 use adit_server::logging::{self, Stderr};
 use adit_server::policy::{Entry, Policy};
@@ -174,7 +175,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Use(error.to_string()))?
         .clone();
     if arguments.check {
-        return nothing_wrong_with(file);
+        return check_files(file, &serving);
     }
     let flush = logging::start(config.log, config.audit.as_deref(), Stderr::Ours)?;
     service::raise_descriptor_limit();
@@ -197,6 +198,19 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
             other.into()
         }
     })
+}
+
+/// Also of the files that it names, which another user may have no leave to read.
+fn check_files(file: &Path, serving: &Serving) -> Result<(), Failure> {
+    let faults = faults::of(serving);
+    if faults.is_empty() {
+        return nothing_wrong_with(file);
+    }
+    let mut words = faults::in_words(&faults);
+    if nix::unistd::geteuid().is_root() {
+        words += "\n  (as root sees it; for what the service sees:  runuser -u adit-server -- adit-server --config FILE --check)";
+    }
+    Err(Failure::Use(words))
 }
 
 fn nothing_wrong_with(file: &Path) -> Result<(), Failure> {

@@ -36,9 +36,11 @@ pub enum NotHashed {
 
 /// Why a line is no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadHash {
+pub enum BadHash {
+    /// Not made by us or another of its kind.
     #[error("no PHC string of Argon2id: make one with `adit-server hash-password`")]
     Form,
+    /// Anybody could keep the server busy by it.
     #[error("it costs more than {MAX_MEMORY} KiB of memory or {MAX_PASSES} passes")]
     Cost,
 }
@@ -75,6 +77,11 @@ pub(crate) fn check(lines: Option<&SecretLines>, user: &str, password: &str) -> 
             .verify_password(password.as_bytes(), hash)
             .is_ok();
     own.filter(|_| fits && usable.is_some()).map(Mark::of)
+}
+
+/// Is a line's hash any use?
+pub(crate) fn usable(text: &str) -> Result<(), BadHash> {
+    parse(text).map(drop)
 }
 
 fn first(lines: Option<&SecretLines>) -> Option<PasswordHash> {

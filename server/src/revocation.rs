@@ -121,6 +121,20 @@ impl Revocation {
         Ok(())
     }
 
+    /// Can all lists be read and understood? Otherwise nobody gets in, with a key or without.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub fn check_lists(&self) -> Result<(), Revoked> {
+        self.lists().map(drop)
+    }
+
+    /// Each that cannot.
+    pub fn faults(&self) -> Vec<Revoked> {
+        let lists = self.files.iter().map(RevokedFile::list);
+        lists.filter_map(Result::err).collect()
+    }
+
     fn lists(&self) -> Result<Vec<Arc<List>>, Revoked> {
         self.files.iter().map(RevokedFile::list).collect()
     }

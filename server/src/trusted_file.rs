@@ -100,18 +100,48 @@ fn read_if(
     // Both the way that is written and, where there are symbolic links on it, the one that it means.
     let meant = path.canonicalize().map_err(failed)?;
     for way in [path, meant.as_path()] {
-        for (distance, directory) in way.ancestors().skip(1).enumerate() {
-            let metadata = directory.metadata().map_err(failed)?;
-            // In such a directory nobody can put something else in the place of what is ours; but
-            // the file's own has to keep others from making one.
-            let sticky = metadata.mode() & STICKY != 0 && metadata.uid() == 0;
-            if distance == 0 || !sticky {
-                only_ours(directory, &metadata)?;
-            }
-        }
+        way_is_ours(path, way.ancestors().skip(1))?;
     }
     let content = bounded_file::read_opened(file, limit).map_err(failed)?;
     Ok((content, Stamp::new(&metadata)))
+}
+
+/// Could files in it be believed?
+///
+/// # Errors
+/// It is none, we may not search it, or others could put files there.
+pub(crate) fn check_directory(path: &Path) -> Result<(), Untrusted> {
+    let failed = |source| Untrusted::Read {
+        file: path.to_owned(),
+        source,
+    };
+    // Itself as it is found from within, which takes leave to search it.
+    path.join(".").metadata().map_err(failed)?;
+    let meant = path.canonicalize().map_err(failed)?;
+    for way in [path, meant.as_path()] {
+        way_is_ours(path, way.ancestors())?;
+    }
+    Ok(())
+}
+
+/// May nobody else change one of these directories, from that of the file upwards?
+fn way_is_ours<'a>(
+    file: &Path,
+    directories: impl Iterator<Item = &'a Path>,
+) -> Result<(), Untrusted> {
+    for (distance, directory) in directories.enumerate() {
+        let metadata = directory.metadata().map_err(|source| Untrusted::Read {
+            file: file.to_owned(),
+            source,
+        })?;
+        // In such a directory nobody can put something else in the place of what is ours; but
+        // the file's own has to keep others from making one.
+        let sticky = metadata.mode() & STICKY != 0 && metadata.uid() == 0;
+        if distance == 0 || !sticky {
+            only_ours(directory, &metadata)?;
+        }
+    }
+    Ok(())
 }
 
 /// Only root and the server's own user may be able to change it.
@@ -187,6 +217,36 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_directory_is_believed_as_the_files_in_it_are() {
+        let top = tempfile::tempdir().expect("directory");
+        let keys = top.path().join("keys");
+        assert!(matches!(
+            check_directory(&keys),
+            Err(Untrusted::Read { .. })
+        ));
+        fs::create_dir(&keys).expect("directory");
+        for (mode, top_mode, used) in [
+            (0o755, 0o755, true),
+            (0o700, 0o755, true),
+            (0o775, 0o755, false),
+            (0o1777, 0o755, false),
+            (0o755, 0o757, false),
+        ] {
+            fs::set_permissions(&keys, fs::Permissions::from_mode(mode)).expect("chmod");
+            fs::set_permissions(top.path(), fs::Permissions::from_mode(top_mode)).expect("chmod");
+            let checked = check_directory(&keys);
+            assert_eq!(
+                checked.is_ok(),
+                used,
+                "{mode:o} in {top_mode:o}: {checked:?}"
+            );
+        }
+        let file = top.path().join("file");
+        fs::write(&file, "").expect("write");
+        assert!(check_directory(&file).is_err(), "no directory");
     }
 
     #[test]

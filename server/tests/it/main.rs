@@ -7,6 +7,7 @@ mod answers;
 mod audits;
 mod before_login;
 mod destinations;
+mod faulty_files;
 mod floods;
 mod flows;
 mod forwards;

@@ -23,7 +23,7 @@ pub(crate) fn extra(site: &Site) -> String {
     format!("control: {}", site.path("control.sock").display())
 }
 
-fn ask(site: &Site, arguments: &[&str]) -> Output {
+pub(crate) fn ask(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
     command
         .args(arguments)
@@ -50,7 +50,7 @@ async fn is_reset(program: &mut TcpStream) -> bool {
     read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
-async fn echoes(program: &mut TcpStream) {
+pub(crate) async fn echoes(program: &mut TcpStream) {
     program.write_all(b"seven b").await.expect("write");
     let mut back = [0; 7];
     let read = timeout(PATIENCE, program.read_exact(&mut back)).await;
