@@ -270,6 +270,23 @@ mod tests {
         assert!(check().is_err(), "gone again");
     }
 
+    /// As docs/gateways.md has it, word for word.
+    #[test]
+    fn a_list_with_nothing_in_it_is_made_and_added_to_by_ssh_keygen() {
+        let directory = directory();
+        let file = directory.path().join("revoked");
+        let revocation = Revocation::new(std::slice::from_ref(&file));
+        let check = |name| revocation.check_key(&key(directory.path(), name));
+        let run = |arguments| assert!(keygen(directory.path(), arguments), "{arguments:?}");
+        run(&["-k", "-f", "revoked", "/dev/null"]);
+        assert!(check("alice").is_ok() && check("bob").is_ok());
+        fs::write(directory.path().join("what"), "serial: 7\nid: laptop 7\n").expect("write");
+        run(&["-k", "-u", "-f", "revoked", "-s", "bob.pub", "what"]);
+        run(&["-k", "-u", "-f", "revoked", "alice.pub"]);
+        assert!(matches!(check("alice"), Err(Revoked::Key)));
+        assert!(check("bob").is_ok());
+    }
+
     #[test]
     fn a_list_is_read_again_when_it_changed() {
         let directory = directory();
