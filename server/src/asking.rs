@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use adit_server::control::client::{AskError, ask};
-use adit_server::control::protocol::{Answer, FlowView, Request, SessionView};
+use adit_server::control::protocol::{Answer, FlowView, Reloaded, Request, SessionView};
 use jiff::Timestamp;
 
 pub(crate) fn run(socket: &Path, request: &Request, json: bool) -> Result<(), AskError> {
@@ -19,14 +19,27 @@ pub(crate) fn run(socket: &Path, request: &Request, json: bool) -> Result<(), As
             serde_json::to_string(&answer).map_err(AskError::Nonsense)?
         }
         (Answer::Sessions(sessions), false) => table(sessions),
-        (Answer::Reloaded(closed), false) => format!(
-            "read again; closed: {} sessions, {} flows of others",
-            closed.sessions, closed.flows
-        ),
+        (Answer::Reloaded(reloaded), false) => summary(reloaded),
     };
     // A reader that went away ends nothing but the reading.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(())
+}
+
+fn summary(reloaded: &Reloaded) -> String {
+    let Reloaded {
+        closed,
+        at_next_start,
+    } = reloaded;
+    let mut text = format!(
+        "read again; closed: {} sessions, {} flows of others",
+        closed.sessions, closed.flows
+    );
+    if !at_next_start.is_empty() {
+        let keys = at_next_start.join(", ");
+        text += &format!("\nchanged, but takes effect at the next start: {keys}");
+    }
+    text
 }
 
 /// A line for each session, with its flows below.

@@ -17,10 +17,12 @@ use crate::methods::Method;
 use crate::policy::{Entry, Policy};
 use crate::user_name::UserName;
 
+mod at_next_start;
 mod conditions;
 mod limits;
 mod login;
 mod written;
+pub(crate) use at_next_start::waiting as waiting_for_a_start;
 pub use written::{LogFormat, LogLevel, LogTo};
 use written::{Written, WrittenEntry, WrittenLog};
 

@@ -1,6 +1,6 @@
 //! The Secure Shell server as a service: starts, answers the control socket, reads its file again, ends.
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::audit;
-use crate::config::{Config, Limits, LogOverrides, Serving};
+use crate::config::{Config, LogOverrides, Serving};
 use crate::control::protocol::{Answer, Request, SessionView};
 use crate::control::server::{ControlError, ControlSocket};
 use crate::faults;
@@ -19,7 +19,7 @@ use crate::listener::{Drained, ListenError, Server, listen};
 use crate::logging::Flush;
 use crate::login::Logins;
 use crate::metrics;
-use crate::rejudge::{self, Closed};
+use crate::reload::{Reloading, Reply};
 use crate::service;
 
 /// Time for all connections to end after the word to stop; each has its own limits within it.
@@ -44,20 +44,12 @@ pub enum DaemonError {
     System(#[from] io::Error),
 }
 
-/// What the control socket asks of the service as a whole.
-enum Order {
-    Reload(oneshot::Sender<Result<Closed, String>>),
-    Drain(Duration),
-}
-
-/// What a reload needs.
-struct Reloading {
-    file: PathBuf,
-    overrides: LogOverrides,
-    serving: Serving,
-    limits: Limits,
-    gateway: Arc<Gateway>,
-    logins: Logins,
+/// The way of what the control socket asks of the service as a whole.
+#[derive(Clone)]
+struct Orders {
+    reloads: mpsc::Sender<Reply>,
+    /// Time until the end.
+    drains: mpsc::Sender<Duration>,
 }
 
 /// Runs until a signal or a drain ends it.
@@ -71,12 +63,14 @@ pub async fn run(
     serving: Serving,
     log: &Flush,
 ) -> Result<(), DaemonError> {
-    let gateway = Gateway::new(config.policy, config.limits);
-    gateway.replace_allowances(config.allowances);
-    gateway.replace_banner(config.banner);
-    gateway.replace_motd(config.motd);
+    let gateway = Gateway::new(config.policy.clone(), config.limits);
+    gateway.replace_allowances(config.allowances.clone());
+    gateway.replace_banner(config.banner.clone());
+    gateway.replace_motd(config.motd.clone());
     let (logins, drained) = start(&gateway, &serving)?;
-    let (orders, ordered) = mpsc::channel(ORDERS);
+    let (reloads, reloads_ordered) = mpsc::channel(ORDERS);
+    let (drains, drains_ordered) = mpsc::channel(ORDERS);
+    let orders = Orders { reloads, drains };
     let control = serving.control.clone().or_else(service::control_socket);
     let socket = control.map(|path| ControlSocket::bind(&path)).transpose()?;
     let answering = socket.map(|socket| {
@@ -94,13 +88,16 @@ pub async fn run(
     let reloading = Reloading {
         file: file.to_owned(),
         overrides,
-        serving,
-        limits: config.limits,
+        running: config,
         gateway: Arc::clone(&gateway),
         logins,
     };
+    let hangups = signal(SignalKind::hangup())?;
     service::notify("READY=1");
-    let drained = obey(&reloading, ordered, drained, log).await?;
+    let drained = tokio::select! {
+        left = until_the_end(&gateway, drains_ordered, drained) => left?,
+        never = reloading.serve(reloads_ordered, hangups, log) => match never {},
+    };
     service::notify("STOPPING=1");
     gateway.stop();
     if let Some(drained) = drained
@@ -144,7 +141,7 @@ fn start(gateway: &Arc<Gateway>, serving: &Serving) -> Result<(Logins, Drained),
     Ok((server.logins().clone(), drained))
 }
 
-async fn answer(request: Request, gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> Answer {
+async fn answer(request: Request, gateway: Arc<Gateway>, orders: Orders) -> Answer {
     let ending = || Answer::Error("the gateway is ending".to_owned());
     match request {
         Request::Sessions {} => {
@@ -162,18 +159,18 @@ async fn answer(request: Request, gateway: Arc<Gateway>, orders: mpsc::Sender<Or
         },
         Request::Drain { deadline } => {
             let deadline = Duration::from_secs(deadline);
-            match orders.send(Order::Drain(deadline)).await {
+            match orders.drains.send(deadline).await {
                 Ok(()) => Answer::Done,
                 Err(_) => ending(),
             }
         }
         Request::Reload {} => {
             let (reply, replied) = oneshot::channel();
-            if orders.send(Order::Reload(reply)).await.is_err() {
+            if orders.reloads.send(reply).await.is_err() {
                 return ending();
             }
             match replied.await {
-                Ok(Ok(closed)) => Answer::Reloaded(closed),
+                Ok(Ok(reloaded)) => Answer::Reloaded(reloaded),
                 Ok(Err(why)) => Answer::Error(why),
                 Err(_) => ending(),
             }
@@ -182,34 +179,24 @@ async fn answer(request: Request, gateway: Arc<Gateway>, orders: mpsc::Sender<Or
 }
 
 /// Returns when the service has to end; with nothing to wait for when everything is over already.
-async fn obey(
-    reloading: &Reloading,
-    mut orders: mpsc::Receiver<Order>,
+/// Nothing else is held up meanwhile: a reload counts, and the log is opened anew, also in a drain.
+async fn until_the_end(
+    gateway: &Gateway,
+    mut drains: mpsc::Receiver<Duration>,
     drained: Drained,
-    log: &Flush,
 ) -> io::Result<Option<Drained>> {
     let mut stop = Stop::new()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            () = stop.wanted() => break,
-            _ = hangup.recv() => {
-                // The log may have been moved away: that is what the signal is for as well.
-                log.reopen();
-                let _ = reloading.reload().await;
-            }
-            Some(order) = orders.recv() => match order {
-                Order::Reload(reply) => {
-                    let _ = reply.send(reloading.reload().await);
-                }
-                Order::Drain(deadline) => {
-                    return Ok(drain(&reloading.gateway, drained, deadline, &mut stop).await);
-                }
-            },
+    tokio::select! {
+        () = stop.wanted() => {
+            tracing::info!("stopping");
+            Ok(Some(drained))
+        }
+        Some(deadline) = drains.recv() => {
+            // Whoever asks for another is told that it ends.
+            drop(drains);
+            Ok(drain(gateway, drained, deadline, &mut stop).await)
         }
     }
-    tracing::info!("stopping");
-    Ok(Some(drained))
 }
 
 async fn drain(
@@ -253,52 +240,5 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-impl Reloading {
-    /// Reads the file again, and closes what would not be allowed any more.
-    async fn reload(&self) -> Result<Closed, String> {
-        let file = self.file.clone();
-        let read = tokio::task::spawn_blocking(move || read_again(&file)).await;
-        let read = read.unwrap_or_else(|error| Err(error.to_string()));
-        let (serving, mut config) = match read {
-            Ok(usable) => usable,
-            Err(error) => {
-                tracing::error!(%error, "the file is not used, the old policy stays");
-                return Err(error);
-            }
-        };
-        self.overrides.apply(&mut config.log);
-        let same = Serving {
-            login: self.serving.login.clone(),
-            ..serving.clone()
-        };
-        if same != self.serving || config.limits != self.limits {
-            tracing::warn!(
-                "changes of addresses, host keys and limits take effect at the next start"
-            );
-        }
-        self.gateway.replace_policy(config.policy);
-        self.gateway.replace_allowances(config.allowances);
-        self.gateway.replace_banner(config.banner);
-        self.gateway.replace_motd(config.motd);
-        self.logins.replace_files(serving.login);
-        let closed = rejudge::all(&self.gateway, &self.logins).await;
-        let Closed { sessions, flows } = closed;
-        audit::reloaded(sessions, flows);
-        Ok(closed)
-    }
-}
-
-/// The file, which counts only when all the files that it names can be used: what cannot be read now
-/// lets nobody in and would end every session.
-fn read_again(file: &Path) -> Result<(Serving, Config), String> {
-    let config = Config::load(file).map_err(|error| error.to_string())?;
-    let serving = config.for_server().map_err(|error| error.to_string())?;
-    let faults = faults::of(serving);
-    match faults.is_empty() {
-        true => Ok((serving.clone(), config)),
-        false => Err(faults::in_words(&faults)),
     }
 }

@@ -53,6 +53,7 @@ pub mod permissions;
 pub mod policy;
 pub mod quota;
 pub mod rejudge;
+mod reload;
 mod remote_forward;
 pub mod resolve;
 pub mod revocation;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use adit_link::{
     HandshakeError, Host, Incoming, LinkEnd, OpenHeader, ReadChunks, Request, WriteChunks,
 };
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -13,6 +14,9 @@ use crate::audit::{self, Question};
 use crate::gateway::Gateway;
 use crate::permissions::Way;
 use crate::sessions::Session;
+
+/// What the session has to say to its broker.
+type Notices = watch::Receiver<Arc<str>>;
 
 /// Time for a goodbye to be sent when the gateway stops.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -46,7 +50,9 @@ pub async fn serve<R: ReadChunks, W: WriteChunks>(
     };
     let mut driver = tokio::spawn(driver.run());
     let mut flows = JoinSet::new();
-    take_streams(gateway, session, &mut incoming, &mut flows).await;
+    let mut notices = session.notices();
+    take_streams(gateway, session, &mut incoming, &mut notices, &mut flows).await;
+    finish_streams(gateway, session, &incoming, &mut notices, &mut flows).await;
     let ended = timeout(GOODBYE, &mut driver).await;
     // Relays see the end of their link by themselves and say so in the audit; a dial that still
     // waits is cut off.
@@ -65,11 +71,11 @@ async fn take_streams(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
     incoming: &mut Incoming,
+    notices: &mut Notices,
     flows: &mut JoinSet<()>,
 ) {
     let (over, draining) = (gateway.over(session), gateway.draining());
     tokio::pin!(over, draining);
-    let mut notices = session.notices();
     let mut drains = false;
     loop {
         tokio::select! {
@@ -90,6 +96,27 @@ async fn take_streams(
                 incoming.notify(&words);
                 incoming.drain();
             }
+            Ok(()) = notices.changed() => incoming.notify(&notices.borrow_and_update()),
+        }
+    }
+}
+
+/// Returns when the link has ended: one that drains does with its last stream.
+async fn finish_streams(
+    gateway: &Gateway,
+    session: &Session,
+    incoming: &Incoming,
+    notices: &mut Notices,
+    flows: &mut JoinSet<()>,
+) {
+    let over = gateway.over(session);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            biased;
+            _ = incoming.ended() => return,
+            _ = &mut over => return incoming.close(),
+            Some(_) = flows.join_next() => {}
             Ok(()) = notices.changed() => incoming.notify(&notices.borrow_and_update()),
         }
     }

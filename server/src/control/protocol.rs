@@ -38,12 +38,24 @@ pub enum Request {
 pub enum Answer {
     /// To `sessions`.
     Sessions(Vec<SessionView>),
-    /// To `reload`: what was closed.
-    Reloaded(Closed),
+    /// To `reload`.
+    Reloaded(Reloaded),
     /// To `kill` and `drain`.
     Done,
     /// It could not be done; why.
     Error(String),
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What was closed.
+    #[serde(flatten)]
+    pub closed: Closed,
+    /// Keys of the file that differ from what the gateway was started with, and take effect when it is
+    /// started again.
+    #[serde(default)]
+    pub at_next_start: Vec<String>,
 }
 
 /// One session.

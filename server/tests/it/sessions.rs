@@ -138,7 +138,7 @@ async fn a_reload_closes_the_flows_that_are_not_allowed_any_more_and_no_others()
         serde_json::from_str(&done(&site, &["reload", "--json"]).await).expect("JSON");
     assert_eq!(
         closed["reloaded"],
-        serde_json::json!({"sessions": 0, "flows": 2})
+        serde_json::json!({"sessions": 0, "flows": 2, "at_next_start": []})
     );
     assert!(is_reset(&mut denied).await && is_reset(&mut denied_name).await);
     echoes(&mut allowed).await;
@@ -237,12 +237,80 @@ async fn a_drain_lets_the_old_finish_and_takes_nothing_new() {
         TcpStream::connect(gateway.address).await.is_err(),
         "a new connection"
     );
+    // Longer than a goodbye takes; there is no event to wait for when nothing happens.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     echoes(&mut program).await;
     program.shutdown().await.expect("shutdown");
     assert_eq!(program.read(&mut [0]).await.expect("read"), 0);
     let ended = tokio::task::spawn_blocking(move || gateway.ended());
     assert!(ended.await.expect("ended").success());
     assert!(!site.path("control.sock").exists());
+}
+
+/// A drain may last: what is revoked meanwhile has to end, and the log may be moved away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_a_kill_and_a_new_log_work_while_it_drains() {
+    let site = Site::new();
+    let log = site.path("audit.json");
+    let extra = format!("{}\naudit: {}", extra(&site), log.display());
+    let gateway = site.start(POLICY, &extra);
+    let (at, other) = (echo().await, echo().await);
+    let (first, second) = (
+        Broker::connect(&site, gateway.address).await,
+        Broker::connect(&site, gateway.address).await,
+    );
+    let (mut denied, mut killed) = (first.flow(at).await, second.flow(at).await);
+    let mut kept = first.flow(other).await;
+    done(&site, &["drain", "--deadline", "600"]).await;
+    gateway.wait_log(|line| line["event"] == "drain");
+
+    std::fs::rename(&log, site.path("audit.json.1")).expect("rename");
+    gateway.signal(nix::sys::signal::Signal::SIGHUP);
+    gateway.wait_log(|line| line["event"] == "reload");
+    let there = async {
+        while !log.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, there).await.expect("a new file");
+
+    let second_id = sessions(&site).await[1]["id"].to_string();
+    done(&site, &["kill", &second_id]).await;
+    assert!(is_reset(&mut killed).await);
+    let narrower = format!("[{{name: one, users: [alice], allow: [\"{other}\"]}}]");
+    site.config(&narrower, &extra);
+    let closed = done(&site, &["reload"]).await;
+    assert!(closed.contains("0 sessions, 1 flows"), "{closed}");
+    assert!(is_reset(&mut denied).await);
+    echoes(&mut kept).await;
+    drop(kept);
+    let ended = tokio::task::spawn_blocking(move || gateway.ended());
+    assert!(ended.await.expect("ended").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_names_what_takes_effect_at_the_next_start() {
+    let site = Site::new();
+    let control = extra(&site);
+    let gateway = site.start(POLICY, &control);
+    let changed = format!(
+        "{control}\nthreads: 2\naudit: {}\nsession_timeout_seconds: 60\nlogin_grace_seconds: 9\n\
+         max_connections: 7\nmotd: hello\nport_forwarding: false\nlog: {{level: debug}}",
+        site.path("audit.json").display()
+    );
+    site.config(POLICY, &changed);
+    let said = done(&site, &["reload"]).await;
+    let keys =
+        "threads, max_connections, login_grace_seconds, session_timeout_seconds, log.level, audit";
+    let expected = format!("changed, but takes effect at the next start: {keys}");
+    assert!(said.contains(&expected), "{said}");
+    let answer: Value =
+        serde_json::from_str(&done(&site, &["reload", "--json"]).await).expect("JSON");
+    let listed = answer["reloaded"]["at_next_start"]
+        .as_array()
+        .expect("a list");
+    assert_eq!(listed.len(), 6, "{answer}");
+    gateway.wait_log(|line| line["level"] == "WARN" && line["keys"] == keys);
 }
 
 #[tokio::test(flavor = "multi_thread")]
