@@ -16,9 +16,9 @@ use crate::login::{Login, Logins};
 use crate::login_attempt::LoginAttempt;
 use crate::login_progress::Progress;
 use crate::methods::Method;
-use crate::quota::{Place, Quota};
+use crate::quota::Quota;
 use crate::remote_forward::Listeners;
-use crate::sessions::{Ending, Present, Session};
+use crate::sessions::{Ending, Session};
 use crate::throttle::{seldom, shown};
 use crate::time_outs::TimeOuts;
 use crate::unauthenticated::Guest;
@@ -101,8 +101,6 @@ pub(crate) struct Client {
     pub(crate) in_use: Arc<InUse>,
     /// Until the client has authenticated.
     pub(crate) guest: Option<(Arc<Guest>, Use)>,
-    /// From then on.
-    pub(crate) place: Option<(Place, Present)>,
     /// What was shown so far, by whom.
     pub(crate) progress: Option<Progress>,
     /// What was asked last, and of whom.
@@ -150,7 +148,6 @@ impl Client {
             channels,
             guest: Some((guest, in_use.begin())),
             in_use,
-            place: None,
             progress: None,
             asked: None,
             login: None,

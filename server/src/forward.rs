@@ -1,29 +1,36 @@
 //! Flows of stock clients, each on a channel of its own: `ssh -L`, `-D`, `-W`, `-J`, and what comes in
 //! for `-R`. They go the same way as the streams of a link.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use adit_link::ssh::Backlog;
 use adit_link::{Host, Refusal, RefusalReason};
 use russh::server::{ChannelOpenHandle, Handle, Msg};
-use russh::{Channel, ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelReadHalf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::asked::Asked;
 use crate::audit::Question;
-use crate::forward_relay::{ForwardEnd, Inflow, relay};
+use crate::forward_relay::{ForwardEnd, Remaining, closed, relay};
 use crate::gateway::{Dialled, Gateway};
 use crate::in_use::Use;
+use crate::inflow::Inflow;
 use crate::permissions::Way;
-use crate::sessions::Session;
+use crate::quota::Place;
+use crate::sessions::{Present, Session};
 
 /// Time for the session to take our word. It takes none while the client lets a key exchange stand
 /// still.
 const TAKEN: Duration = Duration::from_secs(10);
 /// Channels of one connection that we may close before its client does: russh keeps something of each.
 const MAX_RESETS: u32 = 4096;
+/// So many of them are closed as soon as both sides have said their ends: `ssh -W` waits for that, and
+/// has but this one. Whoever has more of them closes them too.
+const CLOSED_AT_ONCE: u32 = 64;
+/// Time for the client to close the others.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// What the flows of one connection share.
 #[derive(Clone)]
@@ -41,6 +48,9 @@ pub(crate) struct Forwarding {
 pub(crate) struct Shared {
     inflow: Inflow,
     resets: AtomicU32,
+    /// Held as long as anything of the connection lives: what was sent for a destination is delivered
+    /// though the client has gone, and until then counts, is listed, and can be ended.
+    pub(crate) place: OnceLock<(Place, Present)>,
 }
 
 impl Forwarding {
@@ -106,28 +116,45 @@ impl Forwarding {
             place,
         } = dialled;
         let counters = Arc::clone(&open.counters);
-        let closed = tokio::select! {
+        let remaining = tokio::select! {
             relayed = relay(channel, connected, &counters, &self.shared.inflow, &self.backlog, &pace) => {
                 match relayed.end {
                     ForwardEnd::Relay(end) => open.ended(end),
                     ForwardEnd::Stuck => open.closed("its destination took nothing any more".into()),
+                    ForwardEnd::Left => open.closed("its client left before the destination had ended".into()),
                 }
-                relayed.closed
+                relayed.channel
             }
             // Dropping the relay resets the destination.
             why = entered.ended() => {
                 open.closed(why);
-                false
+                Remaining::Open
             }
             why = self.gateway.over(&self.session) => {
                 open.closed(why);
-                false
+                Remaining::Open
             }
         };
-        drop((entered, place));
-        if !closed {
-            self.close(id).await;
+        drop(entered);
+        match remaining {
+            Remaining::Nothing => {}
+            Remaining::Open => self.close(id).await,
+            Remaining::Finished(read) => self.finish(id, read).await,
         }
+        drop(place);
+    }
+
+    /// Closes a channel on which all is said, unless its client does.
+    async fn finish(&self, id: ChannelId, mut read: ChannelReadHalf) {
+        if self.shared.resets.load(Ordering::Relaxed) >= CLOSED_AT_ONCE {
+            tokio::select! {
+                closed = timeout(CLOSE, closed(&mut read)) => if closed.is_ok() {
+                    return;
+                },
+                _ = self.gateway.over(&self.session) => {}
+            }
+        }
+        self.close(id).await;
     }
 
     pub(crate) async fn close(&self, id: ChannelId) {

@@ -5,49 +5,37 @@
 //! that is bounded for a flow and for a connection. Only when that is used up does the session wait, and
 //! so every flow of it, for a destination that goes on taking; one that takes nothing is given up, soon
 //! where others wait for it. (Links have none of this: their streams have credit of their own.)
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_link::ssh::Backlog;
 use adit_link::{Counters, RelayEnd};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::allowance::Pace;
+use crate::inflow::{Inflow, Waiting};
 
-/// Most that waits for one destination, in bytes.
-const PER_FLOW: usize = 16 << 20;
-/// And for all of one connection.
-const PER_CONNECTION: usize = 64 << 20;
-/// Who has less waiting than this is not made to wait for what others have.
-const SMALL: usize = 64 << 10;
-/// What a piece takes beside its bytes, at most.
-const PIECE: usize = 128;
 /// How long a destination may take nothing, once its share is used up, while others wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// And when it is the only one: a program may pause, but new flows of the connection would wait.
 const PATIENCE_ALONE: Duration = Duration::from_secs(30);
-/// Time for the client to close a channel that both sides have finished with.
-const CLOSE: Duration = Duration::from_secs(10);
+/// How long what either side said before it was gone may take to reach the other.
+const DELIVERY: Duration = Duration::from_secs(300);
+/// How long a destination is listened to when its client has left and all is delivered: to close while
+/// it speaks would take from it what it has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read from a socket at once.
 const READ: usize = 32 << 10;
 /// Pieces written to a socket at once.
 const SLICES: usize = 16;
-
-/// What waits for the destinations of one connection.
-#[derive(Debug, Default)]
-pub(crate) struct Inflow {
-    held: AtomicUsize,
-    flows: AtomicUsize,
-}
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -56,18 +44,52 @@ pub(crate) enum ForwardEnd {
     Relay(RelayEnd),
     /// The destination took nothing any more.
     Stuck,
+    /// The client closed the channel before the destination had ended.
+    Left,
 }
 
-/// What is left to do.
+/// How it ended, and what is left to do.
 #[derive(Debug)]
 pub(crate) struct Relayed {
     pub(crate) end: ForwardEnd,
-    /// The client has closed the channel.
-    pub(crate) closed: bool,
+    pub(crate) channel: Remaining,
 }
 
-/// Relays until both sides have finished, or one is gone. An end of one direction stays that; russh
-/// knows no reset, so that a client's close before the end is taken for one.
+/// What has to become of the channel.
+#[derive(Debug)]
+pub(crate) enum Remaining {
+    /// The client has closed it, or went.
+    Nothing,
+    /// The client has to be told.
+    Open,
+    /// Both sides have said their ends: the client may be about to close it.
+    Finished(ChannelReadHalf),
+}
+
+/// How the client's direction ended.
+enum Sent<'a> {
+    /// With an end, which the destination has been told.
+    Ended(ChannelReadHalf),
+    /// With the channel: what waits is yet to be delivered.
+    Closed(Outflow<'a>),
+    /// The destination takes no more, but may have said something before.
+    Broken(ChannelReadHalf, io::Error),
+}
+
+/// How both directions ended, as far as they go on side by side.
+enum Over<'a> {
+    Ended(Relayed),
+    /// The client has closed the channel.
+    Left {
+        /// What may wait, unless the destination has been told its end.
+        outflow: Option<Outflow<'a>>,
+        /// Has the destination said its end?
+        heard: bool,
+    },
+}
+
+/// Relays until both sides have finished, or one is gone. An end of one direction stays that. SSH knows
+/// no reset: a client's close is close(2), and what it sent before is delivered (RFC 4254 section 5.3).
 ///
 /// Dropping the future resets the socket.
 pub(crate) async fn relay(
@@ -81,38 +103,93 @@ pub(crate) async fn relay(
     // Fails on a socket that is dead.
     let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     let (read, write) = channel.split();
-    let (tcp_read, tcp_write) = tcp.split();
-    let relayed = both(
-        up(read, tcp_write, counters, inflow, pace),
-        down(tcp_read, &write, counters, backlog, pace),
-    )
-    .await;
-    if matches!(relayed.end, ForwardEnd::Relay(RelayEnd::Finished)) {
+    let (mut tcp_read, tcp_write) = tcp.split();
+    let outflow = Outflow {
+        write: tcp_write,
+        waiting: Waiting::new(inflow),
+        counters,
+        pace,
+    };
+    let hearing = down(&mut tcp_read, &write, counters, backlog, pace);
+    let relayed = match both(up(read, outflow, inflow), hearing).await {
+        Over::Ended(relayed) => relayed,
+        Over::Left { outflow, heard } => Relayed {
+            end: deliver(outflow, heard, tcp_read).await,
+            channel: Remaining::Nothing,
+        },
+    };
+    if relayed.end.is_orderly() {
         let _ = SockRef::from(&tcp).set_linger(None);
     }
     relayed
 }
 
-async fn both(
-    up: impl Future<Output = Result<ChannelReadHalf, ForwardEnd>>,
+async fn both<'a>(
+    up: impl Future<Output = Result<Sent<'a>, ForwardEnd>>,
     down: impl Future<Output = Result<(), ForwardEnd>>,
-) -> Relayed {
+) -> Over<'a> {
     tokio::pin!(up, down);
-    let (mut sent, mut received) = (None, false);
-    while sent.is_none() || !received {
-        let ended = tokio::select! {
-            ended = &mut up, if sent.is_none() => ended.map(|read| sent = Some(read)),
-            ended = &mut down, if !received => ended.map(|()| received = true),
-            () = closed(&mut sent), if sent.is_some() => Err(client_gone()),
+    let mut heard = false;
+    let sent = loop {
+        tokio::select! {
+            sent = &mut up => break sent,
+            ended = &mut down, if !heard => match ended {
+                Ok(()) => heard = true,
+                Err(end) => return Over::Ended(end.at_once()),
+            },
+        }
+    };
+    let (mut read, died) = match sent {
+        Ok(Sent::Ended(read)) => (read, None),
+        Ok(Sent::Broken(read, error)) => (read, Some(error)),
+        Ok(Sent::Closed(outflow)) => {
+            let outflow = Some(outflow);
+            return Over::Left { outflow, heard };
+        }
+        Err(end) => return Over::Ended(end.at_once()),
+    };
+    if !heard {
+        // What a destination said before it died is in its socket still.
+        let last_words = async {
+            match died {
+                Some(_) => sleep(DELIVERY).await,
+                None => std::future::pending().await,
+            }
         };
-        if let Err(end) = ended {
-            let closed = matches!(end, ForwardEnd::Relay(RelayEnd::ResetThere));
-            return Relayed { end, closed };
+        tokio::select! {
+            ended = &mut down => if let Err(end) = ended && died.is_none() {
+                return Over::Ended(end.at_once());
+            },
+            () = last_words => {}
+            by_word = closed(&mut read) => match by_word {
+                true if died.is_none() => return Over::Left { outflow: None, heard },
+                true => {}
+                false => return Over::Ended(client_gone().at_once()),
+            },
         }
     }
-    Relayed {
-        end: ForwardEnd::Relay(RelayEnd::Finished),
-        closed: timeout(CLOSE, closed(&mut sent)).await.is_ok(),
+    Over::Ended(match died {
+        Some(error) => destination_gone(error).at_once(),
+        None => Relayed {
+            end: ForwardEnd::Relay(RelayEnd::Finished),
+            channel: Remaining::Finished(read),
+        },
+    })
+}
+
+impl ForwardEnd {
+    /// For an end that nobody has to wait for.
+    fn at_once(self) -> Relayed {
+        let channel = match self {
+            Self::Relay(RelayEnd::ResetThere) | Self::Left => Remaining::Nothing,
+            Self::Relay(_) | Self::Stuck => Remaining::Open,
+        };
+        Relayed { end: self, channel }
+    }
+
+    /// Is the destination told an end, and no reset?
+    fn is_orderly(&self) -> bool {
+        matches!(self, Self::Relay(RelayEnd::Finished) | Self::Left)
     }
 }
 
@@ -124,66 +201,108 @@ fn destination_gone(error: io::Error) -> ForwardEnd {
     ForwardEnd::Relay(RelayEnd::ResetHere(error))
 }
 
-/// Resolves when the client has closed the channel.
-async fn closed(read: &mut Option<ChannelReadHalf>) {
-    let Some(read) = read else {
-        return std::future::pending().await;
-    };
+/// Resolves when the channel is closed: by the client's word, or because its connection is gone?
+pub(crate) async fn closed(read: &mut ChannelReadHalf) -> bool {
     while let Some(message) = read.wait().await {
         if matches!(message, ChannelMsg::Close) {
-            return;
+            return true;
         }
     }
+    false
+}
+
+/// The client has left: what it sent before still goes to the destination, and what that says goes nowhere.
+async fn deliver(outflow: Option<Outflow<'_>>, heard: bool, mut read: ReadHalf<'_>) -> ForwardEnd {
+    let mut heard = heard;
+    let delivering = timeout(DELIVERY, async {
+        match outflow {
+            Some(outflow) => outflow.finish().await,
+            None => Ok(()),
+        }
+    });
+    let hearing = discard(&mut read);
+    tokio::pin!(delivering, hearing);
+    loop {
+        tokio::select! {
+            delivered = &mut delivering => match delivered {
+                Ok(Ok(())) => break,
+                Ok(Err(end)) => return end,
+                Err(_) => return ForwardEnd::Stuck,
+            },
+            end = &mut hearing, if !heard => match end {
+                Ok(()) => heard = true,
+                Err(error) => return destination_gone(error),
+            },
+        }
+    }
+    if !heard {
+        match timeout(LINGER, hearing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return destination_gone(error),
+            Err(_) => return ForwardEnd::Left,
+        }
+    }
+    ForwardEnd::Relay(RelayEnd::Finished)
+}
+
+/// Reads to the end.
+async fn discard(read: &mut ReadHalf<'_>) -> io::Result<()> {
+    let mut buffer = BytesMut::with_capacity(READ);
+    while read.read_buf(&mut buffer).await? > 0 {
+        buffer.clear();
+    }
+    Ok(())
 }
 
 /// From the client to the socket, up to the client's end.
-async fn up(
+async fn up<'a>(
     mut read: ChannelReadHalf,
-    mut write: WriteHalf<'_>,
-    counters: &Counters,
+    mut outflow: Outflow<'a>,
     inflow: &Inflow,
-    pace: &Pace,
-) -> Result<ChannelReadHalf, ForwardEnd> {
-    let mut waiting = Waiting::new(inflow);
+) -> Result<Sent<'a>, ForwardEnd> {
     let (mut ended, mut progress) = (false, Instant::now());
-    while !ended || !waiting.pieces.is_empty() {
-        let full = waiting.is_full();
-        let patience = match inflow.flows.load(Ordering::Relaxed) {
-            0 | 1 => PATIENCE_ALONE,
-            _ => PATIENCE,
+    while !ended || outflow.has_waiting() {
+        let full = outflow.waiting.is_full();
+        let patience = match inflow.is_alone() {
+            true => PATIENCE_ALONE,
+            false => PATIENCE,
         };
         // Waiting for leave to send is nobody's fault.
-        let from = pace.later().map_or(progress, |leave| progress.max(leave));
+        let from = outflow.pace.later();
+        let from = from.map_or(progress, |leave| progress.max(leave));
         tokio::select! {
             message = read.wait(), if !full => match message {
                 Some(ChannelMsg::Data { data }) if !ended => {
                     // It has not been slow with what it did not have.
-                    if waiting.pieces.is_empty() {
+                    if !outflow.has_waiting() {
                         progress = Instant::now();
                     }
-                    waiting.push(data);
+                    outflow.waiting.push(data);
                 }
                 Some(ChannelMsg::Eof) => ended = true,
-                Some(ChannelMsg::Close) | None => return Err(client_gone()),
+                Some(ChannelMsg::Close) => return Ok(Sent::Closed(outflow)),
+                None => return Err(client_gone()),
                 Some(_) => {}
             },
-            written = write_some(&write, &waiting.pieces, pace), if !waiting.pieces.is_empty() => {
-                let written = written.map_err(destination_gone)?;
-                waiting.written(written);
-                pace.charge(written as u64);
-                counters.down.fetch_add(written as u64, Ordering::Relaxed);
-                progress = Instant::now();
-            }
+            written = outflow.write_some(), if outflow.has_waiting() => match written {
+                Ok(written) => {
+                    outflow.written(written);
+                    progress = Instant::now();
+                }
+                Err(error) => return Ok(Sent::Broken(read, error)),
+            },
             () = sleep_until(from + patience), if full => return Err(ForwardEnd::Stuck),
         }
     }
-    write.shutdown().await.map_err(destination_gone)?;
-    Ok(read)
+    Ok(match outflow.write.shutdown().await {
+        Ok(()) => Sent::Ended(read),
+        Err(error) => Sent::Broken(read, error),
+    })
 }
 
 /// From the socket to the client, up to the socket's end.
 async fn down(
-    mut read: ReadHalf<'_>,
+    read: &mut ReadHalf<'_>,
     write: &ChannelWriteHalf<Msg>,
     counters: &Counters,
     backlog: &Backlog,
@@ -209,129 +328,52 @@ async fn down(
     }
 }
 
-async fn write_some(
-    write: &WriteHalf<'_>,
-    pieces: &VecDeque<Bytes>,
-    pace: &Pace,
-) -> io::Result<usize> {
-    pace.ready().await;
-    loop {
-        write.writable().await?;
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = slices.iter_mut().zip(pieces);
-        let count = filled
-            .map(|(slice, piece)| *slice = IoSlice::new(piece))
-            .count();
-        match write.try_write_vectored(slices.get(..count).unwrap_or_default()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
+/// The way to the destination, and what waits for it.
+struct Outflow<'a> {
+    write: WriteHalf<'a>,
+    waiting: Waiting<'a>,
+    counters: &'a Counters,
+    pace: &'a Pace,
 }
 
-/// What waits for one destination.
-struct Waiting<'a> {
-    inflow: &'a Inflow,
-    pieces: VecDeque<Bytes>,
-    held: usize,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(inflow: &'a Inflow) -> Self {
-        inflow.flows.fetch_add(1, Ordering::Relaxed);
-        Self {
-            inflow,
-            pieces: VecDeque::new(),
-            held: 0,
-        }
+impl Outflow<'_> {
+    fn has_waiting(&self) -> bool {
+        !self.waiting.pieces.is_empty()
     }
 
-    fn is_full(&self) -> bool {
-        let all = || self.inflow.held.load(Ordering::Relaxed);
-        self.held >= PER_FLOW || self.held >= SMALL && all() >= PER_CONNECTION
-    }
-
-    fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.hold(piece.len() + PIECE);
-            self.pieces.push_back(piece);
-        }
-    }
-
-    fn written(&mut self, mut bytes: usize) {
-        while bytes > 0
-            && let Some(first) = self.pieces.front_mut()
-        {
-            let of_first = bytes.min(first.len());
-            first.advance(of_first);
-            bytes -= of_first;
-            let over = first.is_empty();
-            self.release(of_first + if over { PIECE } else { 0 });
-            if over {
-                self.pieces.pop_front();
+    async fn write_some(&self) -> io::Result<usize> {
+        self.pace.ready().await;
+        loop {
+            self.write.writable().await?;
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = slices.iter_mut().zip(&self.waiting.pieces);
+            let count = filled
+                .map(|(slice, piece)| *slice = IoSlice::new(piece))
+                .count();
+            let slices = slices.get(..count).unwrap_or_default();
+            match self.write.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
             }
         }
     }
 
-    fn hold(&mut self, bytes: usize) {
-        self.held += bytes;
-        self.inflow.held.fetch_add(bytes, Ordering::Relaxed);
+    fn written(&mut self, bytes: usize) {
+        self.waiting.written(bytes);
+        self.pace.charge(bytes as u64);
+        self.counters
+            .down
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    fn release(&mut self, bytes: usize) {
-        self.held -= bytes;
-        self.inflow.held.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.release(self.held);
-        self.inflow.flows.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_waits_is_counted_by_flow_and_by_connection() {
-        let inflow = Inflow::default();
-        let mut large = Waiting::new(&inflow);
-        let piece = Bytes::from(vec![0; 1 << 20]);
-        for _ in 0..15 {
-            large.push(piece.clone());
+    /// Writes all that waits, and the end.
+    async fn finish(mut self) -> Result<(), ForwardEnd> {
+        while self.has_waiting() {
+            self.pace.ready().await;
+            let written = timeout(PATIENCE_ALONE, self.write_some()).await;
+            let written = written.map_err(|_| ForwardEnd::Stuck)?;
+            self.written(written.map_err(destination_gone)?);
         }
-        assert!(!large.is_full());
-        large.push(piece.clone());
-        assert!(large.is_full());
-        large.written((1 << 20) + 5);
-        assert_eq!(large.held, 15 * ((1 << 20) + PIECE) - 5);
-        let mut others: Vec<_> = (0..4).map(|_| Waiting::new(&inflow)).collect();
-        for other in &mut others {
-            (0..13).for_each(|_| other.push(piece.clone()));
-        }
-        // All together are above their bound now: only whoever has next to nothing goes on.
-        assert!(large.is_full() && others.iter().all(Waiting::is_full));
-        let mut small = Waiting::new(&inflow);
-        small.push(Bytes::from_static(b"?"));
-        assert!(!small.is_full());
-        assert_eq!(inflow.flows.load(Ordering::Relaxed), 6);
-        drop((large, others, small));
-        assert_eq!(inflow.held.load(Ordering::Relaxed), 0);
-        assert_eq!(inflow.flows.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn many_small_pieces_are_counted_with_what_they_take() {
-        let inflow = Inflow::default();
-        let mut waiting = Waiting::new(&inflow);
-        let mut count = 0;
-        while !waiting.is_full() {
-            waiting.push(Bytes::from_static(b"x"));
-            count += 1;
-        }
-        assert!(count < PER_FLOW / PIECE, "{count} pieces");
+        self.write.shutdown().await.map_err(destination_gone)
     }
 }

@@ -138,7 +138,8 @@ impl Handler for Client {
         let session = Session::new(who, login.permissions, Some(login.proof), ending);
         Metrics::count(&self.gateway.metrics().logins);
         self.time_outs = TimeOuts::start(&session, self.gateway.limits());
-        self.place = Some((place, self.gateway.sessions().enter(&session)));
+        // It authenticates once.
+        let _ = (self.shared.place).set((place, self.gateway.sessions().enter(&session)));
         self.session = Some(session);
         // What was judged again in between did not know of this one.
         if self.gateway.changes() != changes {

@@ -31,6 +31,7 @@ pub mod gateway;
 mod handler;
 pub mod host_key;
 mod in_use;
+mod inflow;
 mod journal;
 pub mod key_options;
 pub mod key_strength;

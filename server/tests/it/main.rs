@@ -10,6 +10,7 @@ mod destinations;
 mod faulty_files;
 mod floods;
 mod flows;
+mod forward_endings;
 mod forwards;
 mod guests;
 mod hostile;
