@@ -265,7 +265,9 @@ impl Attempt<'_> {
         if !key.algorithm().is_rsa() {
             return Ok(None);
         }
-        let supported = self.session.best_supported_rsa_hash().await?.flatten();
+        // While a gateway is about to exchange new keys, it is not asked for anything else.
+        let asked = timeout(HANDSHAKE_TIMEOUT, self.session.best_supported_rsa_hash());
+        let supported = asked.await.map_err(late)??.flatten();
         Ok(Some(supported.unwrap_or(HashAlg::Sha256)))
     }
 }
@@ -332,5 +334,103 @@ impl russh::Signer for FileSigner {
         let encoded = signature.encode_prefixed(&mut to_sign);
         encoded.map_err(|_| russh::keys::Error::AgentFailure)?;
         Ok(to_sign)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use adit_rules::{Engine, HostKeys, Method};
+    use tokio::io::{copy_bidirectional, duplex};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::behind::Behind;
+    use crate::gateway::Questions;
+    use crate::gateway::connection::{Target, client_config};
+    use crate::gateway::host_key::HostKeyCheck;
+    use crate::gateway::known_hosts::KnownHost;
+
+    struct Silent;
+
+    impl russh::server::Handler for Silent {
+        type Error = russh::Error;
+    }
+
+    fn key(directory: &Path, name: &str, kind: &str) -> PrivateKey {
+        let file = directory.join(name);
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", kind, "-N", "", "-f"]).arg(&file);
+        assert!(keygen.status().unwrap().success());
+        russh::keys::load_secret_key(file, None).unwrap()
+    }
+
+    fn target(home: &Path) -> Target {
+        Target {
+            gateway: "gw.example".parse().unwrap(),
+            via: Vec::new(),
+            proxy: None,
+            login: "alice".to_owned(),
+            identity: None,
+            certificate: None,
+            methods: vec![Method::PublicKey],
+            known_hosts: vec![home.join("known_hosts")],
+            host_keys: HostKeys::AcceptNew,
+            home: home.to_owned(),
+            engine: Engine::Embedded,
+            hands_over: false,
+            unsaid: None,
+            host_key_alias: None,
+            behind: Behind::Zone,
+        }
+    }
+
+    /// A session whose server takes nothing any more, as while new keys are exchanged.
+    #[tokio::test]
+    async fn a_gateway_that_stands_still_is_given_up_before_a_key_is_offered() {
+        let home = tempfile::tempdir().unwrap();
+        let config = Arc::new(russh::server::Config {
+            keys: vec![key(home.path(), "host", "ed25519")],
+            ..Default::default()
+        });
+        key(home.path(), "rsa", "rsa");
+        // Less than a message has room on the way.
+        let (near, mut here) = duplex(16);
+        let (mut there, far) = duplex(1 << 16);
+        tokio::spawn(async move { russh::server::run_stream(config, far, Silent).await?.await });
+        let (target, questions) = (target(home.path()), Questions::default());
+        let known = KnownHost::read(&target.known_hosts, "gw.example", 22).unwrap();
+        let config = Arc::new(client_config(&known));
+        let check = HostKeyCheck {
+            gateway: target.gateway.clone(),
+            files: target.known_hosts.clone(),
+            known,
+            unknown_is: target.host_keys,
+            questions: questions.clone(),
+            announced: None,
+            refusals: mpsc::channel(1).0,
+        };
+        let connected = tokio::select! {
+            connected = russh::client::connect_stream(config, near, check) => connected,
+            _ = copy_bidirectional(&mut here, &mut there) => panic!("it ended"),
+        };
+        let mut session = connected.unwrap();
+        let asked = session.authenticate_none(&target.login);
+        let asked = timeout(Duration::from_millis(500), asked).await;
+        assert!(asked.is_err(), "{asked:?}");
+        let mut attempt = Attempt {
+            session: &mut session,
+            target: &target,
+            user: &target.login,
+            unlocking: &questions.unlocking,
+            offered: Vec::new(),
+        };
+        let file = home.path().join("rsa");
+        let offered = attempt.file(&file);
+        let offered = timeout(HANDSHAKE_TIMEOUT * 3, offered).await.unwrap();
+        let late = matches!(offered, Err(AuthenticationError::TimedOut(_)));
+        assert!(late && attempt.offered.is_empty(), "{offered:?}");
     }
 }
