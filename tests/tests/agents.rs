@@ -140,6 +140,17 @@ fn the_identity_file_of_ssh_is_that_key_and_no_other() -> Result<()> {
     Ok(())
 }
 
+/// Another key has a comment that is no text; ssh does not mind either.
+#[test]
+fn a_key_that_cannot_be_read_hides_no_other() -> Result<()> {
+    let rig = Rig::start()?;
+    let keys = "cd .ssh; ssh-keygen -q -t ed25519 -N '' -C \"$(printf '\\377')\" -f odd; ssh-add -q odd id_ed25519; rm id_ed25519*";
+    rig.alice(keys)?;
+    let broker = rig.broker(&rig.rules("    identity: agent\n"))?;
+    rig.up(&broker)?;
+    Ok(())
+}
+
 /// It takes what is asked of it, and says nothing.
 #[test]
 fn a_silent_agent_keeps_nobody_from_the_key_files() -> Result<()> {

@@ -1,6 +1,6 @@
 //! The user's SSH agent: where it listens, and signing with what it holds (draft-ietf-sshm-ssh-agent).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use russh::keys::agent::AgentIdentity;
@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::agent_listing;
 use super::unlocking::Unlocking;
 
 /// How long the user may take to touch a key, or to say yes (ssh-add -c).
@@ -30,10 +31,11 @@ const USUAL: [&str; 3] = ["ssh-agent.socket", "keyring/ssh", "gnupg/S.gpg-agent.
 pub(super) type Agent = AgentClient<UnixStream>;
 
 /// The agent that the environment names; without a name, the first that answers at the usual places.
-async fn open() -> Result<Agent, String> {
-    if std::env::var_os("SSH_AUTH_SOCK").is_some() {
-        let named = AgentClient::connect_env().await;
-        return named.map_err(|error| error.to_string());
+async fn open() -> Result<UnixStream, String> {
+    if let Some(named) = std::env::var_os("SSH_AUTH_SOCK") {
+        let named = Path::new(&named);
+        let failed = |error| format!("{}: {error}", named.display());
+        return UnixStream::connect(named).await.map_err(failed);
     }
     match at_usual_places().await {
         Some((_, agent)) => Ok(agent),
@@ -45,9 +47,9 @@ async fn open() -> Result<Agent, String> {
 pub(super) async fn listed() -> Result<(Agent, Vec<AgentIdentity>), String> {
     let listing = async {
         let mut agent = open().await?;
-        let held = agent.request_identities().await;
+        let held = agent_listing::held_by(&mut agent).await;
         let held = held.map_err(|error| error.to_string())?;
-        Ok((agent, held))
+        Ok((AgentClient::connect(agent), held))
     };
     let late = |_| {
         format!(
@@ -99,10 +101,10 @@ pub(super) async fn unnamed() -> Option<PathBuf> {
     at_usual_places().await.map(|(place, _)| place)
 }
 
-async fn at_usual_places() -> Option<(PathBuf, Agent)> {
+async fn at_usual_places() -> Option<(PathBuf, UnixStream)> {
     let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     for place in USUAL.map(|name| runtime.join(name)) {
-        if let Ok(agent) = AgentClient::connect_uds(&place).await {
+        if let Ok(agent) = UnixStream::connect(&place).await {
             return Some((place, agent));
         }
     }

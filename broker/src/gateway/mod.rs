@@ -1,6 +1,7 @@
 //! The way to a gateway: dial, trust its host key, authenticate, open the link.
 
 mod agent;
+mod agent_listing;
 mod askpass;
 mod authentication;
 mod bare;
