@@ -117,11 +117,47 @@ async def main():
 asyncio.run(main())
 ";
 
+/// Opens channels of each kind, and of one that nobody knows, to whoever has logged in; then it says what came of them.
+const OPENING: &str = "class Opening(Server):
+    def connection_made(self, conn): self.conn = conn
+    def auth_completed(self): asyncio.ensure_future(self.open())
+    async def open(self):
+        s, n = (lambda text: len(text).to_bytes(4, 'big') + text), (9).to_bytes(4, 'big')
+        kinds = {b'forwarded-tcpip': [s(b'a'), n, s(b'b'), n], b'direct-tcpip': [s(b'a'), n, s(b'b'), n],
+            b'forwarded-streamlocal@openssh.com': [s(b'/a'), s(b'')], b'x11': [s(b'a'), n],
+            b'auth-agent@openssh.com': [], b'session': [], b'nobody@example.com': []}
+        answers = {}
+        for kind, args in list(kinds.items()) * 100:
+            channel = self.conn.create_tcp_channel(encoding=None)
+            try: answer = 'opened' if await channel._open(kind, *args) else ''
+            except asyncssh.ChannelOpenError as refusal: answer = refusal.code
+            answers[answer] = answers.get(answer, 0) + 1
+        logging.info('answers %s', answers)
+Server = Opening
+";
+
 /// Starts a server of AsyncSSH on the gateway's host at port 22, which wants new keys after so many bytes.
 ///
 /// # Errors
 /// When it is not ready in time.
 pub fn start_asyncssh(lab: &Lab, rekey: Option<u64>) -> Result<Process> {
+    start_script(lab, ASYNCSSH, rekey)
+}
+
+/// Starts one that opens 700 channels to whoever has logged in, and logs how many of them had which answer.
+///
+/// # Errors
+/// When it is not ready in time.
+pub fn start_asyncssh_that_opens(lab: &Lab) -> Result<Process> {
+    let main = "async def main";
+    start_script(
+        lab,
+        &ASYNCSSH.replace(main, &format!("{OPENING}{main}")),
+        None,
+    )
+}
+
+fn start_script(lab: &Lab, python: &str, rekey: Option<u64>) -> Result<Process> {
     make_keys(lab)?;
     let root = User::Root.home();
     let (key, script) = (
@@ -130,7 +166,7 @@ pub fn start_asyncssh(lab: &Lab, rekey: Option<u64>) -> Result<Process> {
     );
     keygen(&lab.gateway(), &key)?;
     trust(lab, address::GATEWAY, &lab.read(&format!("{key}.pub"))?)?;
-    lab.write(User::Root, &script, ASYNCSSH)?;
+    lab.write(User::Root, &script, python)?;
     let authorized = format!("{}/.ssh/authorized_keys", User::Alice.home());
     let rekey = rekey.map(|bytes| bytes.to_string());
     let words = [

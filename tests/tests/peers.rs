@@ -1,12 +1,15 @@
 //! Gateways of others' making, which know of no link: the same sights through each of them as directly.
 
+use std::time::Duration;
+
 use adit_tests::script::Sight;
 use adit_tests::{
     AN_HOURS_KEYS, AsDirect, Broker, Capture, Conversation, Gateway, Host, Lab, MANY, Process,
-    User, address, rules_for_networks, way,
+    User, address, rules_for_networks, until, way,
 };
 use anyhow::{Context, Result, ensure};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Where `ssh -D` listens.
 const SOCKS: u16 = 9000;
 
@@ -258,4 +261,18 @@ fn is_told(sight: &Sight) -> bool {
 fn through_asyncssh_by_our_own_engine() -> Result<()> {
     let started = started(|lab| way::start_asyncssh(lab, None), "embedded")?;
     started.does_it_all(CONNECTIONS, Resets::AreTold)
+}
+
+#[test]
+fn what_a_gateway_opens_towards_us_is_refused() -> Result<()> {
+    let started = started(way::start_asyncssh_that_opens, "embedded")?;
+    until("the answers", PATIENCE, || {
+        Ok(started.server.stderr().contains("answers {"))
+    })?;
+    let log = started.server.stderr();
+    ensure!(log.contains("answers {1: 700}"), "{log}");
+    let talk = Conversation::new("both 100K; finish; end", "both 100K; end");
+    let (lab, client) = (&started.lab, started.lab.client());
+    talk.hold(lab, &client)?
+        .same_as(&talk.hold(lab, &lab.direct())?)
 }
