@@ -1,7 +1,7 @@
 //! The audit as lines of JSON in a file of its own.
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file that is appended to, and what it has not taken yet.
@@ -15,7 +15,7 @@ pub(crate) struct AuditFile {
 }
 
 impl AuditFile {
-    /// Opens or makes it, for its user and group alone.
+    /// Opens it, or makes it for its user and group alone.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
@@ -79,12 +79,19 @@ impl AuditFile {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let mut options = OpenOptions::new();
+    options
         .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NOCTTY)
-        .open(path)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NOCTTY);
+    match options.clone().create_new(true).mode(0o600).open(path) {
+        Ok(file) => {
+            // Whatever the umask: those who read it are in the group. One that is there is left as it is.
+            file.set_permissions(Permissions::from_mode(0o640))?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod at_next_start;
 mod conditions;
 mod limits;
 mod login;
+mod stdio;
 mod written;
 pub(crate) use at_next_start::waiting as waiting_for_a_start;
 pub use written::{LogFormat, LogLevel, LogTo};
@@ -37,6 +38,8 @@ pub struct Config {
     /// What a Secure Shell server needs; a relay on stdin and stdout does without. See
     /// [`Config::for_server`].
     pub(crate) serving: Result<Serving, ConfigError>,
+    /// See [`Config::for_stdio`].
+    pub(crate) stdio: Result<(), ConfigError>,
     /// Who may reach what.
     pub policy: Policy,
     /// Bounds.
@@ -177,6 +180,7 @@ impl Config {
         let serving = Err(ConfigError::whole(Path::new("-"), "there is no file", None));
         Self {
             serving,
+            stdio: Ok(()),
             policy,
             limits: Limits::default(),
             allowances: Allowances::default(),
@@ -193,6 +197,14 @@ impl Config {
     /// `listen`, `host_keys` or `authorized_keys` is missing.
     pub fn for_server(&self) -> Result<&Serving, ConfigError> {
         self.serving.as_ref().map_err(Clone::clone)
+    }
+
+    /// Can a relay on stdin and stdout keep all of it?
+    ///
+    /// # Errors
+    /// It has keys that only a Secure Shell server can keep.
+    pub fn for_stdio(&self) -> Result<(), ConfigError> {
+        self.stdio.clone()
     }
 }
 
@@ -235,6 +247,7 @@ impl Meaning<'_> {
         let serving = self.serving(&written)?;
         Ok(Config {
             serving,
+            stdio: self.for_stdio(&written),
             policy,
             limits,
             allowances,

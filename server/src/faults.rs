@@ -1,6 +1,7 @@
 //! What is wrong with the files that the gateway's file names, as far as it can be told before anybody
 //! logs in. Each login reads them anew and fails closed by itself; this says it to whoever looks after
 //! the gateway, while it can still be mended.
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::authorities::{self, BadAuthorities};
@@ -19,6 +20,14 @@ pub enum Fault {
     /// The gateway does not start.
     #[error(transparent)]
     HostKey(#[from] HostKeyError),
+    /// The gateway does not start.
+    #[error("the audit cannot be written to {}: {source}", file.display())]
+    Audit {
+        /// The file that it should be written to.
+        file: PathBuf,
+        /// Of its directory.
+        source: io::Error,
+    },
     /// Nobody gets in.
     #[error(transparent)]
     Revoked(#[from] Revoked),
@@ -42,10 +51,16 @@ pub enum Fault {
 }
 
 /// All that is wrong with what a server needs, read as the user that this process is.
-pub fn of(serving: &Serving) -> Vec<Fault> {
+pub fn of(serving: &Serving, audit: Option<&Path>) -> Vec<Fault> {
     let host_keys = serving.host_keys.iter();
     let bad_host_keys = host_keys.filter_map(|path| host_key::load(path).err());
     let mut faults: Vec<_> = bad_host_keys.map(Fault::from).collect();
+    if let Some(file) = audit
+        && let Some(Err(source)) = file.parent().map(|parent| parent.join(".").metadata())
+    {
+        let file = file.to_owned();
+        faults.push(Fault::Audit { file, source });
+    }
     faults.extend(of_login(&serving.login));
     faults
 }

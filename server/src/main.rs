@@ -133,11 +133,25 @@ fn main() -> ExitCode {
     let (code, words) = match run(&arguments) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Use(words)) => (2, words),
-        Err(Failure::Work(error)) => (1, format!("{error:#}")),
+        Err(Failure::Work(error)) => (1, in_words(&error)),
     };
     // Nobody is left to tell when this fails.
     let _ = writeln!(std::io::stderr(), "adit-server: {words}");
     ExitCode::from(code)
+}
+
+/// The whole chain; most of ours say already what they come from.
+fn in_words(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .fold(error.to_string(), |words, from| {
+            let from = from.to_string();
+            match words.ends_with(&from) {
+                true => words,
+                false => format!("{words}: {from}"),
+            }
+        })
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -175,7 +189,7 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Use(error.to_string()))?
         .clone();
     if arguments.check {
-        return check_files(file, &serving);
+        return check_files(file, &serving, config.audit.as_deref());
     }
     let flush = logging::start(config.log, config.audit.as_deref(), Stderr::Ours)?;
     service::raise_descriptor_limit();
@@ -201,8 +215,8 @@ fn serve(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Also of the files that it names, which another user may have no leave to read.
-fn check_files(file: &Path, serving: &Serving) -> Result<(), Failure> {
-    let faults = faults::of(serving);
+fn check_files(file: &Path, serving: &Serving, audit: Option<&Path>) -> Result<(), Failure> {
+    let faults = faults::of(serving, audit);
     if faults.is_empty() {
         return nothing_wrong_with(file);
     }
@@ -246,11 +260,16 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 fn relay_stdio(arguments: &Arguments) -> Result<(), Failure> {
     let who = stdio::who()?;
     let config = match &arguments.config {
-        Some(file) if arguments.check => {
-            load(file, arguments)?;
-            return nothing_wrong_with(file);
+        Some(file) => {
+            let config = load(file, arguments)?;
+            config
+                .for_stdio()
+                .map_err(|error| Failure::Use(error.to_string()))?;
+            if arguments.check {
+                return nothing_wrong_with(file);
+            }
+            config
         }
-        Some(file) => load(file, arguments)?,
         None => {
             let mut config = Config::without_file(policy_of(&who.user, &arguments.allow)?);
             overrides(arguments).apply(&mut config.log);

@@ -87,7 +87,7 @@ impl Reloading {
 fn read_again(file: &Path) -> Result<(Serving, Config), String> {
     let config = Config::load(file).map_err(|error| error.to_string())?;
     let serving = config.for_server().map_err(|error| error.to_string())?;
-    let faults = faults::of(serving);
+    let faults = faults::of(serving, config.audit.as_deref());
     match faults.is_empty() {
         true => Ok((serving.clone(), config)),
         false => Err(faults::in_words(&faults)),

@@ -24,12 +24,14 @@ pub struct SpecialRange {
 /// configuration, the pages of AWS on instance metadata (169.254.169.254, which Google, Azure and
 /// OpenStack share, and fd00:ec2::254), on ECS tasks (169.254.170.2) and on EKS pods (169.254.170.23
 /// and fd00:ec2::23), of Azure on 168.63.129.16, of Alibaba on 100.100.100.200, of Google on
-/// fd20:ce::254.
+/// fd20:ce::254; of cloud-init, which asks there, on Scaleway (169.254.42.42, fd00:42::42), Akamai
+/// (fd00:a9fe:a9fe::1) and Alibaba (fd00:100::100:200); of Oracle's images on fd00:c1::a9fe:a9fe.
 const RANGES: &[SpecialRange] = &[
     v4("this network or unspecified", [0, 0, 0, 0], 8),
     v4("loopback", [127, 0, 0, 0], 8),
     v4("link-local", [169, 254, 0, 0], 16),
     v4("cloud metadata", [169, 254, 169, 254], 32),
+    v4("cloud metadata", [169, 254, 42, 42], 32),
     v4("cloud metadata", [169, 254, 170, 2], 32),
     v4("cloud metadata", [169, 254, 170, 23], 32),
     v4("cloud metadata", [168, 63, 129, 16], 32),
@@ -41,6 +43,22 @@ const RANGES: &[SpecialRange] = &[
     v6("multicast", [0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
     v6("cloud metadata", [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
     v6("cloud metadata", [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128),
+    v6("cloud metadata", [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
+    v6(
+        "cloud metadata",
+        [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe],
+        128,
+    ),
+    v6(
+        "cloud metadata",
+        [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1],
+        128,
+    ),
+    v6(
+        "cloud metadata",
+        [0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200],
+        128,
+    ),
     v6("cloud metadata", [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
 ];
 
@@ -197,6 +215,16 @@ mod tests {
         check("255.255.255.255", "0.0.0.0/0", Some("broadcast"));
         check("fd00:ec2::254", "fd00::/8", Some("cloud metadata"));
         check("fd00:ec2::254", "fd00:ec2::254/128", None);
+        for metadata in [
+            "fd00:42::42",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:a9fe:a9fe::1",
+            "fd00:100::100:200",
+        ] {
+            check(metadata, "fd00::/8", Some("cloud metadata"));
+            check(metadata, &format!("{metadata}/128"), None);
+        }
+        check("169.254.42.42", "169.254.0.0/16", Some("cloud metadata"));
     }
 
     #[test]

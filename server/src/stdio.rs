@@ -18,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::link_session::{self, LinkError};
 use crate::permissions::Permissions;
 use crate::sessions::{Ending, Session};
+use crate::time_outs::TimeOuts;
 use crate::user_name::{BadUserName, UserName};
 
 /// Why there is no link on stdin and stdout.
@@ -89,6 +90,7 @@ pub async fn serve(gateway: &Arc<Gateway>, who: Who) -> Result<LinkEnd, StdioErr
     let (read, write) = adit_link::pipe::split(input, output);
     let ending = Arc::new(Ending::new());
     let session = Session::new(who, Permissions::all(), None, ending);
+    let _time_outs = TimeOuts::start(&session, gateway.limits());
     Ok(link_session::serve(gateway, &session, read, write).await?)
 }
 

@@ -6,6 +6,8 @@ use super::{Config, Limits, Log, Serving};
 pub(crate) fn waiting(running: &Config, read: &Config) -> Vec<&'static str> {
     let Config {
         serving,
+        // For no server.
+        stdio: _,
         // At once.
         policy: _,
         limits,

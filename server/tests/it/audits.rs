@@ -2,7 +2,9 @@
 use std::io::ErrorKind;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use adit_link::RefusalReason;
@@ -422,4 +424,35 @@ async fn metrics_are_told_on_loopback() {
         );
     }
     assert!(tokio::task::block_in_place(|| get("/")).starts_with("HTTP/1.1 404"));
+}
+
+/// As the unit starts it; those who read it are in the group of its directory.
+#[test]
+fn a_file_of_the_audit_is_for_its_group_as_well_whatever_the_umask() {
+    let site = Site::new();
+    let audit = site.path("audit.json");
+    let config = site.config(POLICY, &format!("audit: {}", audit.display()));
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077 && exec \"$@\"", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_adit-server"));
+    command.arg("--config").arg(config);
+    command.args(["--log-format", "json"]);
+    let _gateway = Running::of(command);
+    let mode = std::fs::metadata(&audit)
+        .expect("made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o640, "{mode:o}");
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_named_once() {
+    let site = Site::new();
+    let config = site.config(POLICY, "audit: /nonexistent/audit.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit-server"));
+    command.arg("--config").arg(config);
+    let output = output(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
 }

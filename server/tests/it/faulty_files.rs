@@ -26,7 +26,7 @@ fn chmod(site: &Site, name: &str, mode: u32) {
 }
 
 /// Each of the files that are read at a login, made useless.
-const BREAKS: [Break; 9] = [
+const BREAKS: [Break; 10] = [
     Break {
         what: |site| drop(fs::remove_file(site.path("revoked"))),
         says: "what is revoked cannot be read, so nobody gets in",
@@ -42,6 +42,10 @@ const BREAKS: [Break; 9] = [
     Break {
         what: |site| drop(site.write("ca.pub", "# mine\nssh-ed25519 nonsense\n")),
         says: "ca.pub: line 2 is no public key",
+    },
+    Break {
+        what: |site| fs::rename(site.path("audits"), site.path("moved")).expect("rename"),
+        says: "audit.json: No such file or directory",
     },
     Break {
         what: |site| chmod(site, "host", 0o644),
@@ -71,12 +75,15 @@ fn files(site: &Site) -> String {
     let passwords = secrets(site, "passwords", &[("alice", &hash)]);
     let totp = secrets(site, "totp", &[("alice", crate::answers::SECRET)]);
     site.keygen("ca", "");
+    fs::create_dir(site.path("audits")).expect("directory");
+    let audit = site.path("audits/audit.json");
     let (ca, revoked) = (site.path("ca.pub"), site.write("revoked", ""));
     format!(
         "{passwords}{totp}user_ca: [{}]\nrevoked_keys: [{}]\n\
-         methods: [publickey, \"password,totp\"]\n{}",
+         methods: [publickey, \"password,totp\"]\naudit: {}\n{}",
         ca.display(),
         revoked.display(),
+        audit.display(),
         extra(site)
     )
 }

@@ -97,6 +97,54 @@ async fn a_file_gives_the_policy_of_the_processs_own_user() {
     }
 }
 
+#[test]
+fn a_file_with_keys_that_only_a_server_keeps_is_refused() {
+    let site = Site::new();
+    let policy = "version: 1\nlog: {to: stderr}\npolicy: []\n";
+    for (more, named) in [
+        ("revoked_keys: [/etc/adit/revoked]", "`revoked_keys`"),
+        (
+            "max_connections: 7\nlimits: [{users: [alice], sessions: 1}]",
+            "`limits: sessions`, `max_connections`",
+        ),
+        (
+            "port_forwarding: false\nmotd: hello",
+            "`port_forwarding`, `motd`",
+        ),
+    ] {
+        let file = site.write("policy.yaml", &format!("{policy}{more}\n"));
+        for check in [&["--check"][..], &[]] {
+            let mut command = Command::new(SERVER);
+            command
+                .arg("--stdio")
+                .arg("--config")
+                .arg(&file)
+                .args(check);
+            let output = output(command);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{more}: {said}");
+            assert!(
+                said.contains("does not keep") && said.contains(named),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lasts_as_long_as_the_file_says() {
+    let site = Site::new();
+    let file = "version: 1\nlog: {to: stderr}\npolicy: []\nsession_timeout_seconds: 1\n";
+    let mut command = Command::new(SERVER);
+    command.arg("--stdio").arg("--config");
+    command.arg(site.write("policy.yaml", file));
+    let (link, mut child) = link_of(command).await;
+    let ended = tokio::time::timeout(PATIENCE, link.ended());
+    ended.await.expect("in time");
+    let ended = tokio::time::timeout(PATIENCE, child.wait());
+    assert!(ended.await.expect("in time").expect("wait").success());
+}
+
 /// The program with `/run` in the place of the system's.
 pub(crate) fn with_run(run: &Path) -> Command {
     let mut command = Command::new("unshare");
