@@ -1,6 +1,7 @@
 //! The way of a client through a chain of methods: what comes next, what it shows, and that it is told
 //! of each step (RFC 4252 section 5.1, partial success).
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::audit::RefusedLogin;
 use crate::client::{Client, ConversationError};
 use crate::credential::{CertificateId, Credential, fingerprint};
+use crate::gateway::Gateway;
 use crate::login::{Login, NotAuthorized};
+use crate::login_attempt::{LoginAttempt, Unheard, Unsigned};
 use crate::login_progress::{Progress, Shown};
 use crate::methods::{self, Method};
 use crate::metrics::Metrics;
@@ -33,7 +36,10 @@ pub(crate) struct Tried {
 
 impl Tried {
     pub(crate) fn key(key: &KeyData) -> Self {
-        let fingerprint = fingerprint(key);
+        Self::fingerprint(fingerprint(key))
+    }
+
+    fn fingerprint(fingerprint: String) -> Self {
         Self {
             method: Method::PublicKey.name().to_owned(),
             credential: Credential::Key { fingerprint },
@@ -87,6 +93,30 @@ impl Client {
         self.rejection(user)
     }
 
+    /// Somebody asks for something else than to have a signature looked at.
+    pub(crate) fn turn(&self, user: &str) {
+        self.attempt.named(user);
+        let unsigned = self.attempt.take_unsigned();
+        self.refuse_unsigned(unsigned);
+    }
+
+    /// A signature by this key is awaited from now on.
+    pub(crate) fn await_signature(&self, user: &str, key: &KeyData) {
+        self.attempt.named(user);
+        let other = self.attempt.awaits(Unsigned {
+            user: user.to_owned(),
+            fingerprint: fingerprint(key),
+        });
+        self.refuse_unsigned(other);
+    }
+
+    fn refuse_unsigned(&self, unsigned: Option<Unsigned>) {
+        if let Some(Unsigned { user, fingerprint }) = unsigned {
+            let tried = Tried::fingerprint(fingerprint);
+            self.refuse_login(&user, &tried, &NotAuthorized::Unsigned);
+        }
+    }
+
     pub(crate) fn refuse_login(&self, user: &str, tried: &Tried, why: &NotAuthorized) {
         Metrics::count(&self.gateway.metrics().logins_refused);
         self.attempt.refused();
@@ -94,13 +124,7 @@ impl Client {
     }
 
     pub(crate) fn audit_refused(&self, user: &str, tried: &Tried, why: &str) {
-        let refused = RefusedLogin {
-            from: self.peer,
-            user,
-            method: &tried.method,
-            credential: &tried.credential,
-        };
-        refused.because(why);
+        audit_refused(self.peer, user, tried, why);
     }
 
     /// The key or certificate of a step that this user has behind it.
@@ -139,6 +163,7 @@ impl Client {
     /// RFC 4256 section 3.2. Everybody is asked the same, known or not.
     pub(crate) async fn ask(&mut self, user: &str) -> Result<Auth, ConversationError> {
         self.count_offer()?;
+        self.turn(user);
         let mut asked = self.next(user);
         asked.retain(|method| *method != Method::PublicKey);
         let Some(prompt) = prompt(&asked) else {
@@ -209,6 +234,41 @@ impl Client {
         self.login = Some((login, changes));
         Ok(Auth::Accept)
     }
+}
+
+fn audit_refused(from: SocketAddr, user: &str, tried: &Tried, why: &str) {
+    let refused = RefusedLogin {
+        from,
+        user,
+        method: &tried.method,
+        credential: &tried.credential,
+    };
+    refused.because(why);
+}
+
+/// At the end of a connection: what came to nothing without our having been asked. To name a user and
+/// show nothing owes no more than to come and go: honest clients without a key do it.
+pub(crate) fn tell_unheard(gateway: &Gateway, attempt: &LoginAttempt, from: SocketAddr) {
+    let (user, tried, why) = match attempt.unheard() {
+        None => return,
+        Some(Unheard::Unsigned(Unsigned { user, fingerprint })) => {
+            attempt.refused();
+            (
+                user,
+                Tried::fingerprint(fingerprint),
+                NotAuthorized::Unsigned,
+            )
+        }
+        Some(Unheard::Nothing(user)) => {
+            let tried = Tried {
+                method: "-".to_owned(),
+                credential: Credential::Answers,
+            };
+            (user, tried, NotAuthorized::Nothing)
+        }
+    };
+    Metrics::count(&gateway.metrics().logins_refused);
+    audit_refused(from, &user, &tried, &why.to_string());
 }
 
 /// What a user is asked; where there is a choice, either answer will do.

@@ -28,6 +28,7 @@ impl Handler for Client {
     type Error = ConversationError;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
+        self.turn(user);
         Ok(self.rejection(user))
     }
 
@@ -53,6 +54,7 @@ impl Handler for Client {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         let attempt = self.count_offer()?;
+        self.attempt.take_unsigned();
         let changes = self.gateway.changes();
         let login = self.logins.certificate(user, certificate, attempt).await;
         let tried = Tried::certificate(certificate);
@@ -71,8 +73,12 @@ impl Handler for Client {
             false => Err(NotAuthorized::NotNext),
         };
         match offered {
-            Ok(()) => Ok(Auth::Accept),
+            Ok(()) => {
+                self.await_signature(user, key.key_data());
+                Ok(Auth::Accept)
+            }
             Err(why) => {
+                self.turn(user);
                 self.refuse_login(user, &Tried::key(key.key_data()), &why);
                 Ok(self.rejection(user))
             }
@@ -88,6 +94,7 @@ impl Handler for Client {
         // user.
         let attempt = self.count_offer()?;
         let (key, algorithm) = (key.public_key, key.algorithm);
+        self.attempt.take_unsigned();
         let changes = self.gateway.changes();
         let login = self.logins.key(user, key, algorithm, attempt).await;
         let tried = Tried::key(key.key_data());

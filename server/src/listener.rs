@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
+use crate::authentication;
 use crate::client::{Arrival, Client, ConversationError, MAX_CHANNELS};
 use crate::config::Limits;
 use crate::gateway::Gateway;
@@ -176,6 +177,7 @@ impl Server {
         tokio::spawn(async move {
             let attempt = Arc::new(LoginAttempt::default());
             let ended = server.converse(socket, peer, &attempt).await;
+            authentication::tell_unheard(&server.gateway, &attempt, peer);
             if let Some(offence) =
                 attempt.offence(ended.as_ref().is_err_and(|error| error.is_violation()))
             {

@@ -123,6 +123,12 @@ pub(crate) enum NotAuthorized {
     OtherAnswer,
     #[error("what was shown is no whole chain of the gateway's methods")]
     Methods,
+    #[error("the key was worth a signature, and no good one came")]
+    Unsigned,
+    #[error(
+        "nothing was shown that could be judged: nothing at all, or a certificate that is not valid now or has a wrong signature"
+    )]
+    Nothing,
     #[error("not a method that comes next for this user")]
     NotNext,
     #[error("no usable authorized keys: {0}")]

@@ -426,6 +426,37 @@ async fn metrics_are_told_on_loopback() {
     assert!(tokio::task::block_in_place(|| get("/")).starts_with("HTTP/1.1 404"));
 }
 
+/// What the SSH library refuses before it asks us is known at the end, as far as it can be.
+#[test]
+fn what_nobody_was_asked_about_is_refused_in_the_audit_as_well() {
+    let site = Site::new();
+    site.keygen("ca", "");
+    let (audit, authority) = (site.path("audit"), site.path("ca.pub"));
+    let files = (audit.display(), authority.display());
+    let gateway = site.start(
+        POLICY,
+        &format!("audit: {}\nuser_ca: [{}]", files.0, files.1),
+    );
+    let old = ["-V", "20200101:20200102", "alice.pub"];
+    keygen(
+        &site,
+        &[&["-s", "ca", "-I", "old", "-n", "alice"][..], &old].concat(),
+    );
+    let certificate = format!("CertificateFile={}", site.path("alice-cert.pub").display());
+    let alone = "PubkeyAcceptedAlgorithms=ssh-ed25519-cert-v01@openssh.com";
+    stays_out(&site, &gateway, ALICE, &["-o", &certificate, "-o", alone]);
+    let why = "nothing was shown that could be judged: nothing at all, or a certificate that is not valid now or has a wrong signature";
+    check_refused(&site, 1, ["alice", "-", "-", why]);
+    // Alice's public key, and a private one that is not hers: `ssh` offers the first and cannot sign.
+    for (from, to) in [("mallory", "liar"), ("alice.pub", "liar.pub")] {
+        std::fs::copy(site.path(from), site.path(to)).expect("copy");
+    }
+    stays_out(&site, &gateway, ("alice", "liar"), &[]);
+    let why = "the key was worth a signature, and no good one came";
+    let key = fingerprint(&site, "alice");
+    check_refused(&site, 2, ["alice", "publickey", &key, why]);
+}
+
 /// As the unit starts it; those who read it are in the group of its directory.
 #[test]
 fn a_file_of_the_audit_is_for_its_group_as_well_whatever_the_umask() {
