@@ -111,7 +111,8 @@ pub(crate) struct Client {
     pub(crate) ending: Arc<Ending>,
     pub(crate) time_outs: Option<TimeOuts>,
     pub(crate) attempt: Arc<LoginAttempt>,
-    /// Channels on which a link was begun: a second request on the same one is refused.
+    /// Channels on which a link was begun or a shell asked for: a second request on the same one is
+    /// refused (RFC 4254 section 6.5).
     pub(crate) begun: Vec<ChannelId>,
     /// Places for forwarded ports that are not answered yet.
     pub(crate) openings: Arc<Semaphore>,

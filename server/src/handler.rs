@@ -208,9 +208,15 @@ impl Handler for Client {
         channel: ChannelId,
         ssh: &mut Ssh,
     ) -> Result<(), Self::Error> {
-        let Some(motd) = self.gateway.motd() else {
+        // One a channel: what a client without a window does not take waits in the session.
+        let motd = self
+            .gateway
+            .motd()
+            .filter(|_| !self.begun.contains(&channel));
+        let Some(motd) = motd else {
             return self.refuse(channel, "shell", ssh);
         };
+        self.begun.push(channel);
         // RFC 4254 section 6.5: it is granted, says this on its standard error, and is over.
         self.log_refused("shell");
         ssh.channel_success(channel)?;

@@ -48,6 +48,12 @@ const ALL: &[Expected] = &[
     expect("a_window_beyond_what_fits", None, NOTHING),
     expect("a_channel_that_takes_packets_of_nothing", None, NOTHING),
     expect("a_channel_without_a_window", Some(false), NOTHING),
+    // What is shown to one that asks for a shell waits until it is taken, once.
+    expect(
+        "shells_without_a_window",
+        Some(false),
+        (CHANNEL_FAILURE, 99),
+    ),
     expect("a_confirmation_of_nothing", Some(true), NOTHING),
     expect("a_failure_of_nothing", None, NOTHING),
     expect("a_link_that_is_confirmed_again", None, NOTHING),
@@ -84,7 +90,7 @@ async fn echoes(mut program: TcpStream, mut over: tokio::sync::oneshot::Receiver
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_should_say_after_a_login_ends_its_own_connection_at_most() {
     let site = Site::new();
-    let gateway = site.start(POLICY, "login_grace_seconds: 5");
+    let gateway = site.start(POLICY, "login_grace_seconds: 5\nmotd: no shell here");
     let broker = Broker::connect(&site, gateway.address).await;
     let at = echo().await;
     let (done, over) = tokio::sync::oneshot::channel();

@@ -143,6 +143,13 @@ def a_channel_without_a_window(peer):
     peer.link(window=0)
 
 
+def shells_without_a_window(peer):
+    channel = peer.session(window=0)
+    for _ in range(100):
+        peer.request(channel, "shell")
+    peer.wait(lambda m: m[0] == 100)
+
+
 def a_confirmation_of_nothing(peer):
     peer.send(CONFIRMATION, u32(77, 77, 1 << 20, 32768))
 
