@@ -192,8 +192,16 @@ impl Client {
             method: names(&asked),
             credential: self.shown_before(user),
         };
-        let judged = match answer {
-            Some(answer) => self.logins.answer(user, asked, answer).await,
+        let Some(answer) = answer else {
+            // russh keeps room for as many as there could be while we take our time: none is taken.
+            self.refuse_login(user, &tried, &NotAuthorized::Answer);
+            return Err(ConversationError::NotOneAnswer);
+        };
+        let judged = match text(answer) {
+            Some(text) => {
+                let judging = self.logins.answer(user, asked, text);
+                self.awaited(judging).await?
+            }
             None => Err(NotAuthorized::Answer),
         };
         let judged = match judged {
@@ -290,18 +298,25 @@ fn names(methods: &[Method]) -> String {
     names.join(" or ")
 }
 
-/// There was one question, so there is one answer. What russh keeps of it is wiped here.
-fn only_answer(response: Response<'_>) -> Option<Zeroizing<String>> {
-    let mut answers: Vec<Bytes> = response.take(2).collect();
-    let answer = match answers.as_slice() {
-        [answer] if answer.len() <= MAX_PASSWORD => std::str::from_utf8(answer).ok(),
-        _ => None,
-    };
-    let answer = answer.map(|text| Zeroizing::new(text.to_owned()));
-    for bytes in answers.drain(..) {
-        if let Ok(mut bytes) = bytes.try_into_mut() {
+/// There was one question, so there is one answer, and no long one.
+fn only_answer(response: Response<'_>) -> Option<Answer> {
+    let mut answers: Vec<_> = response.take(2).map(Answer).collect();
+    let only = answers.pop().filter(|_| answers.is_empty());
+    only.filter(|answer| answer.0.len() <= MAX_PASSWORD)
+}
+
+fn text(answer: Answer) -> Option<Zeroizing<String>> {
+    let text = std::str::from_utf8(&answer.0).ok()?;
+    Some(Zeroizing::new(text.to_owned()))
+}
+
+/// What russh keeps of it is wiped when it is dropped.
+struct Answer(Bytes);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Ok(mut bytes) = std::mem::take(&mut self.0).try_into_mut() {
             bytes.as_mut().zeroize();
         }
     }
-    answer
 }

@@ -43,6 +43,10 @@ pub(crate) enum ConversationError {
     Ssh(#[from] russh::Error),
     #[error("the client offered more than {MAX_OFFERS} keys or answers")]
     TooManyOffers,
+    #[error("the client answered one question with none, several or a very long one")]
+    NotOneAnswer,
+    #[error("turned out before it had logged in")]
+    TurnedOut,
     #[error("the client asked for more than {MAX_OPENS} channels")]
     TooManyOpens,
     #[error("the client asked for more than {MAX_OPENINGS} forwarded ports at a time")]
@@ -53,8 +57,13 @@ impl ConversationError {
     /// Did the client say what is no SSH? One that only went, even within the key exchange, may have
     /// good reason: it does not know our host key.
     pub(crate) fn is_violation(&self) -> bool {
-        let Self::Ssh(error) = self else {
-            return true;
+        let error = match self {
+            Self::Ssh(error) => error,
+            Self::TurnedOut => return false,
+            Self::TooManyOffers
+            | Self::NotOneAnswer
+            | Self::TooManyOpens
+            | Self::TooManyOpenings => return true,
         };
         !matches!(
             error,
@@ -176,6 +185,22 @@ impl Client {
             from: self.peer.ip(),
             now: Timestamp::now(),
         })
+    }
+
+    /// What is to be found out about a client, as long as that can still hear of it: whoever was turned
+    /// out stands in nobody's way.
+    pub(crate) async fn awaited<T>(
+        &self,
+        finding: impl Future<Output = T>,
+    ) -> Result<T, ConversationError> {
+        let Some((guest, _)) = &self.guest else {
+            return Ok(finding.await);
+        };
+        tokio::select! {
+            biased;
+            () = guest.turned_out() => Err(ConversationError::TurnedOut),
+            found = finding => Ok(found),
+        }
     }
 
     /// To be called for each channel that is asked for, before anything else.

@@ -56,7 +56,8 @@ impl Handler for Client {
         let attempt = self.count_offer()?;
         self.attempt.take_unsigned();
         let changes = self.gateway.changes();
-        let login = self.logins.certificate(user, certificate, attempt).await;
+        let login = self.logins.certificate(user, certificate, attempt);
+        let login = self.awaited(login).await?;
         let tried = Tried::certificate(certificate);
         Ok(self.answer(user, &tried, login, changes).await)
     }
@@ -69,7 +70,10 @@ impl Handler for Client {
         let attempt = self.count_offer()?;
         let (key, algorithm) = (offer.public_key, offer.algorithm);
         let offered = match self.comes_next(user, Method::PublicKey) {
-            true => self.logins.offer(user, key, algorithm, attempt).await,
+            true => {
+                let offered = self.logins.offer(user, key, algorithm, attempt);
+                self.awaited(offered).await?
+            }
             false => Err(NotAuthorized::NotNext),
         };
         match offered {
@@ -96,7 +100,8 @@ impl Handler for Client {
         let (key, algorithm) = (key.public_key, key.algorithm);
         self.attempt.take_unsigned();
         let changes = self.gateway.changes();
-        let login = self.logins.key(user, key, algorithm, attempt).await;
+        let login = self.logins.key(user, key, algorithm, attempt);
+        let login = self.awaited(login).await?;
         let tried = Tried::key(key.key_data());
         Ok(self.answer(user, &tried, login, changes).await)
     }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::sessions::Ending;
 use crate::throttle::seldom;
 
 #[derive(Debug)]
@@ -29,6 +30,15 @@ struct Waiter {
     id: u64,
     source: Source,
     socket: Arc<TcpStream>,
+    turned_out: Arc<Ending>,
+}
+
+impl Waiter {
+    /// Its session may be waiting for something else than its socket.
+    fn turn_out(&self) {
+        self.turned_out.end("too many connections, or too late");
+        shut_down(&self.socket);
+    }
 }
 
 /// Whoever has one address has it alone, but one of IPv6 comes with the 2^64 others of its network.
@@ -76,6 +86,7 @@ impl Waiting {
 pub(crate) struct Guest {
     among: Arc<Unauthenticated>,
     id: u64,
+    turned_out: Arc<Ending>,
 }
 
 impl Unauthenticated {
@@ -98,7 +109,7 @@ impl Unauthenticated {
             };
             let (each, from) = (self.each, source.0);
             seldom!(warn, each, %from, "too many unauthenticated connections of one source: one is closed");
-            shut_down(&oldest.socket);
+            oldest.turn_out();
         }
         while waiting.connections.len() >= self.limit {
             let Some(surplus) = waiting.take_surplus(source) else {
@@ -106,15 +117,21 @@ impl Unauthenticated {
             };
             let (limit, from) = (self.limit, surplus.source.0);
             seldom!(warn, limit, %from, "too many unauthenticated connections: one is closed");
-            shut_down(&surplus.socket);
+            surplus.turn_out();
         }
         let id = waiting.next;
         waiting.next += 1;
-        let waiter = Waiter { id, source, socket };
-        waiting.connections.push_back(waiter);
+        let turned_out = Arc::new(Ending::new());
+        waiting.connections.push_back(Waiter {
+            id,
+            source,
+            socket,
+            turned_out: Arc::clone(&turned_out),
+        });
         Guest {
             among: Arc::clone(self),
             id,
+            turned_out,
         }
     }
 }
@@ -122,12 +139,17 @@ impl Unauthenticated {
 impl Guest {
     /// Ends the connection, if it is still unauthenticated.
     pub(crate) fn turn_out(&self) {
-        if let Some(socket) = self.leave() {
-            shut_down(&socket);
+        if let Some(waiter) = self.leave() {
+            waiter.turn_out();
         }
     }
 
-    fn leave(&self) -> Option<Arc<TcpStream>> {
+    /// Resolves when it was, by whomever.
+    pub(crate) async fn turned_out(&self) {
+        self.turned_out.said().await;
+    }
+
+    fn leave(&self) -> Option<Waiter> {
         let mut waiting = self
             .among
             .waiting
@@ -137,8 +159,7 @@ impl Guest {
             .connections
             .iter()
             .position(|waiter| waiter.id == self.id)?;
-        let waiter = waiting.connections.remove(index)?;
-        Some(waiter.socket)
+        waiting.connections.remove(index)
     }
 }
 

@@ -41,21 +41,24 @@ pub(crate) async fn log_in(site: &Site, gateway: SocketAddr) -> client::Handle<K
     session
 }
 
+/// Connects, and has not logged in yet.
+pub(crate) async fn greet(site: &Site, gateway: SocketAddr) -> client::Handle<KnowsHost> {
+    let mut config = Config::default();
+    adit_link::ssh::tune_client(&mut config, adit_link::ssh::Rekey::default());
+    let host_key = PublicKey::from_openssh(&site.public_key("host")).expect("host key");
+    let socket = BufferedSocket::new(TcpStream::connect(gateway).await.expect("connect"));
+    let session = client::connect_stream(Arc::new(config), socket, KnowsHost(host_key));
+    let session = timeout(PATIENCE, session).await;
+    session.expect("in time").expect("session")
+}
+
 /// Connects and tries to log in with alice's key, under any name.
 pub(crate) async fn try_log_in(
     site: &Site,
     gateway: SocketAddr,
     user: &str,
 ) -> (client::Handle<KnowsHost>, bool) {
-    let mut config = Config::default();
-    adit_link::ssh::tune_client(&mut config, adit_link::ssh::Rekey::default());
-    let host_key = PublicKey::from_openssh(&site.public_key("host")).expect("host key");
-    let socket = BufferedSocket::new(TcpStream::connect(gateway).await.expect("connect"));
-    let session = client::connect_stream(Arc::new(config), socket, KnowsHost(host_key));
-    let mut session = timeout(PATIENCE, session)
-        .await
-        .expect("in time")
-        .expect("session");
+    let mut session = greet(site, gateway).await;
     let key = Arc::new(load_secret_key(site.path("alice"), None).expect("key"));
     let login = session.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key, None));
     let login = timeout(PATIENCE, login)

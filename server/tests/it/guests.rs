@@ -3,9 +3,12 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use russh::client::KeyboardInteractiveAuthResponse as Asked;
+
+use crate::answers::{ALICE, hash, secrets, try_with};
 use crate::destinations::echo;
-use crate::flows::Broker;
-use crate::site::{PATIENCE, Site};
+use crate::flows::{Broker, greet};
+use crate::site::{PATIENCE, Running, Site};
 
 const POLICY: &str = r#"[{name: loopback, users: [alice], allow: ["127.0.0.1:*"]}]"#;
 
@@ -163,4 +166,68 @@ async fn a_connection_without_a_link_is_closed() {
     tokio::time::timeout(PATIENCE, closed)
         .await
         .expect("closed");
+}
+
+/// Is asked, and answers so; nothing when that ends the connection.
+async fn answer(site: &Site, gateway: &Running, answers: Vec<String>) -> Option<Asked> {
+    let mut stranger = greet(site, gateway.address).await;
+    let asked = stranger.authenticate_keyboard_interactive_start("alice", None);
+    let asked = asked.await.expect("a question");
+    assert!(matches!(asked, Asked::InfoRequest { .. }), "{asked:?}");
+    let answered = stranger.authenticate_keyboard_interactive_respond(answers);
+    answered.await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_is_taken_and_no_long_one() {
+    let site = Site::new();
+    let passwords = secrets(&site, "passwords", &[("alice", &hash("open sesame"))]);
+    let gateway = site.start(POLICY, &(passwords + "methods: [password]"));
+    let long = |length| "x".repeat(length);
+    for (answers, is_taken) in [
+        (vec![long(1024)], true),
+        (vec![long(1025)], false),
+        (vec![long(200_000)], false),
+        (vec![long(1), long(1)], false),
+        (vec![String::new(); 60_000], false),
+        (vec![], false),
+    ] {
+        let number = answers.len();
+        let answered = answer(&site, &gateway, answers).await;
+        let wrong = matches!(answered, Some(Asked::Failure { .. }));
+        assert_eq!(wrong, is_taken, "{number}: {answered:?}");
+    }
+}
+
+/// Whoever stands before others in the queue of those who are judged has to be there still.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_turned_out_is_not_judged() {
+    const STRANGERS: usize = 24;
+    let site = std::sync::Arc::new(Site::new());
+    // As much as a hash may cost by half.
+    let slow = "$argon2id$v=19$m=131072,t=4,p=1$bm9ib2R5J3Mgc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let lines = [("alice", slow), ("bob", &hash("swordfish"))];
+    let extra = secrets(&site, "passwords", &lines) + "methods: [password]\nmax_unauthenticated: 4";
+    let policy = r#"[{name: loopback, users: [alice, bob], allow: ["127.0.0.1:*"]}]"#;
+    let gateway = std::sync::Arc::new(site.start(policy, &extra));
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..STRANGERS {
+        let mut stranger = greet(&site, gateway.address).await;
+        let asked = stranger.authenticate_keyboard_interactive_start("alice", None);
+        // Turned out already, by those that came after.
+        if asked.await.is_err() {
+            continue;
+        }
+        strangers.spawn(async move {
+            let answers = vec!["wrong".to_owned()];
+            let answered = stranger.authenticate_keyboard_interactive_respond(answers);
+            answered.await.is_ok()
+        });
+    }
+    let honest = || try_with(&site, &gateway, ("bob", ALICE.1), &["swordfish"; 3]);
+    tokio::task::block_in_place(honest).check("subsystem request failed");
+    let lines = gateway.log_lines();
+    let judged = lines.iter().filter(|line| line["event"] == "login_refused");
+    assert!(judged.count() <= STRANGERS / 2, "{lines:#?}");
+    while strangers.join_next().await.is_some() {}
 }
