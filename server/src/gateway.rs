@@ -274,6 +274,12 @@ impl Gateway {
         let application = question.application().map(str::to_owned);
         let application = application.as_deref();
         match self.reach(session, application, way, asked).await {
+            // Asked again, since the dialling may have taken long.
+            Ok((_, connected, ..)) if !log_queue::has_room() => {
+                adit_link::reset(connected);
+                question.unwritten();
+                Err(NotOpened::NoAudit.refusal())
+            }
             Ok((reached, connected, permit, place)) => {
                 let subject = Subject::Dialled(reached.way, reached.asked);
                 let (address, entry) = (permit.address(), permit.entry());

@@ -40,6 +40,7 @@ mod link_channel;
 pub mod link_session;
 pub mod listener;
 mod log_queue;
+mod log_sink;
 pub mod logging;
 pub mod login;
 mod login_attempt;

@@ -2,9 +2,10 @@
 //! journal or a terminal that takes no lines keeps no stream waiting.
 //!
 //! Half of the queue is for the audit alone, and streams are not opened any more once that half is
-//! needed ([`has_room`]). What finds no place at all is counted, and the number is written later.
-use std::io::{self, Write};
-use std::os::unix::net::UnixDatagram;
+//! needed, or while what should take the audit takes nothing ([`has_room`]). What finds no place at all
+//! is counted, and the number is written later.
+use std::fmt::Display;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -13,24 +14,22 @@ use std::time::Duration;
 use crate::audit;
 use crate::audit_event::Event;
 use crate::audit_file::AuditFile;
+use crate::log_sink::{Sink, SinkQueue};
 
 /// Lines that may wait; each has at most a few KiB.
 const LINES: usize = 2048;
 /// Lines that are written with one call.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// How long lines are gathered after some were written: waking the thread for each of them keeps the streams waiting.
-const GATHERING: Duration = Duration::from_millis(5);
-/// How long until a file that took nothing is tried again.
+pub(crate) const GATHERING: Duration = Duration::from_millis(5);
+/// How long until what took nothing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time for what still waits when the program ends.
 const FLUSH: Duration = Duration::from_secs(2);
-/// systemd-journald.service(8): the native protocol, one datagram for each entry.
-pub(crate) const JOURNAL: &str = "/run/systemd/journal/socket";
-
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicU64 = AtomicU64::new(0);
 static LOST_IN_ALL: AtomicU64 = AtomicU64::new(0);
-/// The file of the audit takes nothing.
+/// Where the audit goes, its file or, without one, the log, takes nothing.
 static UNWRITABLE: AtomicBool = AtomicBool::new(false);
 
 /// Can the audit of one more stream be written? To be asked before it is opened.
@@ -59,23 +58,21 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// Where the thread writes to.
-pub(crate) enum Sink {
-    Stderr,
-    Journal(UnixDatagram),
-}
-
 /// The way into the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct LogQueue(SyncSender<Message>);
 
 impl LogQueue {
     /// Starts the thread.
-    pub(crate) fn start(sink: Sink, mut file: Option<AuditFile>) -> io::Result<Self> {
+    pub(crate) fn start(sink: Sink, file: Option<AuditFile>) -> io::Result<Self> {
         // A few more, for what is no line.
         let (sender, receiver) = sync_channel(LINES + 16);
+        let outlets = Outlets {
+            log: SinkQueue::new(sink),
+            file,
+        };
         let writer = thread::Builder::new().name("log".to_owned());
-        writer.spawn(move || write_all(&receiver, &sink, file.as_mut()))?;
+        writer.spawn(move || write_all(&receiver, outlets))?;
         Ok(Self(sender))
     }
 
@@ -133,15 +130,54 @@ impl Drop for Flush {
     }
 }
 
-fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut AuditFile>) {
-    while let Some(first) = next(queue, file.as_deref_mut()) {
-        let (mut lines, mut flushed) = (Vec::new(), Vec::new());
+/// Where the thread writes to.
+struct Outlets {
+    log: SinkQueue,
+    file: Option<AuditFile>,
+}
+
+impl Outlets {
+    /// Is there something that could not be written yet?
+    fn has_waiting(&self) -> bool {
+        self.log.has_waiting() || self.file.as_ref().is_some_and(AuditFile::has_waiting)
+    }
+
+    /// Writes what waits. What the audit needs and cannot be written waits on, and no flow is opened until
+    /// it is; beside a file of the audit, what the log does not take is lost. Was something?
+    fn settle(&mut self) -> bool {
+        if let Some(file) = &mut self.file {
+            let written = file.write();
+            let taken = written.as_ref().copied().unwrap_or(0);
+            WAITING.fetch_sub(taken, Ordering::Relaxed);
+            note(&written.map(drop), &file.path().display());
+        }
+        let (taken, written) = self.log.write();
+        WAITING.fetch_sub(taken, Ordering::Relaxed);
+        match (&self.file, written) {
+            (None, written) => {
+                note(&written, &self.log);
+                false
+            }
+            (Some(_), Ok(())) => false,
+            (Some(_), Err(_)) => {
+                let lost = self.log.forget();
+                WAITING.fetch_sub(lost, Ordering::Relaxed);
+                lose(lost as u64);
+                true
+            }
+        }
+    }
+}
+
+fn write_all(queue: &Receiver<Message>, mut outlets: Outlets) {
+    while let Some(first) = next(queue, &mut outlets) {
+        let mut flushed = Vec::new();
         let more = std::iter::from_fn(|| queue.try_recv().ok());
         let messages: Vec<_> = std::iter::once(first).chain(more.take(BATCH)).collect();
         let are_all = messages.len() <= BATCH;
         for message in messages {
-            match (message, file.as_deref_mut()) {
-                (Message::Line(line), _) => lines.push(line),
+            match (message, &mut outlets.file) {
+                (Message::Line(line), _) => outlets.log.put(line),
                 (Message::Audit(line), Some(file)) => file.put(&line),
                 (Message::Audit(_), None) => {}
                 (Message::Reopen, Some(file)) => file.reopen(),
@@ -149,14 +185,10 @@ fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut Audit
                 (Message::Flush(done), _) => flushed.push(done),
             }
         }
-        if let Some(file) = file.as_deref_mut() {
-            settle(file);
-        }
-        let failed = write(sink, &lines);
-        WAITING.fetch_sub(lines.len(), Ordering::Relaxed);
-        lose(failed);
+        let has_lines = outlets.log.has_waiting();
+        let has_failed = outlets.settle();
         // Only where lines arrive: this is one as well.
-        if failed == 0 && !lines.is_empty() && has_room() {
+        if has_lines && !has_failed && has_room() {
             say_lost();
         }
         for done in flushed {
@@ -168,33 +200,32 @@ fn write_all(queue: &Receiver<Message>, sink: &Sink, mut file: Option<&mut Audit
     }
 }
 
-/// Waits for a message; meanwhile a file that took nothing is tried again.
-fn next(queue: &Receiver<Message>, mut file: Option<&mut AuditFile>) -> Option<Message> {
+/// Waits for a message; meanwhile what could not be written is tried again.
+fn next(queue: &Receiver<Message>, outlets: &mut Outlets) -> Option<Message> {
     loop {
-        let Some(file) = file.as_deref_mut().filter(|file| file.has_waiting()) else {
+        if !outlets.has_waiting() {
             return queue.recv().ok();
-        };
+        }
         match queue.recv_timeout(RETRY) {
             Ok(message) => return Some(message),
-            Err(RecvTimeoutError::Timeout) => settle(file),
+            Err(RecvTimeoutError::Timeout) => drop(outlets.settle()),
             Err(RecvTimeoutError::Disconnected) => return None,
         }
     }
 }
 
-/// Writes what waits; what cannot be written waits on, and no flow is opened until it is.
-fn settle(file: &mut AuditFile) {
-    match file.write() {
-        Ok(lines) => {
-            WAITING.fetch_sub(lines, Ordering::Relaxed);
+/// Whether flows may be opened: how writing the audit there went.
+fn note(written: &io::Result<()>, to: &dyn Display) {
+    let to = to.to_string();
+    match written {
+        Ok(()) => {
             if UNWRITABLE.swap(false, Ordering::Relaxed) {
-                tracing::info!(file = %file.path().display(), "the audit is written again");
+                tracing::info!(to, "the audit is written again");
             }
         }
         Err(error) => {
             if !UNWRITABLE.swap(true, Ordering::Relaxed) {
-                let file = file.path().display();
-                tracing::error!(%file, %error, "the audit cannot be written: no flow is opened");
+                tracing::error!(to, %error, "the audit cannot be written: no flow is opened");
             }
         }
     }
@@ -210,23 +241,5 @@ fn say_lost() {
             lines,
             "lines could not be written"
         );
-    }
-}
-
-/// How many could not be written.
-fn write(sink: &Sink, lines: &[Vec<u8>]) -> u64 {
-    match sink {
-        Sink::Stderr if lines.is_empty() => 0,
-        Sink::Stderr => match io::stderr().write_all(&lines.concat()) {
-            Ok(()) => 0,
-            Err(_) => lines.len() as u64,
-        },
-        // By its path each time: it is another socket after the journal was set up anew.
-        Sink::Journal(socket) => {
-            let failed = lines
-                .iter()
-                .filter(|line| socket.send_to(line, JOURNAL).is_err());
-            failed.count() as u64
-        }
     }
 }

@@ -17,7 +17,8 @@ use crate::audit_file::AuditFile;
 use crate::config::{Log, LogFormat, LogLevel, LogTo};
 use crate::journal::JournalLayer;
 pub use crate::log_queue::Flush;
-use crate::log_queue::{JOURNAL, LogQueue, Sink};
+use crate::log_queue::LogQueue;
+use crate::log_sink::{JOURNAL, Sink};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]

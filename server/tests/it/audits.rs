@@ -1,20 +1,16 @@
 //! The audit in a file of its own, and the numbers for Prometheus.
-use std::io::ErrorKind;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use adit_link::RefusalReason;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::answers::{ALICE, SECRET, hash, secrets, try_with, wrong_code};
 use crate::destinations::echo;
 use crate::flows::{Broker, try_log_in};
-use crate::forwards::{Client, connect, echoes, free_port, is_refused};
 use crate::logins::keygen;
 use crate::site::{PATIENCE, Running, Site, output};
 
@@ -83,129 +79,6 @@ async fn the_audit_is_in_a_file_that_can_be_moved_away() {
     assert_eq!(ids(&lines(&site, "audit.1", 2)), [100, 200]);
     // The log has it all as well.
     gateway.wait_log(|line| line["id"] == 202 && line["target"] == "audit");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_an_audit_no_flow_is_opened() {
-    let site = Site::new();
-    // full(4): each write fails as on a full disk.
-    let gateway = site.start(POLICY, "audit: /dev/full");
-    let broker = Broker::connect(&site, gateway.address).await;
-    gateway.wait_log(is_unwritable);
-    let refusal = broker.refusal("127.0.0.1", echo().await.port()).await;
-    assert_eq!(refusal.reason, RefusalReason::Busy, "{refusal}");
-    assert!(
-        refusal.detail.contains("the audit cannot be written"),
-        "{refusal}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_an_audit_no_stock_client_gets_through_either() {
-    let site = Site::new();
-    let port = free_port();
-    let key = site.public_key("alice");
-    site.authorize("alice", &format!("permitlisten=\"localhost:{port}\" {key}"));
-    let gateway = site.start(POLICY, "audit: /dev/full");
-    let near = echo().await;
-    let _client = Client::start(&site, &gateway, &["-R", &format!("{port}:{near}")]);
-    gateway.wait_log(|line| line["event"] == "listen");
-    gateway.wait_log(is_unwritable);
-    let mut ssh = site.ssh(gateway.address, "alice", "alice");
-    ssh.args(["-W", &near.to_string()]);
-    let through = output(ssh);
-    let stderr = String::from_utf8_lossy(&through.stderr);
-    assert!(
-        !through.status.success() && stderr.contains("open failed: resource shortage"),
-        "{stderr}"
-    );
-    is_refused(connect(port));
-    let lines = gateway.log_lines();
-    assert!(
-        lines.iter().all(|line| line["event"] != "open"),
-        "{lines:#?}"
-    );
-}
-
-/// Makes each write to a disk fail, by a file of its own.
-fn fill(disk: &Path) {
-    let mut filler = std::fs::File::create(disk.join("filler")).expect("create");
-    loop {
-        match filler.write(&[0; 4096]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => return,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn flows_are_opened_again_once_the_disk_has_room() {
-    let site = Site::new();
-    std::fs::create_dir(site.path("disk")).expect("directory");
-    let audit = format!("audit: {}", site.path("disk/audit").display());
-    let config = site.config(POLICY, &audit);
-    // A disk that only the gateway has, in its mount namespace.
-    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" && shift && exec \"$@\"";
-    let mut command = site.with_names(Path::new("sh"));
-    command
-        .args(["-ec", script, "sh"])
-        .arg(site.path("disk"))
-        .arg(env!("CARGO_BIN_EXE_adit-server"))
-        .arg("--config")
-        .arg(config)
-        .args(["--log-format", "json"]);
-    let gateway = Running::of(command);
-    let seen = format!(
-        "/proc/{}/root{}",
-        gateway.pid(),
-        site.path("disk").display()
-    );
-    let disk = Path::new(&seen);
-    let broker = Broker::connect(&site, gateway.address).await;
-    let at = echo().await;
-    drop(broker.flow(at).await);
-    fill(disk);
-    // What is left of the file's last page takes a few more.
-    let closed = async {
-        loop {
-            let refusal = broker.refusal("127.0.0.2", 1).await;
-            if refusal.reason == RefusalReason::Busy {
-                return refusal;
-            }
-        }
-    };
-    let refusal = tokio::time::timeout(PATIENCE, closed).await;
-    let refusal = refusal.expect("in time");
-    assert!(
-        refusal.detail.contains("the audit cannot be written"),
-        "{refusal}"
-    );
-    gateway.wait_log(is_unwritable);
-
-    std::fs::remove_file(disk.join("filler")).expect("remove");
-    gateway.wait_log(|line| line["message"] == "the audit is written again");
-    let _flow = broker.flow(at).await;
-    let (_client, port) = crate::forwards::forwarded(&site, &gateway, &at.to_string());
-    echoes(&mut connect(port), b"seven b");
-    // The line that was cut by the end of the disk is whole as well.
-    let since = Instant::now();
-    loop {
-        let text = std::fs::read_to_string(disk.join("audit")).expect("audit");
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let read = whole.lines().map(serde_json::from_str);
-        let lines: Vec<Value> = read.collect::<Result<_, _>>().expect("JSON");
-        if lines.iter().filter(|line| line["id"] == 200).count() == 3 {
-            break;
-        }
-        assert!(since.elapsed() < PATIENCE, "{lines:#?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn is_unwritable(line: &Value) -> bool {
-    let message = line["message"].as_str().unwrap_or_default();
-    message.starts_with("the audit cannot be written")
 }
 
 /// What a file has of logins that were refused, once there are so many.

@@ -62,23 +62,27 @@ where
 /// An address whose queue of connections is full, so that it answers no more; keep what is
 /// returned.
 pub(crate) async fn silent() -> (SocketAddr, impl Sized) {
+    let (address, listener, waiting) = crowded().await;
+    (address, (listener, waiting))
+}
+
+/// The same until what waits there is accepted.
+pub(crate) async fn crowded() -> (SocketAddr, std::net::TcpListener, Vec<TcpStream>) {
     let socket =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
     socket
         .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
         .expect("bind");
     socket.listen(0).expect("listen");
-    let address = socket
-        .local_addr()
-        .expect("address")
-        .as_socket()
-        .expect("address");
+    let listener = std::net::TcpListener::from(socket);
+    let address = listener.local_addr().expect("address");
     let mut waiting = Vec::new();
     for _ in 0..4 {
         let connect = TcpStream::connect(address);
-        waiting.extend(tokio::time::timeout(std::time::Duration::from_millis(300), connect).await);
+        let connected = tokio::time::timeout(std::time::Duration::from_millis(300), connect).await;
+        waiting.extend(connected.map(|connected| connected.expect("connect")));
     }
-    (address, (socket, waiting))
+    (address, listener, waiting)
 }
 
 pub(crate) async fn read_all(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {

@@ -27,3 +27,4 @@ mod site;
 mod ssh_command;
 mod stdio;
 mod stock_sessions;
+mod unwritable_audit;
