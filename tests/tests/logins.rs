@@ -269,6 +269,27 @@ fn a_passphrase_is_asked_for_once() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_gateway_that_refuses_is_left_in_peace_until_something_changes() -> Result<()> {
+    let rig = Rig::start()?;
+    rig.alice(&format!("ssh-keygen -q -t ed25519 -N '' -f {HOME}/other"))?;
+    let broker = rig.broker("    identity: ~/other\n", &[])?;
+    rig.down(&broker, &["refused user adit-alice"])?;
+    until("a login that is put off", 2 * PATIENCE, || {
+        let zone = rig.zone(&broker)?;
+        let reason = zone["reason"].as_str().unwrap_or_default();
+        Ok(reason.contains("refused user adit-alice") && reason.contains("left in peace for"))
+    })
+    .with_context(|| broker.process.tale())?;
+    let asked_for = broker.adit(&rig.lab, &["unlock", "lab", "--stdin"])?;
+    ensure!(
+        asked_for.stderr.contains("refused user") && !asked_for.stderr.contains("left in peace"),
+        "{asked_for}"
+    );
+    rig.alice(&format!("cp {KEY} {HOME}/other"))?;
+    rig.up(&broker)
+}
+
 /// `adit unlock` on a terminal, with `then` behind it, once it asks; and what types there.
 fn asked_on_a_terminal(rig: &Rig, then: &str) -> Result<(Process, File)> {
     let (keyboard, control) = (format!("{HOME}/keyboard"), control_socket(User::Alice));

@@ -55,6 +55,16 @@ pub enum AuthenticationError {
         /// Methods that the gateway would go on with, and the zone does not have.
         wanted: Vec<String>,
     },
+    /// It has, lately.
+    #[error(
+        "{words}; it is left in peace for {} s, unless a key or ssh's configuration changes here (`adit unlock` tries at once)", wait.as_secs()
+    )]
+    NotYet {
+        /// How it refused.
+        words: String,
+        /// Until it is tried again.
+        wait: Duration,
+    },
     /// The gateway is silent.
     #[error("no answer in {} s while authenticating", .0.as_secs())]
     TimedOut(Duration),
@@ -71,7 +81,8 @@ impl AuthenticationError {
             | Self::Locked { .. }
             | Self::NoAgent(_)
             | Self::NoKeys { .. }
-            | Self::Refused { .. } => true,
+            | Self::Refused { .. }
+            | Self::NotYet { .. } => true,
             Self::TimedOut(_) | Self::Ssh(_) => false,
         }
     }

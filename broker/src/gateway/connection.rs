@@ -312,7 +312,7 @@ impl Connection {
 }
 
 /// Dials, passes jump hosts, checks host keys, authenticates and opens the link.
-pub async fn connect(
+pub(super) async fn connect(
     asked_for: &Target,
     sockets: &MarkedSockets,
     questions: &Questions,

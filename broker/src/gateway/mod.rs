@@ -23,6 +23,7 @@ mod more_host_keys;
 mod mux;
 mod new_host_key;
 mod openssh;
+mod pace;
 #[cfg(test)]
 mod plain_target;
 mod proxy;
@@ -39,12 +40,13 @@ mod way;
 
 pub use askpass::Askpass;
 pub use authentication::AuthenticationError;
-pub use connection::{ConnectError, Connection, Target, connect};
+pub use connection::{ConnectError, Connection, Target};
 pub use distrust::Distrust;
 pub use host_certificate::CertificateFault;
 pub use host_key::HostKeyRejection;
 pub use mux::{Handed, Handing, NotHanded};
 pub use openssh::{HAND_OVER, NO_LONGER, OpenSshError, hand_over, no_longer_than_the_broker};
+pub use pace::connect;
 pub use proxy::ProxyError;
 pub use questions::{NotTrusted, Questions, UnknownKey};
 pub use secret::Secret;

@@ -12,6 +12,7 @@ use super::askpass::Askpass;
 use super::distrust::Distrust;
 use super::known_hosts::{self, Verdict};
 use super::new_host_key::{self, NotNoted};
+use super::pace::Pace;
 use super::unlocking::Unlocking;
 
 /// Host keys of one link that wait for a word; its gateways are fewer.
@@ -68,6 +69,7 @@ pub enum NotTrusted {
 #[derive(Debug, Clone, Default)]
 pub struct Questions {
     keys: Arc<Mutex<Vec<UnknownKey>>>,
+    pub(super) pace: Pace,
     answered: Arc<Notify>,
     askpass: Option<Askpass>,
     /// What the user has to say before anyone is let in.
@@ -145,6 +147,7 @@ impl Questions {
     /// From now on nothing is asked about: the zone has other gateways.
     pub fn forget(&self) {
         self.lock().clear();
+        self.pace.forget_all();
         self.unlocking.forget();
     }
 
@@ -170,8 +173,9 @@ impl Questions {
         }
     }
 
-    /// Lets the zone try again.
+    /// Lets the zone try again, also where a gateway was to be left in peace.
     pub fn try_again(&self) {
+        self.pace.forget_all();
         self.answered.notify_one();
     }
 
