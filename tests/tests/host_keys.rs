@@ -204,7 +204,7 @@ fn nothing_goes_around_a_changed_key_while_other_gateways_are_silent() -> Result
     })?;
     let usual = Gateway::for_user(User::Alice);
     let more = SILENT.map(|port| usual.replace(":443", &format!(":{port}")));
-    let gateways = [&[usual.clone()], &more[..]].concat().join("\", \"");
+    let gateways = format!("{usual}\", \"{}", more.join("\", \""));
     let rules = rules("strict").replace(&usual, &gateways);
     let broker = Broker::start(&rig.lab, User::Alice, &rules)?;
     let is_loud = |line: &str| line.contains("ERROR") && line.contains("HAS CHANGED");
