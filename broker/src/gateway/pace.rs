@@ -189,13 +189,12 @@ mod tests {
 
     /// Seconds for which the gateway is left in peace at this time.
     fn left(pace: &Pace, target: &Target, means: &Means, now: Instant) -> Option<u64> {
-        match pace.not_yet(target, means, now)? {
-            AuthenticationError::NotYet { wait, words } => {
-                assert_eq!(words, "no");
-                Some(wait.as_secs())
-            }
-            other => panic!("{other}"),
-        }
+        let error = pace.not_yet(target, means, now)?;
+        let AuthenticationError::NotYet { wait, words } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(words, "no");
+        Some(wait.as_secs())
     }
 
     #[test]
