@@ -77,7 +77,8 @@ pub(super) async fn holds_more_than(before: &[String]) {
     }
 }
 
-async fn held_lately() -> Vec<String> {
+/// What it holds, as it is told from others, or held a moment ago.
+pub(super) async fn held_lately() -> Vec<String> {
     static LATELY: Mutex<Option<(Instant, Vec<String>)>> = Mutex::const_new(None);
     let mut lately = LATELY.lock().await;
     if let Some((at, held)) = &*lately

@@ -30,8 +30,14 @@ pub async fn connect(
     sockets: &MarkedSockets,
     questions: &Questions,
 ) -> Result<Connection, ConnectError> {
-    let means = Means::of(target).await;
-    if let Some(refused) = questions.pace.not_yet(target, &means, Instant::now()) {
+    // Nothing is looked at for a gateway that has refused nobody.
+    let means = match questions.pace.knows(target) {
+        true => Some(Means::of(target).await),
+        false => None,
+    };
+    if let Some(means) = &means
+        && let Some(refused) = questions.pace.not_yet(target, means, Instant::now())
+    {
         return Err(refused.into());
     }
     let connected = connection::connect(target, sockets, questions).await;
@@ -39,6 +45,10 @@ pub async fn connect(
         Ok(_) => questions.pace.forget(target),
         Err(error) if is_refusal(error) => {
             let words = error.to_string();
+            let means = match means {
+                Some(means) => means,
+                None => Means::of(target).await,
+            };
             questions.pace.refused(target, means, words, Instant::now());
         }
         Err(_) => {}
@@ -72,6 +82,10 @@ struct Refused {
 }
 
 impl Pace {
+    fn knows(&self, target: &Target) -> bool {
+        self.all().contains_key(&target.gateway)
+    }
+
     /// Why `target` is left in peace: it has refused the same user with the same means, lately.
     fn not_yet(&self, target: &Target, means: &Means, now: Instant) -> Option<AuthenticationError> {
         let all = self.all();
@@ -133,7 +147,7 @@ impl Means {
         let places = places(target);
         let home = target.home.clone();
         let looking = spawn_blocking(move || looked_at(places, &home));
-        let (files, held) = tokio::join!(looking, held());
+        let (files, held) = tokio::join!(looking, agent::held_lately());
         Self {
             // Who cannot look sees nothing change.
             files: files.unwrap_or_default(),
@@ -174,12 +188,6 @@ fn looked_at(mut places: Vec<PathBuf>, home: &Path) -> Vec<(PathBuf, State)> {
     };
     let seen = places.into_iter().map(|file| (state(&file), file));
     seen.map(|(state, file)| (file, state)).collect()
-}
-
-/// The keys in the agent; one that does not answer holds none.
-async fn held() -> Vec<String> {
-    let listed = agent::listed().await;
-    listed.map_or_else(|_| Vec::new(), |(_, held)| agent::fingerprints(&held))
 }
 
 #[cfg(test)]
