@@ -124,6 +124,7 @@ impl Client {
     }
 
     pub(crate) fn audit_refused(&self, user: &str, tried: &Tried, why: &str) {
+        self.attempt.shown();
         audit_refused(self.peer, user, tried, why);
     }
 
@@ -230,6 +231,7 @@ impl Client {
         progress.add(shown);
         let next = self.logins.methods().next(&progress.methods);
         if !next.is_empty() {
+            self.attempt.shown();
             self.progress = Some(progress);
             return Ok(Auth::Reject {
                 proceed_with_methods: Some(methods::kinds(&next)),

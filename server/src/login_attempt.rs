@@ -23,6 +23,8 @@ struct Heard {
     user: Option<String>,
     /// A signature is awaited.
     unsigned: Option<Unsigned>,
+    /// Something was shown that we were asked about, whatever came of it.
+    shown: bool,
 }
 
 /// A key that was worth a signature, and whose it was to be.
@@ -50,6 +52,11 @@ impl LoginAttempt {
         }
     }
 
+    /// It has shown something that is told of elsewhere.
+    pub(crate) fn shown(&self) {
+        self.heard().shown = true;
+    }
+
     /// A signature by this key is awaited from now on; what was awaited before, if it was by another.
     pub(crate) fn awaits(&self, unsigned: Unsigned) -> Option<Unsigned> {
         let before = self.heard().unsigned.replace(unsigned.clone());
@@ -70,8 +77,8 @@ impl LoginAttempt {
         if let Some(unsigned) = heard.unsigned.take() {
             return Some(Unheard::Unsigned(unsigned));
         }
-        let nothing = !self.refused.load(Ordering::Relaxed);
-        heard.user.take().filter(|_| nothing).map(Unheard::Nothing)
+        let user = heard.user.take();
+        user.filter(|_| !heard.shown).map(Unheard::Nothing)
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -132,7 +139,7 @@ mod tests {
         assert_eq!(attempt.unheard(), Some(expected));
         let nothing = Unheard::Nothing("alice".to_owned());
         assert_eq!(attempt.unheard(), Some(nothing));
-        for end in [LoginAttempt::refused, LoginAttempt::done] {
+        for end in [LoginAttempt::shown, LoginAttempt::done] {
             let attempt = LoginAttempt::default();
             attempt.named("alice");
             end(&attempt);

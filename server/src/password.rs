@@ -36,7 +36,7 @@ pub enum NotHashed {
 
 /// Why a line is no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadHash {
+pub(crate) enum BadHash {
     /// Not made by us or another of its kind.
     #[error("no PHC string of Argon2id: make one with `adit-server hash-password`")]
     Form,

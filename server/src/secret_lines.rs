@@ -14,7 +14,7 @@ const MAX_FILE: usize = 1 << 20;
 
 /// The file as it was read.
 #[derive(Debug)]
-pub struct SecretLines(Zeroizing<Vec<u8>>);
+pub(crate) struct SecretLines(Zeroizing<Vec<u8>>);
 
 /// Why a line lets nobody in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
