@@ -225,6 +225,7 @@ impl Client {
             gateway: Arc::clone(&self.gateway),
             session: Arc::clone(self.session.as_ref()?),
             handle,
+            in_use: Arc::clone(&self.in_use),
             backlog: self.backlog.clone(),
             shared: Arc::clone(&self.shared),
         })

@@ -15,7 +15,7 @@ use crate::asked::Asked;
 use crate::audit::Question;
 use crate::forward_relay::{ForwardEnd, Remaining, closed, relay};
 use crate::gateway::{Dialled, Gateway};
-use crate::in_use::Use;
+use crate::in_use::{InUse, Use};
 use crate::inflow::Inflow;
 use crate::permissions::Way;
 use crate::quota::Place;
@@ -38,6 +38,7 @@ pub(crate) struct Forwarding {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) session: Arc<Session>,
     pub(crate) handle: Handle,
+    pub(crate) in_use: Arc<InUse>,
     /// What the connection's socket has yet to send.
     pub(crate) backlog: Backlog,
     pub(crate) shared: Arc<Shared>,

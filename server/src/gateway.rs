@@ -308,6 +308,18 @@ impl Gateway {
         }
     }
 
+    /// A place for a socket of this user's, whatever it is for.
+    pub(crate) fn place(&self, user: &UserName) -> Result<Place, Full> {
+        self.streams.take_within(user, self.allowance(user).flows)
+    }
+
+    /// A connection that came in for a client does not find one.
+    pub(crate) fn crowded(&self, question: Question, full: Full) {
+        let error = NotOpened::from(full);
+        Metrics::count(&self.metrics.refused);
+        question.refused(&error.refusal(), &error.to_string());
+    }
+
     /// A connection that came in for a client; what it may listen at was looked at before.
     pub(crate) fn accepted(
         &self,
@@ -315,29 +327,20 @@ impl Gateway {
         session: &Arc<Session>,
         connected: TcpStream,
         peer: SocketAddr,
-        subject: Subject,
+        (subject, place): (Subject, Place),
     ) -> Result<Dialled, Refusal> {
+        if !log_queue::has_room() {
+            question.unwritten();
+            return Err(NotOpened::NoAudit.refusal());
+        }
         let user = &session.who.user;
-        let allowance = self.allowance(user);
-        let place = match self.streams.take_within(user, allowance.flows) {
-            _ if !log_queue::has_room() => {
-                question.unwritten();
-                return Err(NotOpened::NoAudit.refusal());
-            }
-            Ok(place) => place,
-            Err(full) => {
-                let error = NotOpened::from(full);
-                question.refused(&error.refusal(), &error.to_string());
-                return Err(error.refusal());
-            }
-        };
         let (open, entered) = self.enter(question, session, subject, peer, "permitlisten");
         rejudge::flow(self, session, entered.flow());
         Ok(Dialled {
             connected,
             open,
             entered,
-            pace: self.rates.pace(user, allowance),
+            pace: self.rates.pace(user, self.allowance(user)),
             place,
         })
     }

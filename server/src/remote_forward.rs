@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::audit::{self, Question};
 use crate::forward::Forwarding;
 use crate::listener::{ListenError, listen};
+use crate::quota::{self, Full};
 use crate::sessions::Subject;
 
 /// Places at which one connection may listen.
@@ -29,6 +30,8 @@ pub(crate) enum NotListening {
     TooMany,
     #[error("not an address to listen on")]
     NoAddress,
+    #[error("too many streams and places: {0}")]
+    Full(#[from] Full),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -71,13 +74,16 @@ impl Listeners {
         let listeners = bind(host, wanted)?;
         let first = listeners.first().ok_or(NotListening::NoAddress)?;
         let port = first.local_addr()?.port();
+        let user = &forwarding.session.who.user;
+        let places = listeners.iter().map(|_| forwarding.gateway.place(user));
+        let places: Vec<_> = places.collect::<Result<_, _>>()?;
         let place = Arc::new(Place {
             host: host.to_owned(),
             wanted,
             port,
             forwarding,
         });
-        let task = tokio::spawn(place.serve(listeners));
+        let task = tokio::spawn(place.serve(listeners, places));
         self.0.push(Listener {
             host: host.to_owned(),
             port,
@@ -126,7 +132,8 @@ struct Place {
 }
 
 impl Place {
-    async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) {
+    /// `places` are held as long as it listens.
+    async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, places: Vec<quota::Place>) {
         let session = &self.forwarding.session;
         let _audited = audit::Listening::new(&session.who, &self.host, self.port);
         let mut accepting = JoinSet::new();
@@ -142,6 +149,7 @@ impl Place {
         }
         // Nobody can connect any more when the audit says so.
         accepting.shutdown().await;
+        drop(places);
     }
 
     async fn accept_all(self: Arc<Self>, listener: TcpListener) {
@@ -167,6 +175,14 @@ impl Place {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let asked = format!("{}:{}", self.host, self.port);
         let question = Question::new(Arc::clone(&forwarding.session.who), asked, None);
+        // Counted from now on: whoever offers many holds as many sockets.
+        let socket_place = match forwarding.gateway.place(&forwarding.session.who.user) {
+            Ok(place) => place,
+            Err(full) => {
+                forwarding.gateway.crowded(question, full);
+                return adit_link::reset(socket);
+            }
+        };
         let grace = forwarding.gateway.limits().login_grace;
         let offer = forwarding.handle.channel_open_forwarded_tcpip(
             self.host.as_str(),
@@ -182,13 +198,18 @@ impl Place {
             wanted: self.wanted,
             port: self.port,
         };
+        let session = &forwarding.session;
         let accepted =
             forwarding
                 .gateway
-                .accepted(question, &forwarding.session, socket, peer, subject);
+                .accepted(question, session, socket, peer, (subject, socket_place));
+        let in_use = forwarding.in_use.begin();
         match accepted {
             Ok(dialled) => {
-                tokio::spawn(async move { forwarding.relay(channel, dialled).await });
+                tokio::spawn(async move {
+                    forwarding.relay(channel, dialled).await;
+                    drop(in_use);
+                });
             }
             Err(_) => forwarding.close(channel.id()).await,
         }
