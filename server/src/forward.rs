@@ -32,6 +32,31 @@ const CLOSED_AT_ONCE: u32 = 64;
 /// Time for the client to close the others.
 const CLOSE: Duration = Duration::from_secs(10);
 
+/// The longest host that is looked at, in bytes: no name is as long.
+const MAX_HOST: usize = 255;
+
+/// What a client asks for; of a host that is none for its length, the beginning.
+pub(crate) struct Wanted {
+    host: String,
+    port: u32,
+}
+
+impl Wanted {
+    pub(crate) fn new(host: &str, port: u32) -> Self {
+        let mut end = host.len().min(MAX_HOST);
+        while !host.is_char_boundary(end) {
+            end -= 1;
+        }
+        let host = match host.get(..end) {
+            Some(whole) if whole.len() == host.len() => whole.to_owned(),
+            // Longer than any name still.
+            Some(beginning) => format!("{beginning}…"),
+            None => String::new(),
+        };
+        Self { host, port }
+    }
+}
+
 /// What the flows of one connection share.
 #[derive(Clone)]
 pub(crate) struct Forwarding {
@@ -60,7 +85,7 @@ impl Forwarding {
         self,
         channel: Channel<Msg>,
         reply: ChannelOpenHandle,
-        wanted: (String, u32),
+        wanted: Wanted,
         place: OwnedSemaphorePermit,
         in_use: Use,
     ) {
@@ -89,7 +114,8 @@ impl Forwarding {
         drop(place);
     }
 
-    async fn open(&self, (host, port): (String, u32)) -> Option<Result<Dialled, Refusal>> {
+    async fn open(&self, wanted: Wanted) -> Option<Result<Dialled, Refusal>> {
+        let Wanted { host, port } = wanted;
         let asked = match u16::try_from(port) {
             Ok(port) => Asked::new(&Host::Name(host.clone()), port),
             Err(_) => Err(crate::asked::NotADestination::Port),

@@ -14,6 +14,7 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use crate::audit::Who;
 use crate::authentication::Tried;
 use crate::client::{Client, ConversationError};
+use crate::forward::Wanted;
 use crate::link_channel::LinkChannel;
 use crate::login::NotAuthorized;
 use crate::methods::Method;
@@ -291,7 +292,7 @@ impl Handler for Client {
         let Some(forwarding) = self.forwarding(ssh.handle()) else {
             return self.refuse_open("direct-tcpip", reply).await;
         };
-        let (wanted, in_use) = ((host.to_owned(), port), self.in_use.begin());
+        let (wanted, in_use) = (Wanted::new(host, port), self.in_use.begin());
         // Nothing is waited for here: the session would wait as well, and all that is open on it.
         tokio::spawn(forwarding.serve(channel, reply, wanted, place, in_use));
         Ok(())

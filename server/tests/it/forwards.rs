@@ -148,6 +148,25 @@ async fn what_is_denied_or_fails_is_told_and_audited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_no_name_is_as_long_as_is_refused_and_cut() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, "");
+    let session = log_in(&site, gateway.address).await;
+    for (character, times) in [("x", 200_000), ("ä", 100_000)] {
+        let host = character.repeat(times);
+        let asked = session.channel_open_direct_tcpip(host, 443, "127.0.0.1", 1);
+        assert!(asked.await.is_err());
+        let line = gateway.wait_log(|line| {
+            let asked = line["asked"].as_str().unwrap_or_default();
+            line["event"] == "refuse" && asked.starts_with(character)
+        });
+        let asked = line["asked"].as_str().expect("asked");
+        assert!(asked.len() < 300 && asked.ends_with("… port 443"), "{line}");
+        assert_eq!(line["why"], "not a host name");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_and_the_file_can_leave_only_links() {
     let site = Site::new();
     let gateway = site.start(POLICY, "");
