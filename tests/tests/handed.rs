@@ -121,6 +121,10 @@ fn ssh_has_the_connection_and_bytes_are_counted_all_the_same() -> Result<()> {
     let open = started.open()?;
     ensure!(started.is_with_ssh(&open)?);
     ensure!(started.zone()?["streams"] == 1);
+    // Nobody else finds a way into the connection that stands.
+    let name = "find /tmp -user adit-alice -name master";
+    let left = started.lab.client().sh(name)?;
+    ensure!(left.stdout.is_empty(), "{left}");
     drop(open);
     let talk = Conversation::new(
         "send 70000; finish; expect 100K; end",

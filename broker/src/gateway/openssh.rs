@@ -145,8 +145,9 @@ pub(super) async fn open_master(
         .map_err(OpenSshError::Start)?;
     let entering = async {
         let socket = ssh.until_it_listens(&control).await?;
-        // Unless more is asked of it, the place is gone with this: who is in by then stays in.
-        mux::enter(socket, runs_on, target.hands_over.then_some(place)).await
+        // The place is gone with this: who is in by then stays in.
+        let more = target.hands_over.then(|| place.socket()).transpose()?;
+        mux::enter(socket, runs_on, more).await
     };
     match timeout(patience, entering).await {
         Ok(Ok((link, driver, handing))) => Ok((link, driver, ssh, handing)),

@@ -5,13 +5,14 @@
 //! handed it over keeps it too, and tells its program of the end, or that something was not taken any more.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_link::{LinkEnd, OpenError, OpenHeader};
 use bytes::{Buf as _, BufMut as _, BytesMut};
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -35,13 +36,10 @@ const MOST_ENTERING: usize = 32;
 /// Bytes that are read ahead.
 const AHEAD: usize = 64;
 
-/// Where a master's control socket is: in a directory that only its user can enter, and that is gone with this.
+/// Where a master makes its control socket: in a directory that only its user can enter, and that is gone with this.
 pub(crate) struct Place {
     _directory: TempDir,
     path: PathBuf,
-    entering: Arc<Semaphore>,
-    /// Where it was last asked whether it goes on.
-    sign_of_life: Mutex<Option<Control>>,
 }
 
 impl Place {
@@ -52,8 +50,6 @@ impl Place {
         Ok(Self {
             _directory: directory,
             path,
-            entering: Arc::new(Semaphore::new(MOST_ENTERING)),
-            sign_of_life: Mutex::default(),
         })
     }
 
@@ -62,10 +58,33 @@ impl Place {
         &self.path
     }
 
+    /// The socket that is there, to be connected to also when the place is gone.
+    pub(crate) fn socket(&self) -> io::Result<ControlSocket> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(ControlSocket {
+            socket: rustix::fs::open(&self.path, flags, Mode::empty())?,
+            entering: Arc::new(Semaphore::new(MOST_ENTERING)),
+            sign_of_life: Mutex::default(),
+        })
+    }
+}
+
+/// A master's control socket, which has no name any more: no other process finds a way into the connection, and none is left behind.
+pub(crate) struct ControlSocket {
+    /// What was at the name (open(2), `O_PATH`).
+    socket: OwnedFd,
+    entering: Arc<Semaphore>,
+    /// Where it was last asked whether it goes on.
+    sign_of_life: Mutex<Option<Control>>,
+}
+
+impl ControlSocket {
     /// A connection of one's own to the master, and the first thing that is asked there.
     async fn ask(&self, question: &[u8]) -> Result<Control, MuxError> {
         let entering = self.entering.clone().acquire_owned().await;
-        let socket = UnixStream::connect(&self.path).await?;
+        // A name of what the descriptor stands for, whatever other names it had (proc(5)).
+        let name = format!("/proc/self/fd/{}", self.socket.as_raw_fd());
+        let socket = UnixStream::connect(name).await?;
         socket.writable().await?;
         let words = [framed(&[HELLO, VERSION]), framed_bytes(question)].concat();
         // A socket on which nothing was said yet has room for it.
@@ -151,7 +170,7 @@ pub enum NotHanded {
 #[derive(Clone)]
 pub struct Handing {
     channels: Arc<Channels>,
-    place: Arc<Place>,
+    master: Arc<ControlSocket>,
 }
 
 impl std::fmt::Debug for Handing {
@@ -161,9 +180,9 @@ impl std::fmt::Debug for Handing {
 }
 
 impl Handing {
-    pub(super) fn new(channels: Arc<Channels>, place: Place) -> Self {
-        let place = Arc::new(place);
-        Self { channels, place }
+    pub(super) fn new(channels: Arc<Channels>, master: ControlSocket) -> Self {
+        let master = Arc::new(master);
+        Self { channels, master }
     }
 
     /// Hands over a connection whose other end is to be where `header` says. Once this is `Ok` the master reads and writes it.
@@ -188,7 +207,7 @@ impl Handing {
             Ok(Ok((Ok(SESSION_OPENED), control, counted))) => Ok(Handed {
                 control,
                 counted,
-                place: self.place.clone(),
+                master: self.master.clone(),
             }),
             Ok(Ok((Ok(_), ..))) => Err(NotHanded::Refused),
             Ok(Ok((Err(error), ..))) => Err(NotHanded::Unasked(error.to_string())),
@@ -209,7 +228,7 @@ impl Handing {
         put_string(&mut question, b"");
         put_string(&mut question, wire::host(header).as_bytes());
         question.put_u32(u32::from(header.port));
-        let asked = self.place.ask(&question).await;
+        let asked = self.master.ask(&question).await;
         let control = asked.map_err(|error| NotHanded::Unasked(error.to_string()))?;
         for _ in 0..2 {
             send(control.write.as_ref().as_fd(), connection)
@@ -232,7 +251,7 @@ impl Drop for Counted {
 pub struct Handed {
     control: Control,
     counted: Counted,
-    place: Arc<Place>,
+    master: Arc<ControlSocket>,
 }
 
 impl Handed {
@@ -242,7 +261,7 @@ impl Handed {
     /// When it is not, but gone itself, or without its own connection.
     pub async fn done(mut self) -> Result<(), LinkEnd> {
         self.control.closed().await;
-        if let Ok(Ok(())) = timeout(SIGN_OF_LIFE, self.place.goes_on()).await {
+        if let Ok(Ok(())) = timeout(SIGN_OF_LIFE, self.master.goes_on()).await {
             return Ok(());
         }
         let ended = timeout(SIGN_OF_LIFE, drive::ended(&self.counted.0));

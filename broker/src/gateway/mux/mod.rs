@@ -26,7 +26,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
-pub(super) use handing::Place;
+pub(super) use handing::{ControlSocket, Place};
 pub use handing::{Handed, Handing, NotHanded};
 use state::State;
 use wire::{HELLO, IS_PROXY, PROXY, VERSION, framed, next_message};
@@ -58,14 +58,14 @@ pub(super) enum MuxError {
 ///
 /// `runs_on` is what the master runs on, if it is a TCP connection: there is more to come of a server only when it knows that the last
 /// small piece has arrived (RFC 896), which a kernel that waits for something to send along tells 40 ms later.
-/// Where its control socket stays in its `place`, connections can be handed over to the master.
+/// Connections can be handed over to the `master` if its control socket is there for more than this one.
 pub(super) async fn enter(
     socket: UnixStream,
     runs_on: Option<OwnedFd>,
-    place: Option<Place>,
+    master: Option<ControlSocket>,
 ) -> Result<(Link, Driver, Option<Handing>), MuxError> {
     let (channels, driver) = channels(socket, runs_on).await?;
-    let handing = place.map(|place| Handing::new(channels.clone(), place));
+    let handing = master.map(|master| Handing::new(channels.clone(), master));
     Ok((Link::over(channels), driver, handing))
 }
 

@@ -29,7 +29,7 @@ impl Played {
         let (master, channels) = Master::with_channels().await;
         let place = Place::new().unwrap();
         let listener = UnixListener::bind(place.path()).unwrap();
-        let handing = Handing::new(channels.clone(), place);
+        let handing = Handing::new(channels.clone(), place.socket().unwrap());
         Self {
             master,
             channels,
