@@ -8,6 +8,7 @@ use adit_rules::{Gateway, HostKeys};
 use russh::client::Handle;
 use russh::keys::PublicKey;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::connection::Target;
@@ -94,7 +95,7 @@ impl MoreHostKeys {
             return;
         };
         let Gateway { host, port, .. } = &self.gateway;
-        let known = match KnownHost::read(&self.files, host, *port) {
+        let known = match KnownHost::read_aside(&self.files, host, *port).await {
             Ok(known) => known,
             Err(error) => return tracing::warn!("{error}"),
         };
@@ -110,15 +111,20 @@ impl MoreHostKeys {
             }
             Err(_) => return tracing::warn!("{host} does not prove the host keys it announces"),
         }
-        let name = known_hosts::lookup_name(host, *port);
-        for key in &new {
-            match new_host_key::note(&self.files, &name, key) {
-                Ok(file) => {
-                    let (file, key) = (file.display(), fingerprint(key));
-                    tracing::warn!("another host key of {name}, noted in {file}: {key}");
-                }
-                Err(error) => tracing::warn!("another host key of {name} is not noted: {error}"),
+        let (files, name) = (self.files.clone(), known_hosts::lookup_name(host, *port));
+        // What goes wrong there has been told there.
+        let _ = spawn_blocking(move || note_proved(&files, &name, &new)).await;
+    }
+}
+
+fn note_proved(files: &[PathBuf], name: &str, proved: &[PublicKey]) {
+    for key in proved {
+        match new_host_key::note(files, name, key) {
+            Ok(file) => {
+                let (file, key) = (file.display(), fingerprint(key));
+                tracing::warn!("another host key of {name}, noted in {file}: {key}");
             }
+            Err(error) => tracing::warn!("another host key of {name} is not noted: {error}"),
         }
     }
 }
