@@ -13,6 +13,7 @@ use jiff::Zoned;
 
 use crate::asker::Asker;
 use crate::audit_event::Event;
+use crate::audit_share;
 use crate::credential::Credential;
 use crate::log_queue;
 use crate::permissions::Permissions;
@@ -113,7 +114,17 @@ impl Question {
     /// `why` is the full reason, which the broker does not see.
     pub(crate) fn refused(mut self, refusal: &Refusal, why: &str) {
         if let Some(record) = self.record.take() {
-            record.refused(&format!("{:?}", refusal.reason), why);
+            record.refused(&format!("{:?}", refusal.reason), why, 0);
+        }
+    }
+
+    /// The same for what is more than the user may ask for or have: it can cause as many of these as it
+    /// likes, so there are few lines of them in a second.
+    pub(crate) fn surplus(mut self, refusal: &Refusal, why: &str) {
+        if let Some(record) = self.record.take()
+            && let Some(left_out) = audit_share::admit_surplus(&record.who.user)
+        {
+            record.refused(&format!("{:?}", refusal.reason), why, left_out);
         }
     }
 
@@ -157,13 +168,17 @@ impl Drop for Question {
             record.refused(
                 "Cancelled",
                 "the broker gave up, or its link ended, before there was an answer",
+                0,
             );
         }
     }
 }
 
 impl Record {
-    fn refused(&self, reason: &str, why: &str) {
+    fn refused(&self, reason: &str, why: &str, left_out: u64) {
+        if !audit_share::has_room(&self.who.user) {
+            return log_queue::lose(1);
+        }
         tracing::info!(
             target: TARGET,
             id = Event::Refuse.id(),
@@ -178,8 +193,10 @@ impl Record {
             application = self.application.as_str(),
             reason,
             why,
+            left_out = (left_out > 0).then_some(left_out),
             "refused"
         );
+        audit_share::noted(&self.who.user);
     }
 
     fn opened(&self, dialled: &str, entry: &str) {
@@ -199,6 +216,7 @@ impl Record {
             entry,
             "opened"
         );
+        audit_share::noted(&self.who.user);
     }
 
     fn ended(&self, open: &Open, end: &str) {
@@ -217,6 +235,7 @@ impl Record {
             end,
             "ended"
         );
+        audit_share::noted(&self.who.user);
     }
 }
 

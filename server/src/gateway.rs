@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::allowance::{Allowance, Allowances, Pace, Rates};
 use crate::asked::{Asked, NotADestination};
 use crate::audit::{Open, Question};
+use crate::audit_share;
 use crate::config::Limits;
 use crate::dial::{DialError, dial};
 use crate::log_queue;
@@ -75,6 +76,8 @@ enum NotOpened {
     NoDestination(#[from] NotADestination),
     #[error("the audit cannot be written for now")]
     NoAudit,
+    #[error("too many lines of the audit about this user wait to be written")]
+    Behind,
     #[error("{DRAINING}")]
     Draining,
     #[error("this user asks for too many streams a second")]
@@ -103,6 +106,7 @@ impl NotOpened {
                 (RefusalReason::Failed, self.to_string())
             }
             Self::NoAudit
+            | Self::Behind
             | Self::Draining
             | Self::TooFast
             | Self::TooMany(_)
@@ -122,6 +126,30 @@ impl NotOpened {
             Self::Unreached(error) => (error.reason(), error.to_string()),
         };
         Refusal { reason, detail }
+    }
+
+    /// Is it more than the user may ask for or have?
+    fn is_surplus(&self) -> bool {
+        matches!(self, Self::TooFast | Self::TooMany(_))
+    }
+
+    /// Into the audit, with the full reason.
+    fn note(&self, question: Question, refusal: &Refusal) {
+        match self.is_surplus() {
+            true => question.surplus(refusal, &self.to_string()),
+            false => question.refused(refusal, &self.to_string()),
+        }
+    }
+}
+
+/// Can the audit of one more stream of this user's be written?
+fn auditable(user: &UserName) -> Result<(), NotOpened> {
+    if !log_queue::has_room() {
+        return Err(NotOpened::NoAudit);
+    }
+    match audit_share::has_room(user) {
+        true => Ok(()),
+        false => Err(NotOpened::Behind),
     }
 }
 
@@ -267,19 +295,25 @@ impl Gateway {
         way: Way,
         asked: Result<Asked, NotADestination>,
     ) -> Result<Dialled, Refusal> {
-        if !log_queue::has_room() {
+        let user = &session.who.user;
+        if let Err(error) = auditable(user) {
             question.unwritten();
-            return Err(NotOpened::NoAudit.refusal());
+            return Err(error.refusal());
         }
         let application = question.application().map(str::to_owned);
-        let application = application.as_deref();
-        match self.reach(session, application, way, asked).await {
-            // Asked again, since the dialling may have taken long.
-            Ok((_, connected, ..)) if !log_queue::has_room() => {
+        let reached = self
+            .reach(session, application.as_deref(), way, asked)
+            .await;
+        // Asked again, since the dialling may have taken long.
+        let reached = match (reached, auditable(user)) {
+            (Ok((_, connected, ..)), Err(error)) => {
                 adit_link::reset(connected);
                 question.unwritten();
-                Err(NotOpened::NoAudit.refusal())
+                return Err(error.refusal());
             }
+            (reached, _) => reached,
+        };
+        match reached {
             Ok((reached, connected, permit, place)) => {
                 let subject = Subject::Dialled(reached.way, reached.asked);
                 let (address, entry) = (permit.address(), permit.entry());
@@ -290,7 +324,6 @@ impl Gateway {
                 {
                     rejudge::flow(self, session, entered.flow());
                 }
-                let user = &session.who.user;
                 Ok(Dialled {
                     connected,
                     open,
@@ -302,7 +335,7 @@ impl Gateway {
             Err(error) => {
                 let refusal = error.refusal();
                 Metrics::count(&self.metrics.refused);
-                question.refused(&refusal, &error.to_string());
+                error.note(question, &refusal);
                 Err(refusal)
             }
         }
@@ -317,7 +350,7 @@ impl Gateway {
     pub(crate) fn crowded(&self, question: Question, full: Full) {
         let error = NotOpened::from(full);
         Metrics::count(&self.metrics.refused);
-        question.refused(&error.refusal(), &error.to_string());
+        error.note(question, &error.refusal());
     }
 
     /// A connection that came in for a client; what it may listen at was looked at before.
@@ -329,11 +362,11 @@ impl Gateway {
         peer: SocketAddr,
         (subject, place): (Subject, Place),
     ) -> Result<Dialled, Refusal> {
-        if !log_queue::has_room() {
-            question.unwritten();
-            return Err(NotOpened::NoAudit.refusal());
-        }
         let user = &session.who.user;
+        if let Err(error) = auditable(user) {
+            question.unwritten();
+            return Err(error.refusal());
+        }
         let (open, entered) = self.enter(question, session, subject, peer, "permitlisten");
         rejudge::flow(self, session, entered.flow());
         Ok(Dialled {

@@ -12,6 +12,7 @@ pub mod asker;
 pub mod audit;
 pub mod audit_event;
 mod audit_file;
+mod audit_share;
 mod authentication;
 pub mod authorities;
 pub mod authorized_keys;

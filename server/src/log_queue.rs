@@ -17,7 +17,7 @@ use crate::audit_file::AuditFile;
 use crate::log_sink::{Sink, SinkQueue};
 
 /// Lines that may wait; each has at most a few KiB.
-const LINES: usize = 2048;
+const LINES: usize = 4096;
 /// Lines that are written with one call.
 pub(crate) const BATCH: usize = 64;
 /// How long lines are gathered after some were written: waking the thread for each of them keeps the streams waiting.
@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Time for what still waits when the program ends.
 const FLUSH: Duration = Duration::from_secs(2);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Lines that found a place since the start.
+static PUT: AtomicU64 = AtomicU64::new(0);
 static LOST: AtomicU64 = AtomicU64::new(0);
 static LOST_IN_ALL: AtomicU64 = AtomicU64::new(0);
 /// Where the audit goes, its file or, without one, the log, takes nothing.
@@ -35,6 +37,16 @@ static UNWRITABLE: AtomicBool = AtomicBool::new(false);
 /// Can the audit of one more stream be written? To be asked before it is opened.
 pub(crate) fn has_room() -> bool {
     WAITING.load(Ordering::Relaxed) < LINES / 2 && !UNWRITABLE.load(Ordering::Relaxed)
+}
+
+/// Lines that found a place so far.
+pub(crate) fn put_so_far() -> u64 {
+    PUT.load(Ordering::Relaxed)
+}
+
+/// How many of those wait no more. They are written in their order.
+pub(crate) fn written_so_far() -> u64 {
+    put_so_far().saturating_sub(WAITING.load(Ordering::Relaxed) as u64)
 }
 
 /// Lines that were not written since the start.
@@ -97,8 +109,10 @@ impl LogQueue {
             })
             .is_ok();
         if !fits {
-            lose(1);
-        } else if self.0.try_send(message).is_err() {
+            return lose(1);
+        }
+        PUT.fetch_add(1, Ordering::Relaxed);
+        if self.0.try_send(message).is_err() {
             WAITING.fetch_sub(1, Ordering::Relaxed);
             lose(1);
         }

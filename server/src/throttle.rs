@@ -1,5 +1,6 @@
 //! Bounds how often a line is logged that anybody can cause, so that a flood of them hides nothing
-//! and fills no disk. Of the audit, refused logins are all that is left out.
+//! and fills no disk. Of the audit, only refusals are left out: of logins, and of streams beyond what a
+//! user may have.
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,12 @@ struct Counted {
     since: Option<Instant>,
     said: u64,
     left_out: u64,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Throttle {
