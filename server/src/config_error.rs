@@ -85,11 +85,23 @@ impl ConfigError {
             .next()
             .unwrap_or_default()
             .to_owned();
+        let hint = hint_of(&words);
         match error.location() {
-            Some(at) => Self::at(file, text, &at, words, None),
-            None => Self::whole(file, words, None),
+            Some(at) => Self::at(file, text, &at, words, hint),
+            None => Self::whole(file, words, hint),
         }
     }
+}
+
+/// What to write instead, for what the parser says in words of its own.
+fn hint_of(words: &str) -> Option<&'static str> {
+    let hints = [
+        ("expected sequence start", "a list is wanted: [ONE, OTHER]"),
+        ("expected mapping start", "keys are wanted: {KEY: VALUE}"),
+        ("invalid u", "a whole number is wanted, without a unit"),
+    ];
+    let mut hints = hints.into_iter();
+    hints.find_map(|(begins, hint)| words.starts_with(begins).then_some(hint))
 }
 
 fn line_of(text: &str, line: u64) -> String {

@@ -160,6 +160,15 @@ fn errors_say_where_and_what() {
         "duplicate",
     );
     check("listen:", "# listen:", "", "`listen` is missing");
+    let good = "max_connections: 10";
+    check(
+        good,
+        "methods: publickey",
+        ":10:10",
+        "hint: a list is wanted",
+    );
+    check(good, "log: debug", ":10:6", "hint: keys are wanted");
+    check(good, "rekey_bytes: 1 GiB", ":10:14", "hint: a whole number");
 }
 
 #[test]
