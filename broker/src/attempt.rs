@@ -57,7 +57,7 @@ impl Attempts {
             }
             let error = match connect(target, &self.sockets, &self.questions).await {
                 Ok(connection) => {
-                    self.questions.distrust.settle(untrusted);
+                    // What those behind it show is not known anew.
                     self.questions.unlocking.let_in();
                     self.try_all();
                     return Ok((connection, target.clone()));

@@ -18,6 +18,11 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
     if links.is_empty() {
         return Answer::Error("no flow goes to any host of the zone: nothing is locked".to_owned());
     }
+    if answers.is_none() {
+        for (_, link) in &links {
+            link.questions.refused_try_again();
+        }
+    }
     let first = |is_meant: &dyn Fn(&ZoneLink) -> bool| {
         let mut links = links.iter();
         links.position(|(_, link)| is_meant(link))

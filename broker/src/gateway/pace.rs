@@ -122,9 +122,12 @@ impl Pace {
         self.all().remove(&target.gateway);
     }
 
-    /// The user has said something, or there are other gateways.
-    pub(super) fn forget_all(&self) {
-        self.all().clear();
+    /// The user has said something, or there are other gateways. Whether any was left in peace.
+    pub(super) fn forget_all(&self) -> bool {
+        let mut all = self.all();
+        let was_any = !all.is_empty();
+        all.clear();
+        was_any
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Gateway, Refused>> {
@@ -227,6 +230,22 @@ mod tests {
         assert_eq!(left(&pace, &target, &others, now), Some(10));
         pace.forget_all();
         assert_eq!(left(&pace, &target, &others, now), None);
+    }
+
+    #[tokio::test]
+    async fn a_user_who_wants_it_has_what_refused_asked_at_once() {
+        let questions = Questions::asked_by(None);
+        let (target, means) = (plain_target("gw"), Means::default());
+        let words = "no".to_owned();
+        questions
+            .pace
+            .refused(&target, means, words, Instant::now());
+        let asked = async |within| tokio::time::timeout(within, questions.answered()).await;
+        questions.refused_try_again();
+        assert!(asked(Duration::from_secs(5)).await.is_ok());
+        // What has refused nobody goes on as it was.
+        questions.refused_try_again();
+        assert!(asked(Duration::ZERO).await.is_err());
     }
 
     #[test]

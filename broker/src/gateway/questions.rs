@@ -173,6 +173,13 @@ impl Questions {
         }
     }
 
+    /// The user wants the zone to be tried: gateways that were to be left in peace are asked.
+    pub fn refused_try_again(&self) {
+        if self.pace.forget_all() {
+            self.answered.notify_one();
+        }
+    }
+
     /// Lets the zone try again, also where a gateway was to be left in peace.
     pub fn try_again(&self) {
         self.pace.forget_all();
