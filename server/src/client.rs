@@ -6,7 +6,7 @@ use adit_link::ssh::Backlog;
 use jiff::Timestamp;
 use russh::server::{ChannelOpenHandle, Handle, Session as Ssh};
 use russh::{ChannelId, ChannelOpenFailure};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::authorized_keys::Attempt;
 use crate::forward::{Forwarding, Shared};
@@ -97,6 +97,8 @@ pub(crate) struct Arrival {
     pub(crate) ending: Arc<Ending>,
     /// For who has to know how the login went.
     pub(crate) attempt: Arc<LoginAttempt>,
+    /// A drain waits as long as there is one.
+    pub(crate) alive: mpsc::Sender<()>,
 }
 
 /// One connection's side of the conversation.
@@ -148,6 +150,7 @@ impl Client {
             in_use,
             ending,
             attempt,
+            alive,
         } = arrival;
         Self {
             gateway,
@@ -167,7 +170,7 @@ impl Client {
             attempt,
             begun: Vec::new(),
             openings: Arc::new(Semaphore::new(MAX_OPENINGS)),
-            shared: Arc::default(),
+            shared: Arc::new(Shared::new(alive)),
             listeners: Listeners::default(),
             offers: 0,
             opens: 0,

@@ -8,7 +8,7 @@ use adit_link::ssh::Backlog;
 use adit_link::{Host, Refusal, RefusalReason};
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelReadHalf};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use crate::asked::Asked;
@@ -70,13 +70,25 @@ pub(crate) struct Forwarding {
 }
 
 /// See [`Forwarding`].
-#[derive(Default)]
 pub(crate) struct Shared {
     inflow: Inflow,
     resets: AtomicU32,
     /// Held as long as anything of the connection lives: what was sent for a destination is delivered
     /// though the client has gone, and until then counts, is listed, and can be ended.
     pub(crate) place: OnceLock<(Place, Present)>,
+    /// And so long a drain waits.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(alive: mpsc::Sender<()>) -> Self {
+        Self {
+            inflow: Inflow::default(),
+            resets: AtomicU32::new(0),
+            place: OnceLock::new(),
+            _alive: alive,
+        }
+    }
 }
 
 impl Forwarding {

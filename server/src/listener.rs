@@ -176,7 +176,7 @@ impl Server {
         let server = self.clone();
         tokio::spawn(async move {
             let attempt = Arc::new(LoginAttempt::default());
-            let ended = server.converse(socket, peer, &attempt).await;
+            let ended = server.converse(socket, peer, &attempt, &alive).await;
             authentication::tell_unheard(&server.gateway, &attempt, peer);
             if let Some(offence) =
                 attempt.offence(ended.as_ref().is_err_and(|error| error.is_violation()))
@@ -197,6 +197,7 @@ impl Server {
         socket: TcpStream,
         peer: SocketAddr,
         attempt: &Arc<LoginAttempt>,
+        alive: &mpsc::Sender<()>,
     ) -> Result<(), ConversationError> {
         let second = socket2::SockRef::from(&socket)
             .try_clone()
@@ -216,6 +217,7 @@ impl Server {
             in_use: InUse::new(),
             ending: Arc::new(Ending::new()),
             attempt: Arc::clone(attempt),
+            alive: alive.clone(),
         };
         let conversation = self.session_of(socket, arrival);
         tokio::pin!(patience, conversation);

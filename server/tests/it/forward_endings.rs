@@ -5,8 +5,12 @@ use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use russh::Disconnect;
+
+use crate::destinations::closed_port;
 use crate::flows::log_in;
 use crate::forwards::{POLICY, connect, forwarded};
+use crate::sessions::{done, extra};
 use crate::site::{Kept, PATIENCE, Site, wait};
 
 /// More than the socket buffers between gateway and destination hold, and less than may wait for it.
@@ -93,6 +97,45 @@ async fn a_close_without_an_end_loses_nothing_either() {
             &"closed: its client left before the destination had ended".into()
         )
     );
+}
+
+/// Also when the connection is gone, which is listed and counts until then, and a drain waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sent_before_it_went_arrives() {
+    let site = Site::new();
+    let gateway = site.start(POLICY, &extra(&site));
+    let (read, reading) = std::sync::mpsc::channel();
+    let (at, reader) = destination(move |socket| {
+        reading.recv().expect("a word");
+        read_slowly(socket)
+    });
+    let session = log_in(&site, gateway.address).await;
+    let port = u32::from(at.port());
+    let opening = session.channel_open_direct_tcpip("127.0.0.1", port, "127.0.0.1", 1);
+    let (_heard, said) = opening.await.expect("opened").split();
+    said.data_bytes(vec![7; MUCH]).await.expect("data");
+    said.close().await.expect("close");
+    // Answered behind all of it, so that nothing is on its way when the client goes.
+    let nowhere = u32::from(closed_port());
+    let refused = session.channel_open_direct_tcpip("127.0.0.1", nowhere, "127.0.0.1", 1);
+    assert!(refused.await.is_err());
+    let goodbye = session.disconnect(Disconnect::ByApplication, "", "");
+    goodbye.await.expect("goodbye");
+    // Its end, which is an error for having been said.
+    let _ = session.await;
+    done(&site, &["drain", "--deadline", "600"]).await;
+    gateway.wait_log(|line| line["event"] == "drain");
+    let lines = gateway.log_lines();
+    assert!(
+        lines.iter().all(|line| line["event"] != "logout"),
+        "{lines:#?}"
+    );
+    read.send(()).expect("reads");
+    let total = tokio::task::spawn_blocking(|| reader.join().expect("joined"));
+    assert_eq!(total.await.expect("joined").expect("read"), MUCH);
+    gateway.wait_log(|line| line["event"] == "logout");
+    let ended = tokio::task::spawn_blocking(move || gateway.ended());
+    assert!(ended.await.expect("ended").success());
 }
 
 #[test]
