@@ -50,7 +50,7 @@ impl Attempts {
     ) -> Result<(Connection, Arc<Target>), Unreached> {
         let mut reasons = Vec::new();
         let (mut lasting, mut untrusted) = (true, false);
-        for target in targets {
+        for (index, target) in targets.iter().enumerate() {
             if let Some(reason) = self.waits_for(target) {
                 reasons.push(reason.to_owned());
                 continue;
@@ -58,6 +58,9 @@ impl Attempts {
             let error = match connect(target, &self.sockets, &self.questions).await {
                 Ok(connection) => {
                     // What those behind it show is not known anew.
+                    if index + 1 == targets.len() {
+                        self.questions.distrust.settle(untrusted);
+                    }
                     self.questions.unlocking.let_in();
                     self.try_all();
                     return Ok((connection, target.clone()));

@@ -18,11 +18,6 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
     if links.is_empty() {
         return Answer::Error("no flow goes to any host of the zone: nothing is locked".to_owned());
     }
-    if answers.is_none() {
-        for (_, link) in &links {
-            link.questions.refused_try_again();
-        }
-    }
     let first = |is_meant: &dyn Fn(&ZoneLink) -> bool| {
         let mut links = links.iter();
         links.position(|(_, link)| is_meant(link))
@@ -35,6 +30,11 @@ pub(crate) async fn unlock(zone: &Zone, answers: Option<Answers>) -> Answer {
             .or_else(|| first(&is_up)),
     };
     let (_, link) = links.swap_remove(meant.unwrap_or_default());
+    if answers.is_none() {
+        for (_, other) in &links {
+            other.questions.refused_try_again();
+        }
+    }
     let answer = unlock_link(&link, answers).await;
     if let Answer::Done = answer {
         for (_, other) in links {

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -13,6 +14,9 @@ use crate::log_queue::{BATCH, GATHERING};
 
 /// systemd-journald.service(8): the native protocol, one datagram for each entry.
 pub(crate) const JOURNAL: &str = "/run/systemd/journal/socket";
+
+/// For a sink that takes nothing for a moment; beside it nothing else is written.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Where the log goes.
 #[derive(Debug)]
@@ -70,14 +74,20 @@ impl SinkQueue {
 
 /// What was taken of a line is not written again.
 fn write_lines(mut to: impl Write, lines: &mut VecDeque<Vec<u8>>) -> io::Result<()> {
+    let mut since = Instant::now();
     while !lines.is_empty() {
         let batch: Vec<&[u8]> = lines.iter().take(BATCH).map(Vec::as_slice).collect();
         match to.write(&batch.concat()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => take(lines, written),
+            Ok(written) => {
+                take(lines, written);
+                since = Instant::now();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A terminal or pipe that others have made so; it is only slow.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHERING),
+            // A terminal or pipe that others have made so: slow, or nobody reads there any more.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && since.elapsed() < SLOW => {
+                thread::sleep(GATHERING);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -154,6 +164,17 @@ mod tests {
         disk.room = usize::MAX;
         write_lines(&mut disk, &mut lines).expect("room");
         assert!(lines.is_empty() && disk.written == whole);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_given_up_and_keeps_what_it_did_not_take() {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).expect("pipe");
+        let mut pipe = std::fs::File::from(write);
+        let mut lines = VecDeque::from([vec![b'x'; 1 << 20]]);
+        let given_up = write_lines(&mut pipe, &mut lines).expect_err("full");
+        assert_eq!(given_up.kind(), io::ErrorKind::WouldBlock);
+        assert!(!lines[0].is_empty());
+        drop(read);
     }
 
     #[test]

@@ -281,7 +281,7 @@ fn a_gateway_that_refuses_is_left_in_peace_until_something_changes() -> Result<(
         Ok(reason.contains("refused user adit-alice") && reason.contains("left in peace for"))
     })
     .with_context(|| broker.process.tale())?;
-    let asked_for = broker.adit(&rig.lab, &["unlock", "lab", "--stdin"])?;
+    let asked_for = broker.adit(&rig.lab, &["unlock", "--stdin"])?;
     ensure!(
         asked_for.stderr.contains("refused user") && !asked_for.stderr.contains("left in peace"),
         "{asked_for}"
@@ -473,10 +473,11 @@ fn a_key_and_then_what_the_gateway_asks() -> Result<()> {
     let_in_after(&rig, &broker, "keyboard-interactive", &[WORD])
 }
 
-/// Between a program and a real agent: holds signatures back until it is told.
-fn slow_agent(socket: &Path, real: PathBuf) -> Result<(Receiver<()>, Sender<()>)> {
-    /// SSH_AGENTC_SIGN_REQUEST (draft-ietf-sshm-ssh-agent, section 6.1).
+/// Between a program and a real agent: holds signatures back until it is told whether to give them.
+fn slow_agent(socket: &Path, real: PathBuf) -> Result<(Receiver<()>, Sender<bool>)> {
+    /// SSH_AGENTC_SIGN_REQUEST and SSH_AGENT_FAILURE (draft-ietf-sshm-ssh-agent, section 6.1).
     const SIGN: u8 = 13;
+    const FAILURE: u8 = 5;
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, PermissionsExt::from_mode(0o666))?;
     let (asked, was_asked) = channel();
@@ -487,7 +488,10 @@ fn slow_agent(socket: &Path, real: PathBuf) -> Result<(Receiver<()>, Sender<()>)
             while let Ok(message) = message(&mut program) {
                 if message.first() == Some(&SIGN) {
                     asked.send(())?;
-                    touched.recv()?;
+                    if !touched.recv()? {
+                        send(&mut program, &[FAILURE])?;
+                        continue;
+                    }
                 }
                 send(&mut agent, &message)?;
                 let answer = self::message(&mut agent)?;
@@ -532,10 +536,25 @@ fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
     .with_context(|| zone.to_string())?;
     let shown = broker.adit(&rig.lab, &["status"])?.ok()?;
     ensure!(shown.contains("touch your key"), "{shown}");
-    touch.send(())?;
+    touch.send(true)?;
     rig.up(&broker)?;
     ensure!(rig.zone(&broker)?["questions"] == json!([]));
     Ok(())
+}
+
+#[test]
+fn a_key_that_was_not_touched_is_asked_for_again() -> Result<()> {
+    let rig = Rig::start()?;
+    let (real, slow) = (format!("{HOME}/real"), format!("{HOME}/slow"));
+    let _agent = rig.agent(&real, KEY)?;
+    let (asked, touch) = slow_agent(&rig.lab.outside(&slow), rig.lab.outside(&real))?;
+    let broker = rig.broker("    identity: agent\n", &[&format!("SSH_AUTH_SOCK={slow}")])?;
+    asked.recv_timeout(PATIENCE)?;
+    touch.send(false)?;
+    rig.down(&broker, &["the agent did not sign for a key"])?;
+    asked.recv_timeout(PATIENCE)?;
+    touch.send(true)?;
+    rig.up(&broker)
 }
 
 #[test]

@@ -36,12 +36,16 @@ fn zones(options: &Unlock) -> Result<Vec<String>, Failure> {
         let mut questions = zone.questions.iter();
         questions.any(|it| matches!(it, ZoneQuestion::Unlock { .. }))
     };
-    let locked = status.zones.iter().filter(is_locked);
-    let locked: Vec<_> = locked.map(|zone| zone.name.clone()).collect();
-    if locked.is_empty() {
-        return Err(anyhow!("no zone is locked: see `adit status`").into());
+    // A gateway that has refused its user is left in peace until somebody says this.
+    let is_down = |zone: &&ZoneStatus| zone.state == "down" || zone.state == "connecting";
+    let named = |zone: &ZoneStatus| zone.name.clone();
+    let locked: Vec<_> = status.zones.iter().filter(is_locked).map(named).collect();
+    let down: Vec<_> = status.zones.iter().filter(is_down).map(named).collect();
+    match (locked.is_empty(), down.is_empty()) {
+        (false, _) => Ok(locked),
+        (true, false) => Ok(down),
+        (true, true) => Err(anyhow!("no zone is locked, nor down: see `adit status`").into()),
     }
-    Ok(locked)
 }
 
 fn unlock(options: &Unlock, zone: &str) -> Result<(), Failure> {

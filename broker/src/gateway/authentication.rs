@@ -44,7 +44,9 @@ pub enum AuthenticationError {
     },
     /// Every key was refused.
     #[error(
-        "the gateway refused user {user}; keys offered: {}{}", offered.join(", "),
+        "{} user {user}; keys offered: {}{}",
+        if *unsigned { "the agent did not sign for a key that the gateway wanted, and nothing else let in" } else { "the gateway refused" },
+        offered.join(", "),
         if wanted.is_empty() { String::new() } else { format!("; it goes on with {}, which the zone's `methods` does not have", wanted.join(", ")) }
     )]
     Refused {
@@ -54,10 +56,12 @@ pub enum AuthenticationError {
         offered: Vec<String>,
         /// Methods that the gateway would go on with, and the zone does not have.
         wanted: Vec<String>,
+        /// It wanted a key that the agent did not sign with: its user did not touch it, or said no.
+        unsigned: bool,
     },
     /// It has, lately.
     #[error(
-        "{words}; it is left in peace for {} s, unless a key or ssh's configuration changes here (`adit unlock` tries at once)", wait.as_secs()
+        "{words}; it is left in peace for {} s, unless the agent or ~/.ssh changes (`adit unlock` tries at once)", wait.as_secs()
     )]
     NotYet {
         /// How it refused.
@@ -106,6 +110,7 @@ pub(super) async fn authenticate(
         user: target.gateway.user.as_deref().unwrap_or(&target.login),
         unlocking: &questions.unlocking,
         offered: Vec::new(),
+        unsigned: false,
     };
     let (mut tried, mut goes_on, mut steps) = (Vec::new(), None, 0);
     loop {
@@ -160,6 +165,8 @@ pub(super) struct Attempt<'s> {
     pub(super) unlocking: &'s Unlocking,
     /// Keys and certificates, for people.
     pub(super) offered: Vec<String>,
+    /// The agent did not sign with one of them.
+    pub(super) unsigned: bool,
 }
 
 impl Attempt<'_> {
@@ -178,6 +185,7 @@ impl Attempt<'_> {
             user: self.user.to_owned(),
             offered: self.offered.clone(),
             wanted: wanted.map(str::to_owned).collect(),
+            unsigned: self.unsigned,
         }
     }
 

@@ -237,6 +237,7 @@ mod tests {
             user: &target.login,
             unlocking: &questions.unlocking,
             offered: Vec::new(),
+            unsigned: false,
         };
         questions.unlocking.attend();
         let answering = async {

@@ -62,8 +62,10 @@ fn is_refusal(error: &ConnectError) -> bool {
     }
     matches!(
         error,
-        ConnectError::Authentication(AuthenticationError::Refused { .. })
-            | ConnectError::OpenSsh(OpenSshError::Denied(_))
+        ConnectError::Authentication(AuthenticationError::Refused {
+            unsigned: false,
+            ..
+        }) | ConnectError::OpenSsh(OpenSshError::Denied(_))
     )
 }
 
@@ -230,6 +232,23 @@ mod tests {
         assert_eq!(left(&pace, &target, &others, now), Some(10));
         pace.forget_all();
         assert_eq!(left(&pace, &target, &others, now), None);
+    }
+
+    #[test]
+    fn who_did_not_touch_a_key_was_not_refused() {
+        for unsigned in [true, false] {
+            let refused = ConnectError::Authentication(AuthenticationError::Refused {
+                user: "eve".to_owned(),
+                offered: Vec::new(),
+                wanted: Vec::new(),
+                unsigned,
+            });
+            let on_the_way = ConnectError::OnTheWay {
+                place: "jump host".to_owned(),
+                error: Box::new(refused),
+            };
+            assert_eq!(is_refusal(&on_the_way), !unsigned);
+        }
     }
 
     #[tokio::test]

@@ -228,11 +228,15 @@ impl Attempt<'_> {
     }
 
     /// A key that the agent does not sign with is as good as refused; `None`: there is nothing more to be had from it.
-    fn signed(&self, answer: Result<AuthResult, AgentAuthError>) -> Outcome<Option<AuthResult>> {
+    fn signed(
+        &mut self,
+        answer: Result<AuthResult, AgentAuthError>,
+    ) -> Outcome<Option<AuthResult>> {
         match answer {
             Ok(answer) => self.heard(answer).map(Some),
             Err(AgentAuthError::Key(error)) => {
                 tracing::warn!("the SSH agent does not sign: {error}");
+                self.unsigned = true;
                 let is_gone = matches!(error, russh::keys::Error::IO(_));
                 Ok((!is_gone).then(nothing_said))
             }
@@ -426,6 +430,7 @@ mod tests {
             user: &target.login,
             unlocking: &questions.unlocking,
             offered: Vec::new(),
+            unsigned: false,
         };
         let file = home.path().join("rsa");
         let offered = attempt.file(&file);

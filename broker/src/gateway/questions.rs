@@ -148,6 +148,7 @@ impl Questions {
     pub fn forget(&self) {
         self.lock().clear();
         self.pace.forget_all();
+        self.distrust.settle(false);
         self.unlocking.forget();
     }
 

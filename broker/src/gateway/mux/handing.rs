@@ -29,7 +29,7 @@ use super::{Channels, MuxError, drive};
 
 /// For a destination; as long as for a channel.
 const PATIENCE: Duration = super::state::DIAL_PATIENCE;
-/// For a master to say that it goes on, and for its connection to end when it does not.
+/// For a master to let somebody in, to say that it goes on, and for its connection to end when it does not.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Connections to its control socket that it has not let in yet: no more than wait there (64, `listen` in its mux.c) without being turned away.
 const MOST_ENTERING: usize = 32;
@@ -196,7 +196,9 @@ impl Handing {
     ) -> Result<Handed, NotHanded> {
         self.channels.with(|state| state.hand(header))?;
         let counted = Counted(self.channels.clone());
-        let mut control = self.send(connection, header).await?;
+        let sent = timeout(SIGN_OF_LIFE, self.send(connection, header)).await;
+        let late = |_| NotHanded::Unasked("it lets nobody in".to_owned());
+        let mut control = sent.map_err(late)??;
         let (tell, told) = oneshot::channel();
         // A master whose control connection closes before it has an answer ends itself (`no remote_id` in its channels.c), so this outlives whoever waits.
         tokio::spawn(async move {
