@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use adit_link::{LinkEnd, OpenError, OpenHeader};
@@ -65,6 +66,7 @@ impl Place {
             socket: rustix::fs::open(&self.path, flags, Mode::empty())?,
             entering: Arc::new(Semaphore::new(MOST_ENTERING)),
             sign_of_life: Mutex::default(),
+            wants_to_know: AtomicU64::new(0),
         })
     }
 }
@@ -74,8 +76,18 @@ pub(crate) struct ControlSocket {
     /// What was at the name (open(2), `O_PATH`).
     socket: OwnedFd,
     entering: Arc<Semaphore>,
-    /// Where it was last asked whether it goes on.
-    sign_of_life: Mutex<Option<Control>>,
+    sign_of_life: Mutex<SignOfLife>,
+    /// How many have wanted to know so far whether it goes on.
+    wants_to_know: AtomicU64,
+}
+
+/// What is known of whether a master goes on.
+#[derive(Default)]
+struct SignOfLife {
+    /// Where it was asked last.
+    control: Option<Control>,
+    /// As many had wanted to know when the last question that it answered was not asked yet.
+    answered: u64,
 }
 
 impl ControlSocket {
@@ -99,12 +111,18 @@ impl ControlSocket {
         })
     }
 
-    /// Whether the master still serves its connections: one that ends closes all of them as well, but only one that goes on can answer.
+    /// Whether the master still serves its connections: one that ends closes all of them as well, but only one that goes on can answer. One
+    /// answer is good for all who wanted to know before its question.
     async fn goes_on(&self) -> Result<(), MuxError> {
+        let number = 1 + self.wants_to_know.fetch_add(1, Ordering::SeqCst);
+        let mut sign = self.sign_of_life.lock().await;
+        if sign.answered >= number {
+            return Ok(());
+        }
+        let all = self.wants_to_know.load(Ordering::SeqCst);
         let question = wire::words(&[ALIVE_CHECK, 0]);
-        let mut last = self.sign_of_life.lock().await;
         // Who gives up while it is asked leaves none behind that has an answer on its way.
-        let mut control = match last.take() {
+        let mut control = match sign.control.take() {
             Some(mut control) => {
                 control.write.write_all(&framed_bytes(&question)).await?;
                 control
@@ -113,7 +131,8 @@ impl ControlSocket {
         };
         match control.answer().await? {
             IS_ALIVE => {
-                *last = Some(control);
+                sign.control = Some(control);
+                sign.answered = all;
                 Ok(())
             }
             _ => Err(MuxError::Nonsense),
@@ -216,6 +235,12 @@ impl Handing {
             Ok(Err(gone)) => Err(NotHanded::Unasked(gone.to_string())),
             Err(_) => Err(NotHanded::Unanswered),
         }
+    }
+
+    /// How many have ended so far.
+    #[cfg(test)]
+    pub(super) fn ended(&self) -> u64 {
+        self.master.wants_to_know.load(Ordering::SeqCst)
     }
 
     /// Asks, and gives the connection twice: to be read, and to be written. The master waits for them, so nothing is awaited between.

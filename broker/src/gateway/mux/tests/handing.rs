@@ -141,6 +141,37 @@ async fn an_end_is_one_only_if_the_master_goes_on() {
     }
 }
 
+/// Thousands may end within a second, and each answer takes the master a turn.
+#[tokio::test]
+async fn one_answer_is_good_for_all_that_have_ended_before() {
+    let played = Played::new().await;
+    let mut controls = Vec::new();
+    let mut ends = JoinSet::new();
+    for _ in 0..100 {
+        let hands = played.hands();
+        let (mut control, _both) = played.handed().await;
+        say(&mut control, &OPENED).await;
+        ends.spawn(hands.await.unwrap().unwrap().done());
+        controls.push(control);
+    }
+    drop(controls);
+    let (mut control, mut question) = played.asked().await;
+    let mut asked = 0;
+    while !ends.is_empty() {
+        assert_eq!(question, [0x10, 0, 0, 4, 0, 0, 0, 0]);
+        asked += 1;
+        while played.handing.ended() < 100 {
+            tokio::task::yield_now().await;
+        }
+        say(&mut control, &ALIVE).await;
+        question = tokio::select! {
+            question = hear(&mut control) => question,
+            () = async { while let Some(end) = ends.join_next().await { assert_eq!(end.unwrap(), Ok(())) } } => break,
+        };
+    }
+    assert!(asked <= 2, "{asked} questions");
+}
+
 /// A master that loses whoever asks before it has an answer ends itself.
 #[tokio::test]
 async fn whoever_gives_up_leaves_what_was_asked_until_it_is_answered() {
