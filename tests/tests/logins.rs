@@ -517,14 +517,20 @@ fn send(to: &mut UnixStream, message: &[u8]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
-    let rig = Rig::start()?;
+/// A broker whose agent has been asked to sign, and waits.
+fn held_back(rig: &Rig) -> Result<(Process, Receiver<()>, Sender<bool>, Broker)> {
     let (real, slow) = (format!("{HOME}/real"), format!("{HOME}/slow"));
-    let _agent = rig.agent(&real, KEY)?;
+    let agent = rig.agent(&real, KEY)?;
     let (asked, touch) = slow_agent(&rig.lab.outside(&slow), rig.lab.outside(&real))?;
     let broker = rig.broker("    identity: agent\n", &[&format!("SSH_AUTH_SOCK={slow}")])?;
     asked.recv_timeout(PATIENCE)?;
+    Ok((agent, asked, touch, broker))
+}
+
+#[test]
+fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
+    let rig = Rig::start()?;
+    let (_agent, _asked, touch, broker) = held_back(&rig)?;
     let fingerprint = rig.alice(&format!("ssh-keygen -lf {KEY}.pub | cut -d' ' -f2"))?;
     let mut zone = Value::Null;
     until("a word of it", PATIENCE, || {
@@ -545,11 +551,7 @@ fn a_key_that_is_to_be_touched_says_so() -> Result<()> {
 #[test]
 fn a_key_that_was_not_touched_is_asked_for_again() -> Result<()> {
     let rig = Rig::start()?;
-    let (real, slow) = (format!("{HOME}/real"), format!("{HOME}/slow"));
-    let _agent = rig.agent(&real, KEY)?;
-    let (asked, touch) = slow_agent(&rig.lab.outside(&slow), rig.lab.outside(&real))?;
-    let broker = rig.broker("    identity: agent\n", &[&format!("SSH_AUTH_SOCK={slow}")])?;
-    asked.recv_timeout(PATIENCE)?;
+    let (_agent, asked, touch, broker) = held_back(&rig)?;
     touch.send(false)?;
     rig.down(&broker, &["the agent did not sign for a key"])?;
     asked.recv_timeout(PATIENCE)?;

@@ -80,7 +80,7 @@ impl Dispatcher {
             // A channel is told the reason.
             Err(not) => {
                 tracing::debug!(flow = flow.id, "not handed over: {not}");
-                match kept.back(ends) {
+                match kept.untouched().and_then(|kept| kept.back(ends)) {
                     Ok(accepted) => HandedOver::Not(accepted),
                     Err(error) => HandedOver::Over(broken(&error)),
                 }
@@ -116,13 +116,24 @@ impl Kept {
         self.tcp().as_fd()
     }
 
+    /// The same, if nothing of what its program has sent was read by an `ssh` that went before it gave an answer: what comes after that must not
+    /// be taken for the beginning.
+    fn untouched(self) -> io::Result<Self> {
+        let unread = rustix::io::ioctl_fionread(self.tcp())?;
+        match moved(self.tcp())?.received == unread {
+            true => Ok(self),
+            false => Err(io::Error::other("ssh took some of it and went")),
+        }
+    }
+
     /// Nobody else has it.
     fn back(mut self, ends: Ends) -> io::Result<Accepted> {
-        SockRef::from(self.tcp()).set_linger(None)?;
         let Some(tcp) = self.0.take() else {
             unreachable!("taken only with all of it");
         };
         let tcp = tokio::net::TcpStream::from_std(tcp)?;
+        // Not before: what fails is reset.
+        SockRef::from(&tcp).set_linger(None)?;
         Ok(Accepted::new(tcp, ends, Manner::Unasked))
     }
 
@@ -170,5 +181,59 @@ impl Drop for Kept {
             // A close says nothing as long as ssh has it; this does (tcp_disconnect in the kernel's tcp.c). Without a connection there is nobody to be told.
             let _ = rustix::net::connect_unspec(tcp);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _, Write as _};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A program's end, and what is kept of ours.
+    async fn kept() -> (TcpStream, Kept, Ends) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let program = TcpStream::connect(own).unwrap();
+        let (tcp, source) = listener.accept().await.unwrap();
+        let ends = Ends {
+            listener: own,
+            source,
+            destination: own,
+            is_redirected: true,
+        };
+        let accepted = Accepted::new(tcp, ends, Manner::Unasked);
+        (program, Kept::new(accepted).unwrap(), ends)
+    }
+
+    #[tokio::test]
+    async fn what_nobody_took_anything_of_goes_another_way() {
+        let (mut program, kept, ends) = kept().await;
+        program.write_all(b"all of it").unwrap();
+        program.shutdown(std::net::Shutdown::Write).unwrap();
+        let back = kept.untouched().and_then(|kept| kept.back(ends)).unwrap();
+        let mut tcp = back.into_tcp();
+        let mut read = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut tcp, &mut read)
+            .await
+            .unwrap();
+        assert_eq!(read, b"all of it");
+        // And it is closed as any other.
+        drop(tcp);
+        assert_eq!(program.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_something_was_taken_of_is_reset() {
+        let (mut program, kept, _) = kept().await;
+        program.write_all(b"all of it").unwrap();
+        let mut taken = kept.tcp().try_clone().unwrap();
+        taken.set_nonblocking(false).unwrap();
+        taken.read_exact(&mut [0]).unwrap();
+        assert!(kept.untouched().is_err());
+        let told = program.read(&mut [0]).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::ConnectionReset);
     }
 }

@@ -1,12 +1,11 @@
 //! What the system's `ssh` is told of host keys, so that it judges them as the rules say, whatever else its own configuration believes.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use adit_rules::HostKeys;
 use tokio::process::Command;
-use tokio::time::timeout;
 
+use super::bounded_program::told_by;
 use super::connection::{ConnectError, Target};
 use super::new_host_key::{self, NotNoted};
 use super::openssh::OpenSshError;
@@ -78,11 +77,8 @@ fn these_files_alone(target: &Target) -> [String; 3] {
 async fn has_commands() -> bool {
     let mut ssh = Command::new("ssh");
     ssh.args(["-F", "none", "-G", "-o", BY_COMMAND, "--", "host"]);
-    ssh.stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(PATIENCE, ssh.output()).await {
-        Ok(Ok(told)) if !told.status.success() => {
-            !String::from_utf8_lossy(&told.stderr).contains("Bad configuration option")
-        }
-        Ok(Ok(_) | Err(_)) | Err(_) => true,
+    match told_by(ssh, PATIENCE).await {
+        Ok(told) if !told.succeeded => !told.stderr.contains("Bad configuration option"),
+        Ok(_) | Err(_) => true,
     }
 }
